@@ -1,0 +1,2 @@
+//! The aarch64 backend.
+#![no_std]

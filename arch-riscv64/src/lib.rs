@@ -1,0 +1,2 @@
+//! The riscv64 backend.
+#![no_std]

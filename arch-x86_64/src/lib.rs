@@ -1,0 +1,2 @@
+//! The x86_64 backend.
+#![no_std]

@@ -1,0 +1,2 @@
+//! A tiny guest runtime.
+#![no_std]

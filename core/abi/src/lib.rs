@@ -1,0 +1,3 @@
+//! The Xen public ABI as plain data.
+#![no_std]
+#![forbid(unsafe_code)]

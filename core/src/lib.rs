@@ -1,0 +1,3 @@
+//! The architecture-neutral hypervisor.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Device drivers shared by the architectures.
+#![no_std]

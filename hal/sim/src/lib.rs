@@ -1,0 +1,1 @@
+//! A simulated machine that implements the HAL, for tests on the host.

@@ -1,0 +1,2 @@
+//! The traits between core and the architectures.
+#![no_std]

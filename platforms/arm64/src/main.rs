@@ -1,0 +1,3 @@
+//! The bootable arm64 image.
+#![no_std]
+#![no_main]
