@@ -1,2 +1,164 @@
-//! The traits between core and the architectures.
+//! The contract between the neutral core and an architecture.
+//!
+//! An architecture (or the simulated machine in `hal/sim`) implements [`Hal`] once; the core is generic over it and
+//! calls nothing else of the machine. All methods take `&self`: on hardware the implementor is zero-sized, in the
+//! simulator it holds the machine.
+//!
+//! Rules that every implementor keeps:
+//! * While a physical CPU executes hypervisor code its interrupts are masked; they are taken only in guest mode or in
+//!   [`Hal::idle`]. So no lock of the core is ever wanted by an interrupt that stopped its holder.
+//! * Guest memory is untyped. It is reached by copy or by single atomic words, never by reference.
 #![no_std]
+
+mod addr;
+mod cpu;
+mod p2m;
+pub mod sync;
+mod time;
+
+pub use addr::{Gfn, GuestPhys, GuestVirt, HostPhys, Mfn, Order, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+pub use cpu::{CpuId, CpuMask, MAX_CPUS};
+pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
+pub use time::Nanos;
+
+/// A guest address could not be read or written: not mapped, not permitted, or not memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// The machine ran out of memory (or the domain out of its quota) for what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+/// What the core asks of a machine.
+pub trait Hal: Sized + Send + Sync + 'static {
+    /// Per-vCPU state of the architecture (registers, virtual interrupt state). Shared: the implementor uses interior
+    /// mutability and relies on the core to run a vCPU on one physical CPU at a time.
+    type Vcpu: Send + Sync;
+    /// Per-domain state of the architecture (virtual interrupt controller, emulated devices).
+    type Domain: Send + Sync;
+    /// Second-level translation of one domain.
+    type P2m: P2m;
+
+    // ---- physical CPUs -------------------------------------------------------------------------------------
+
+    /// The CPU that executes this call.
+    fn cpu(&self) -> CpuId;
+
+    /// Makes `cpu` leave guest mode or idle soon and look at its pending work. Never waits. A call for the own CPU
+    /// is allowed and does nothing: the caller looks at its work before it enters a guest anyway.
+    fn kick(&self, cpu: CpuId);
+
+    /// True when an interrupt waits for this CPU: preemptible operations return to let it be handled.
+    fn interrupt_waits(&self) -> bool;
+
+    // ---- time ----------------------------------------------------------------------------------------------
+
+    /// Time since the machine started, the same on all CPUs, never going back.
+    fn now(&self) -> Nanos;
+
+    /// Programs this CPU's timer; at or after `deadline` the CPU gets [timer work](crate). `None` stops it.
+    fn set_timer(&self, deadline: Option<Nanos>);
+
+    /// Wall-clock time at machine start, in nanoseconds since 1970-01-01 UTC; 0 when the machine has no clock.
+    fn boot_wallclock(&self) -> Nanos {
+        Nanos(0)
+    }
+
+    // ---- memory of the machine ------------------------------------------------------------------------------
+
+    /// Copies bytes out of frame `mfn` starting at `offset`. The range must lie in one frame of RAM; the implementor
+    /// checks `offset + buf.len() <= PAGE_SIZE` and returns [`Fault`] when it does not or the frame is not RAM.
+    fn read_frame(&self, mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault>;
+
+    /// Copies bytes into frame `mfn`; the counterpart of [`Hal::read_frame`].
+    fn write_frame(&self, mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault>;
+
+    /// Copies `len` bytes between frames of RAM, each side within one frame.
+    fn copy_frame(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault>;
+
+    /// Fills `1 << order` frames with zeroes.
+    fn zero_frames(&self, first: Mfn, order: Order);
+
+    /// One atomic operation on an aligned 64-bit word of a frame that a guest may share, with sequentially
+    /// consistent order; returns the old value. [`Fault`] when misaligned, outside the frame, or not RAM.
+    fn atomic64(&self, mfn: Mfn, offset: usize, op: AtomicOp<u64>) -> Result<u64, Fault>;
+
+    /// The same on an aligned 32-bit word.
+    fn atomic32(&self, mfn: Mfn, offset: usize, op: AtomicOp<u32>) -> Result<u32, Fault>;
+
+    /// The same on an aligned 16-bit word.
+    fn atomic16(&self, mfn: Mfn, offset: usize, op: AtomicOp<u16>) -> Result<u16, Fault>;
+
+    /// The same on a byte.
+    fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault>;
+
+    // ---- memory of the current guest ------------------------------------------------------------------------
+
+    /// Copies from the address space of the vCPU that this CPU last ran (`vcpu` with its domain's `p2m`), as its
+    /// hypercall arguments are written. All or nothing is not promised: on [`Fault`] `buf` may be partly filled.
+    fn copy_from_guest(
+        &self,
+        vcpu: &Self::Vcpu,
+        p2m: &Self::P2m,
+        from: GuestVirt,
+        buf: &mut [u8],
+    ) -> Result<(), Fault>;
+
+    /// Copies to the address space of the current vCPU.
+    fn copy_to_guest(
+        &self,
+        vcpu: &Self::Vcpu,
+        p2m: &Self::P2m,
+        to: GuestVirt,
+        buf: &[u8],
+    ) -> Result<(), Fault>;
+
+    // ---- domains and vCPUs ----------------------------------------------------------------------------------
+
+    /// Marks the event-channel upcall interrupt of a vCPU pending. The core afterwards wakes or kicks it.
+    fn raise_upcall(&self, domain: &Self::Domain, vcpu: &Self::Vcpu);
+
+    /// True when the vCPU has an interrupt that its guest would take, so it must not block. `upcall` tells that its
+    /// `vcpu_info` says "event pending, not masked".
+    fn has_deliverable_interrupt(
+        &self,
+        domain: &Self::Domain,
+        vcpu: &Self::Vcpu,
+        upcall: bool,
+    ) -> bool;
+
+    /// Called after a vCPU of the domain was told to go (shutdown, crash, destroy): the implementor drops what the
+    /// domain holds of the machine (physical interrupts routed to it, ...).
+    fn release_domain(&self, domain: &Self::Domain);
+
+    // ---- the machine ----------------------------------------------------------------------------------------
+
+    /// Writes to the machine's console, raw.
+    fn console_write(&self, text: &[u8]);
+
+    /// Powers the machine off. If that is impossible, stops this CPU for ever.
+    fn power_off(&self) -> !;
+
+    /// Restarts the machine. If that is impossible, stops this CPU for ever.
+    fn restart(&self) -> !;
+}
+
+/// An atomic read-modify-write for [`Hal::atomic64`] and its narrower forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtomicOp<T> {
+    /// Reads.
+    Load,
+    /// Writes the value, returns the old one.
+    Swap(T),
+    /// Sets the bits of the value.
+    Or(T),
+    /// Keeps only the bits of the value.
+    And(T),
+    /// Writes `new` if the word holds `old`; the returned old value tells.
+    Cas {
+        /// What the word must hold.
+        old: T,
+        /// What it gets then.
+        new: T,
+    },
+}

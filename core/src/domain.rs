@@ -1,0 +1,181 @@
+//! Domains: what one is made of, how it is found, and its life from building to gone.
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU8, AtomicU32};
+
+use xenolith_hal::{
+    Hal, Mfn,
+    sync::{Mutex, Rank},
+};
+
+use crate::{DomainRef, Vcpu, event::EventTable, grant::GrantTable, memory::DomainMemory};
+
+/// A domain's number. Numbers from [`DomId::FIRST_RESERVED`] up name no domain but have a meaning of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomId(pub u16);
+
+impl DomId {
+    /// The control domain.
+    pub const DOM0: Self = Self(0);
+    /// `DOMID_FIRST_RESERVED` of `public/xen.h`.
+    pub const FIRST_RESERVED: Self = Self(0x7ff0);
+    /// `DOMID_SELF`: the caller.
+    pub const SELF: Self = Self(0x7ff0);
+    /// `DOMID_IO`: owner of device memory in foreign mappings.
+    pub const IO: Self = Self(0x7ff1);
+    /// `DOMID_XEN`: the hypervisor as owner.
+    pub const XEN: Self = Self(0x7ff2);
+}
+
+/// What a domain is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainConfig {
+    /// Its number.
+    pub id: DomId,
+    /// How many vCPUs it has; all start down.
+    pub vcpus: u16,
+    /// Whether it may control the machine and other domains.
+    pub privileged: bool,
+    /// Most frames of memory that it may own.
+    pub max_frames: u64,
+    /// Whether guest frame n of its RAM is machine frame n.
+    pub direct_map: bool,
+}
+
+/// One domain.
+pub struct Domain<H: Hal> {
+    /// What it was made with.
+    pub config: DomainConfig,
+    /// The architecture's part.
+    pub arch: H::Domain,
+    /// Its second-level translation.
+    pub p2m: H::P2m,
+    /// Its vCPUs by number.
+    pub vcpus: Box<[Vcpu<H>]>,
+    /// What memory it owns and may own.
+    pub memory: DomainMemory,
+    /// Its event channels.
+    pub events: EventTable<H>,
+    /// Its grant table and what it has mapped of others'.
+    pub grants: GrantTable<H>,
+    /// The frame of its shared info.
+    pub shared_info: Mfn,
+    /// Parameters that tools and guest exchange (`HVM_PARAM_*`).
+    pub params: Mutex<[u64; 48]>,
+    /// Above zero, none of its vCPUs runs.
+    pub pause_count: AtomicU32,
+    /// Where it is in its life; changes go through `life.rs`.
+    pub life: AtomicU8,
+}
+
+impl<H: Hal> Domain<H> {
+    /// Its number.
+    pub fn id(&self) -> DomId {
+        self.config.id
+    }
+}
+
+const SHARDS: usize = 64;
+
+type Shard<H> = spin::RwLock<Vec<DomainRef<H>>>;
+
+/// Every domain by number. Sharded by number, so that look-ups of unrelated domains do not meet on one lock.
+pub struct DomainTable<H: Hal> {
+    shards: [Shard<H>; SHARDS],
+}
+
+impl<H: Hal> DomainTable<H> {
+    /// No domain.
+    pub fn new() -> Self {
+        Self {
+            shards: [const { spin::RwLock::new(Vec::new()) }; SHARDS],
+        }
+    }
+
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "the index is reduced by the length"
+    )]
+    fn shard(&self, id: DomId) -> &Shard<H> {
+        &self.shards[usize::from(id.0) % SHARDS]
+    }
+
+    /// The domain with this number.
+    pub fn get(&self, id: DomId) -> Option<DomainRef<H>> {
+        self.shard(id).read().iter().find(|d| d.id() == id).cloned()
+    }
+
+    /// Adds a domain; `Err` gives it back when the number is taken or no memory is left for the list.
+    pub fn insert(&self, domain: DomainRef<H>) -> Result<(), DomainRef<H>> {
+        let mut shard = self.shard(domain.id()).write();
+        if shard.iter().any(|d| d.id() == domain.id()) || shard.try_reserve(1).is_err() {
+            return Err(domain);
+        }
+        shard.push(domain);
+        Ok(())
+    }
+
+    /// Takes a domain out of the table; it ends when its last reference goes.
+    pub fn remove(&self, id: DomId) -> Option<DomainRef<H>> {
+        let mut shard = self.shard(id).write();
+        let at = shard.iter().position(|d| d.id() == id)?;
+        Some(shard.swap_remove(at))
+    }
+
+    /// Calls `f` for each domain, in no particular order. Domains added or removed meanwhile may be missed.
+    pub fn for_each(&self, mut f: impl FnMut(&DomainRef<H>)) {
+        for shard in &self.shards {
+            let mut at = 0;
+            loop {
+                let Some(domain) = shard.read().get(at).cloned() else {
+                    break;
+                };
+                f(&domain);
+                at += 1;
+            }
+        }
+    }
+}
+
+impl<H: Hal> Default for DomainTable<H> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Parts from which [`Domain::assemble`] makes a domain.
+pub struct DomainParts<H: Hal> {
+    /// The architecture's part.
+    pub arch: H::Domain,
+    /// Its second-level translation.
+    pub p2m: H::P2m,
+    /// The architecture's part of each vCPU.
+    pub vcpus: Vec<H::Vcpu>,
+    /// A zeroed frame for the shared info.
+    pub shared_info: Mfn,
+}
+
+impl<H: Hal> Domain<H> {
+    /// Puts a domain together; it is not in the domain table yet and all its vCPUs are down.
+    pub fn assemble(config: DomainConfig, parts: DomainParts<H>) -> Arc<Self> {
+        let vcpus = parts
+            .vcpus
+            .into_iter()
+            .zip(0..)
+            .map(|(arch, id)| Vcpu::new(crate::VcpuId(id), arch))
+            .collect();
+        Arc::new(Self {
+            config,
+            arch: parts.arch,
+            p2m: parts.p2m,
+            vcpus,
+            memory: DomainMemory::new(config.max_frames),
+            events: EventTable::new(),
+            grants: GrantTable::new(),
+            shared_info: parts.shared_info,
+            params: Mutex::new(Rank::Domain, [0; 48]),
+            pause_count: AtomicU32::new(0),
+            life: AtomicU8::new(0),
+        })
+    }
+}
