@@ -1,2 +1,19 @@
-//! The aarch64 backend.
+//! The ARMv8 backend: EL2 without VHE, stage 2, virtual GIC, PSCI.
+//!
+//! VHE is not used where the CPU has it: it serves hypervisors that run a host kernel with user programs at EL2. This
+//! one has none, and one way to run on every ARMv8 CPU is easier to trust.
+//!
+//! What is pure (decoding, tables over abstract memory, the interrupt model) builds and is tested on the host; what
+//! touches the CPU is behind `cfg(target_arch = "aarch64")`.
 #![no_std]
+#![allow(unsafe_code, reason = "an architecture backend is where unsafe lives; each block says why it is sound")]
+
+extern crate alloc;
+
+pub mod guest;
+pub mod mm;
+
+#[cfg(target_arch = "aarch64")]
+pub mod boot;
+#[cfg(target_arch = "aarch64")]
+pub mod cpu;

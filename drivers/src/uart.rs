@@ -1,0 +1,111 @@
+//! A serial console, whichever chip it is.
+
+#[cfg(feature = "cadence")]
+use crate::cadence::Cadence;
+#[cfg(feature = "ns16550")]
+use crate::ns16550::Ns16550;
+#[cfg(feature = "pl011")]
+use crate::pl011::Pl011;
+
+/// Which chip, as the device tree's `compatible` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UartKind {
+    /// Arm PrimeCell PL011 or the SBSA subset of it.
+    #[cfg(feature = "pl011")]
+    Pl011,
+    /// Cadence UART of Xilinx chips.
+    #[cfg(feature = "cadence")]
+    Cadence,
+    /// 16550 with registers `1 << reg_shift` bytes apart, accessed by bytes (or 32-bit words when the shift is 2).
+    #[cfg(feature = "ns16550")]
+    Ns16550 {
+        /// log2 of the distance between registers.
+        reg_shift: u8,
+    },
+}
+
+impl UartKind {
+    /// From one entry of a `compatible` property; `reg_shift` is the node's property of that name.
+    #[must_use]
+    pub fn from_compatible(compatible: &str, reg_shift: u8) -> Option<Self> {
+        let _ = reg_shift;
+        match compatible {
+            #[cfg(feature = "pl011")]
+            "arm,pl011" | "arm,sbsa-uart" => Some(Self::Pl011),
+            #[cfg(feature = "cadence")]
+            "cdns,uart-r1p8" | "cdns,uart-r1p12" | "xlnx,xuartps" => Some(Self::Cadence),
+            #[cfg(feature = "ns16550")]
+            "ns16550" | "ns16550a" | "snps,dw-apb-uart" => Some(Self::Ns16550 { reg_shift }),
+            _ => None,
+        }
+    }
+}
+
+/// A serial console.
+pub enum Uart {
+    /// PL011.
+    #[cfg(feature = "pl011")]
+    Pl011(Pl011),
+    /// Cadence.
+    #[cfg(feature = "cadence")]
+    Cadence(Cadence),
+    /// 16550.
+    #[cfg(feature = "ns16550")]
+    Ns16550(Ns16550),
+}
+
+macro_rules! each {
+    ($self:ident, $uart:ident => $body:expr) => {
+        match $self {
+            #[cfg(feature = "pl011")]
+            Uart::Pl011($uart) => $body,
+            #[cfg(feature = "cadence")]
+            Uart::Cadence($uart) => $body,
+            #[cfg(feature = "ns16550")]
+            Uart::Ns16550($uart) => $body,
+        }
+    };
+}
+
+impl Uart {
+    /// Takes over a UART that firmware has set up (speed and format stay).
+    ///
+    /// # Safety
+    /// `base` must map the device's registers, as device memory, for ever, and nothing else may drive the device.
+    #[must_use]
+    pub unsafe fn new(kind: UartKind, base: *mut u8) -> Self {
+        match kind {
+            // SAFETY: the caller's promise.
+            #[cfg(feature = "pl011")]
+            UartKind::Pl011 => Self::Pl011(unsafe { Pl011::new(base) }),
+            // SAFETY: the caller's promise.
+            #[cfg(feature = "cadence")]
+            UartKind::Cadence => Self::Cadence(unsafe { Cadence::new(base) }),
+            #[cfg(feature = "ns16550")]
+            UartKind::Ns16550 { reg_shift } => {
+                // SAFETY: the caller's promise.
+                Self::Ns16550(unsafe { Ns16550::new(base, reg_shift) })
+            }
+        }
+    }
+
+    /// Sends a byte; waits while the transmitter is full.
+    pub fn put(&self, byte: u8) {
+        each!(self, uart => uart.put(byte));
+    }
+
+    /// A received byte, if there is one.
+    pub fn get(&self) -> Option<u8> {
+        each!(self, uart => uart.get())
+    }
+
+    /// Lets the device interrupt when bytes arrive.
+    pub fn enable_receive_interrupt(&self) {
+        each!(self, uart => uart.enable_receive_interrupt());
+    }
+
+    /// Acknowledges the receive interrupt; bytes that wait are read with [`Uart::get`] afterwards.
+    pub fn clear_receive_interrupt(&self) {
+        each!(self, uart => uart.clear_receive_interrupt());
+    }
+}
