@@ -1,1 +1,356 @@
-//! A simulated machine that implements the HAL, for tests on the host.
+//! A simulated machine that implements the HAL, for tests of the core on the host.
+//!
+//! RAM is words of atomics, physical CPUs are numbers that a test puts on with [`Sim::run_as`], time moves only when a
+//! test says so, and everything the core asks of the machine (kicks, timers, upcalls, console text) is recorded. A
+//! guest's virtual addresses are its guest-physical ones. [`Faults`] makes chosen allocations fail. No `unsafe`, and
+//! every value can be shared by real threads, so a race in the core shows here too.
+#![forbid(unsafe_code)]
+
+mod cpus;
+mod domain;
+mod faults;
+mod p2m;
+mod ram;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering::SeqCst},
+};
+
+use xenolith_hal::{
+    AtomicOp, CpuId, Fault, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m, PAGE_SIZE,
+};
+
+pub use cpus::CpuRecord;
+pub use domain::{SimDomain, SimVcpu};
+pub use faults::Faults;
+pub use p2m::SimP2m;
+pub use ram::Ram;
+
+/// How a simulated machine ended: the payload of the unwinding that [`Hal::power_off`] and [`Hal::restart`] start.
+/// A test catches it with [`ended_with`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineEnd {
+    /// Powered off.
+    PowerOff,
+    /// Restarted.
+    Restart,
+}
+
+/// Runs `f` and tells how the machine ended in it; `None` when `f` returned.
+pub fn ended_with(f: impl FnOnce()) -> Option<MachineEnd> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(()) => None,
+        Err(payload) => match payload.downcast::<MachineEnd>() {
+            Ok(end) => Some(*end),
+            Err(other) => std::panic::resume_unwind(other),
+        },
+    }
+}
+
+struct Machine {
+    ram: Ram,
+    cpus: Box<[CpuRecord]>,
+    now: AtomicU64,
+    console: Mutex<Vec<u8>>,
+    faults: Arc<Faults>,
+}
+
+/// The simulated machine; clones are handles on the same one.
+#[derive(Clone)]
+pub struct Sim {
+    machine: Arc<Machine>,
+}
+
+impl Sim {
+    /// A machine with `cpus` CPUs and banks of zeroed RAM, each a first frame and a number of frames.
+    pub fn new(cpus: u16, banks: &[(Mfn, u64)]) -> Self {
+        cpus::install_lock_checker();
+        Self {
+            machine: Arc::new(Machine {
+                ram: Ram::new(banks),
+                cpus: (0..cpus).map(|_| CpuRecord::default()).collect(),
+                now: AtomicU64::new(0),
+                console: Mutex::new(Vec::new()),
+                faults: Arc::default(),
+            }),
+        }
+    }
+
+    /// Four CPUs and 16 MiB of RAM at 1 GiB.
+    pub fn small() -> Self {
+        Self::new(4, &[(Mfn(0x4_0000), 4096)])
+    }
+
+    /// The machine's RAM.
+    pub fn ram(&self) -> &Ram {
+        &self.machine.ram
+    }
+
+    /// The RAM banks that the machine was made with.
+    pub fn banks(&self) -> Vec<(Mfn, u64)> {
+        self.machine.ram.banks()
+    }
+
+    /// How many CPUs it has.
+    pub fn cpus(&self) -> u16 {
+        self.machine.cpus.len() as u16
+    }
+
+    /// What was recorded of a CPU.
+    ///
+    /// # Panics
+    /// When the machine has no such CPU.
+    pub fn cpu_record(&self, cpu: CpuId) -> &CpuRecord {
+        &self.machine.cpus[cpu.index()]
+    }
+
+    /// The switch for injected failures.
+    pub fn faults(&self) -> &Arc<Faults> {
+        &self.machine.faults
+    }
+
+    /// Runs `f` with this thread standing for a physical CPU; calls may nest, and a thread starts as CPU 0.
+    pub fn run_as<R>(&self, cpu: CpuId, f: impl FnOnce() -> R) -> R {
+        assert!(cpu.index() < self.machine.cpus.len(), "no such CPU");
+        cpus::run_as(cpu, f)
+    }
+
+    /// Moves time forward; returns the CPUs whose timers went off. Their timers are stopped by that.
+    pub fn advance(&self, by: Nanos) -> Vec<CpuId> {
+        let now = self
+            .machine
+            .now
+            .fetch_add(by.0, SeqCst)
+            .saturating_add(by.0);
+        (0..)
+            .map(CpuId)
+            .zip(&self.machine.cpus)
+            .filter(|(_, record)| record.expire(Nanos(now)))
+            .map(|(cpu, _)| cpu)
+            .collect()
+    }
+
+    /// Everything written to the console so far; the record is emptied.
+    pub fn take_console(&self) -> String {
+        let bytes = std::mem::take(&mut *self.console());
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// An empty second-level translation that reaches 2^28 frames.
+    pub fn new_p2m(&self) -> SimP2m {
+        SimP2m::new(1 << 28, self.machine.faults.clone())
+    }
+
+    fn console(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.machine
+            .console
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn this_cpu(&self) -> &CpuRecord {
+        self.cpu_record(cpus::current())
+    }
+
+    /// Splits a guest range at frame borders and calls `f` with each machine frame, offset and part of the range
+    /// while its translation is held.
+    fn for_guest_range(
+        p2m: &SimP2m,
+        at: GuestVirt,
+        len: usize,
+        write: bool,
+        mut f: impl FnMut(Mfn, usize, core::ops::Range<usize>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            let at = GuestPhys(at.0.checked_add(done as u64).ok_or(Fault)?);
+            let part = (PAGE_SIZE - at.offset()).min(len - done);
+            p2m.with_entry(at.frame(), |entry| {
+                let entry = entry.ok_or(Fault)?;
+                if entry.kind == xenolith_hal::P2mType::MmioDirect
+                    || (write && !entry.kind.writable())
+                {
+                    return Err(Fault);
+                }
+                f(entry.mfn, at.offset(), done..done + part)
+            })?;
+            done += part;
+        }
+        Ok(())
+    }
+}
+
+impl Hal for Sim {
+    type Vcpu = SimVcpu;
+    type Domain = SimDomain;
+    type P2m = SimP2m;
+
+    fn cpu(&self) -> CpuId {
+        cpus::current()
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        if let Some(record) = self.machine.cpus.get(cpu.index()) {
+            record.kick();
+        }
+    }
+
+    fn interrupt_waits(&self) -> bool {
+        self.this_cpu().poll_interrupt()
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(self.machine.now.load(SeqCst))
+    }
+
+    fn set_timer(&self, deadline: Option<Nanos>) {
+        self.this_cpu().set_timer(deadline);
+    }
+
+    fn read_frame(&self, mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
+        self.machine.ram.read(mfn, offset, buf)
+    }
+
+    fn write_frame(&self, mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault> {
+        self.machine.ram.write(mfn, offset, buf)
+    }
+
+    fn copy_frame(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
+        let mut buf = [0; PAGE_SIZE];
+        let buf = buf.get_mut(..len).ok_or(Fault)?;
+        self.read_frame(from.0, from.1, buf)?;
+        self.write_frame(to.0, to.1, buf)
+    }
+
+    fn zero_frames(&self, first: Mfn, order: Order) {
+        for n in 0..1 << order {
+            self.machine.ram.zero(first.plus(n));
+        }
+    }
+
+    fn atomic64(&self, mfn: Mfn, offset: usize, op: AtomicOp<u64>) -> Result<u64, Fault> {
+        self.machine.ram.atomic(mfn, offset, 8, op)
+    }
+
+    fn atomic32(&self, mfn: Mfn, offset: usize, op: AtomicOp<u32>) -> Result<u32, Fault> {
+        let old = self.machine.ram.atomic(mfn, offset, 4, ram::widen(op))?;
+        Ok(old as u32)
+    }
+
+    fn atomic16(&self, mfn: Mfn, offset: usize, op: AtomicOp<u16>) -> Result<u16, Fault> {
+        let old = self.machine.ram.atomic(mfn, offset, 2, ram::widen(op))?;
+        Ok(old as u16)
+    }
+
+    fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
+        let old = self.machine.ram.atomic(mfn, offset, 1, ram::widen(op))?;
+        Ok(old as u8)
+    }
+
+    fn copy_from_guest(
+        &self,
+        _vcpu: &SimVcpu,
+        p2m: &SimP2m,
+        from: GuestVirt,
+        buf: &mut [u8],
+    ) -> Result<(), Fault> {
+        Self::for_guest_range(p2m, from, buf.len(), false, |mfn, offset, part| {
+            self.read_frame(mfn, offset, buf.get_mut(part).ok_or(Fault)?)
+        })
+    }
+
+    fn copy_to_guest(
+        &self,
+        _vcpu: &SimVcpu,
+        p2m: &SimP2m,
+        to: GuestVirt,
+        buf: &[u8],
+    ) -> Result<(), Fault> {
+        Self::for_guest_range(p2m, to, buf.len(), true, |mfn, offset, part| {
+            self.write_frame(mfn, offset, buf.get(part).ok_or(Fault)?)
+        })
+    }
+
+    fn raise_upcall(&self, _domain: &SimDomain, vcpu: &SimVcpu) {
+        vcpu.raise();
+    }
+
+    fn has_deliverable_interrupt(&self, _domain: &SimDomain, vcpu: &SimVcpu, upcall: bool) -> bool {
+        upcall || vcpu.interrupt_pending()
+    }
+
+    fn release_domain(&self, domain: &SimDomain) {
+        domain.release();
+    }
+
+    fn console_write(&self, text: &[u8]) {
+        self.console().extend_from_slice(text);
+    }
+
+    fn power_off(&self) -> ! {
+        std::panic::resume_unwind(Box::new(MachineEnd::PowerOff))
+    }
+
+    fn restart(&self) -> ! {
+        std::panic::resume_unwind(Box::new(MachineEnd::Restart))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xenolith_hal::{NoMemory, P2mType, TableFrames};
+
+    struct NoTables;
+    impl TableFrames for NoTables {
+        fn allocate(&self) -> Result<Mfn, NoMemory> {
+            Ok(Mfn(0))
+        }
+        fn free(&self, _: Mfn) {}
+    }
+
+    #[test]
+    fn guest_copies_cross_frames_and_honour_rights() {
+        use xenolith_hal::Gfn;
+        let sim = Sim::small();
+        let (p2m, vcpu) = (sim.new_p2m(), SimVcpu::default());
+        p2m.map(Gfn(1), Mfn(0x4_0005), 1, P2mType::RamRw, &NoTables)
+            .unwrap();
+        p2m.map(Gfn(2), Mfn(0x4_0003), 1, P2mType::RamRw, &NoTables)
+            .unwrap();
+        sim.copy_to_guest(&vcpu, &p2m, GuestVirt(0x1ffe), b"abcd")
+            .unwrap();
+        let mut buf = [0; 2];
+        sim.read_frame(Mfn(0x4_0003), 0, &mut buf).unwrap();
+        assert_eq!(&buf, b"cd");
+        p2m.map(Gfn(2), Mfn(0x4_0003), 1, P2mType::RamRo, &NoTables)
+            .unwrap();
+        assert_eq!(
+            sim.copy_to_guest(&vcpu, &p2m, GuestVirt(0x2000), b"x"),
+            Err(Fault)
+        );
+        sim.copy_from_guest(&vcpu, &p2m, GuestVirt(0x2000), &mut buf)
+            .unwrap();
+        assert_eq!(
+            sim.copy_from_guest(&vcpu, &p2m, GuestVirt(0x2fff), &mut buf),
+            Err(Fault)
+        );
+    }
+
+    #[test]
+    fn a_timer_goes_off_once_when_time_passes_it() {
+        let sim = Sim::small();
+        sim.run_as(CpuId(2), || sim.set_timer(Some(Nanos(100))));
+        assert_eq!(sim.advance(Nanos(99)), []);
+        assert_eq!(sim.advance(Nanos(1)), [CpuId(2)]);
+        assert_eq!(sim.advance(Nanos(500)), []);
+    }
+
+    #[test]
+    fn power_off_ends_the_run() {
+        let sim = Sim::small();
+        assert_eq!(ended_with(|| sim.power_off()), Some(MachineEnd::PowerOff));
+        assert_eq!(ended_with(|| ()), None);
+    }
+}
