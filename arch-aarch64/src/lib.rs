@@ -16,4 +16,19 @@ pub mod mm;
 #[cfg(target_arch = "aarch64")]
 pub mod boot;
 #[cfg(target_arch = "aarch64")]
+pub mod console;
+#[cfg(target_arch = "aarch64")]
 pub mod cpu;
+#[cfg(target_arch = "aarch64")]
+pub mod heap;
+#[cfg(target_arch = "aarch64")]
+pub mod hal;
+#[cfg(target_arch = "aarch64")]
+pub mod irq;
+#[cfg(target_arch = "aarch64")]
+pub mod smccc;
+#[cfg(target_arch = "aarch64")]
+pub mod timer;
+
+#[cfg(target_arch = "aarch64")]
+pub use hal::Aarch64;

@@ -31,10 +31,10 @@ pub enum Rank {
     RunQueue = 10,
     /// A physical CPU's timers.
     Timers = 11,
-    /// The frame allocator.
-    Frames = 12,
-    /// The hypervisor's own heap.
-    Heap = 13,
+    /// The hypervisor's own heap, which grows by frames.
+    Heap = 12,
+    /// The frame allocator; also the hypervisor's own page tables.
+    Frames = 13,
     /// The console.
     Console = 14,
 }

@@ -6,3 +6,5 @@ pub mod esr;
 #[cfg(target_arch = "aarch64")]
 pub mod fp;
 pub mod regs;
+#[cfg(target_arch = "aarch64")]
+pub mod vcpu;

@@ -1,3 +1,17 @@
-//! The bootable arm64 image.
+//! The bootable arm64 image: every supported board, chosen by the device tree that firmware passes.
 #![no_std]
 #![no_main]
+#![allow(unsafe_code, reason = "the global allocator and panic handler are the image's to name")]
+
+use core::fmt::Write;
+
+use xenolith_arch_aarch64::{console, cpu, heap::Heap};
+
+#[global_allocator]
+static HEAP: Heap = Heap::new();
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let _ = writeln!(console::Raw, "\r\n(XEN) {info}\r");
+    cpu::fault::stop()
+}

@@ -1,0 +1,75 @@
+//! The machine's console as the architecture sees it: one UART, found in the device tree.
+
+use core::fmt;
+
+use spin::Once;
+use xenolith_drivers::{Uart, UartKind};
+use xenolith_hal::{
+    HostPhys,
+    sync::{Mutex, Rank},
+};
+
+use crate::mm::hyp;
+
+static UART: Once<Uart> = Once::new();
+static LOCK: Mutex<()> = Mutex::new(Rank::Console, ());
+
+/// Takes over the UART. False when its registers cannot be mapped.
+pub fn init(kind: UartKind, base: HostPhys, len: u64) -> bool {
+    let Ok(va) = hyp::map_device(base, len) else { return false };
+    // SAFETY: the registers are mapped for ever; the core hides the device from every domain.
+    UART.call_once(|| unsafe { Uart::new(kind, va) });
+    true
+}
+
+/// The UART, once found.
+pub fn uart() -> Option<&'static Uart> {
+    UART.get()
+}
+
+/// Writes bytes as they are.
+pub fn write(text: &[u8]) {
+    let _held = LOCK.lock();
+    write_raw(text);
+}
+
+fn write_raw(text: &[u8]) {
+    if let Some(uart) = UART.get() {
+        for byte in text {
+            uart.put(*byte);
+        }
+    }
+}
+
+/// Output without a lock, for the last words of a dying hypervisor.
+pub struct Raw;
+
+impl fmt::Write for Raw {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        write_raw(s.as_bytes());
+        Ok(())
+    }
+}
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let _held = LOCK.lock();
+        let _ = fmt::write(&mut Raw, format_args!("(XEN) {}\r\n", record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends the `log` macros to the console.
+pub fn init_log() {
+    static LOGGER: Logger = Logger;
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+}

@@ -1,0 +1,144 @@
+//! The machine as the core sees it.
+
+use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, HostPhys, Mfn, Nanos, Order};
+
+use crate::{
+    console,
+    cpu::{self, percpu},
+    guest::vcpu::{ArchDomain, ArchVcpu},
+    mm::{direct, guest_access, hardware::Stage2},
+    smccc, timer,
+};
+
+/// An ARMv8 machine. All its state is in the hardware and in this crate's statics.
+#[derive(Clone, Copy, Default)]
+pub struct Aarch64;
+
+impl Hal for Aarch64 {
+    type Vcpu = ArchVcpu;
+    type Domain = ArchDomain;
+    type P2m = Stage2;
+
+    #[inline(always)]
+    fn cpu(&self) -> CpuId {
+        percpu::cpu_id()
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        crate::irq::kick(cpu);
+    }
+
+    #[inline]
+    fn interrupt_waits(&self) -> bool {
+        // ISR_EL1.I: a physical IRQ is pending, masked or not.
+        cpu::regs::read!("isr_el1") & 1 << 7 != 0
+    }
+
+    #[inline]
+    fn now(&self) -> Nanos {
+        timer::now()
+    }
+
+    fn set_timer(&self, deadline: Option<Nanos>) {
+        timer::set(deadline);
+    }
+
+    #[inline]
+    fn read_frame(&self, mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
+        direct::read(mfn, offset, buf)
+    }
+
+    #[inline]
+    fn write_frame(&self, mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault> {
+        direct::write(mfn, offset, buf)
+    }
+
+    fn copy_frame(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
+        direct::copy(to, from, len)
+    }
+
+    fn zero_frames(&self, first: Mfn, order: Order) {
+        direct::zero(first, order);
+    }
+
+    #[inline]
+    fn atomic64(&self, mfn: Mfn, offset: usize, op: AtomicOp<u64>) -> Result<u64, Fault> {
+        direct::atomic64(mfn, offset, op)
+    }
+
+    #[inline]
+    fn atomic32(&self, mfn: Mfn, offset: usize, op: AtomicOp<u32>) -> Result<u32, Fault> {
+        direct::atomic32(mfn, offset, op)
+    }
+
+    #[inline]
+    fn atomic16(&self, mfn: Mfn, offset: usize, op: AtomicOp<u16>) -> Result<u16, Fault> {
+        direct::atomic16(mfn, offset, op)
+    }
+
+    #[inline]
+    fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
+        direct::atomic8(mfn, offset, op)
+    }
+
+    #[inline]
+    fn copy_from_guest(
+        &self,
+        _: &ArchVcpu,
+        p2m: &Stage2,
+        from: GuestVirt,
+        buf: &mut [u8],
+    ) -> Result<(), Fault> {
+        guest_access::copy_from(p2m, from, buf)
+    }
+
+    #[inline]
+    fn copy_to_guest(
+        &self,
+        _: &ArchVcpu,
+        p2m: &Stage2,
+        to: GuestVirt,
+        buf: &[u8],
+    ) -> Result<(), Fault> {
+        guest_access::copy_to(p2m, to, buf)
+    }
+
+    fn raise_upcall(&self, domain: &ArchDomain, vcpu: &ArchVcpu) {
+        domain.raise_upcall(vcpu);
+    }
+
+    fn has_deliverable_interrupt(&self, _: &ArchDomain, vcpu: &ArchVcpu, _upcall: bool) -> bool {
+        vcpu.has_deliverable_interrupt()
+    }
+
+    fn release_domain(&self, domain: &ArchDomain) {
+        domain.release();
+    }
+
+    fn console_write(&self, text: &[u8]) {
+        console::write(text);
+    }
+
+    fn power_off(&self) -> ! {
+        smccc::system_off();
+        log::error!("the firmware cannot power the machine off");
+        halt()
+    }
+
+    fn restart(&self) -> ! {
+        smccc::system_reset();
+        log::error!("the firmware cannot restart the machine");
+        halt()
+    }
+}
+
+fn halt() -> ! {
+    loop {
+        cpu::regs::wfi();
+    }
+}
+
+/// Physical address of an item of the image.
+pub fn image_phys_of<T>(item: &T) -> HostPhys {
+    crate::mm::hyp::image_phys(core::ptr::from_ref(item) as u64)
+}

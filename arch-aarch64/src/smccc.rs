@@ -1,0 +1,69 @@
+//! Calls to the firmware: SMC Calling Convention (DEN 0028) and PSCI (DEN 0022) as a client.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use xenolith_hal::HostPhys;
+
+const PSCI_VERSION: u32 = 0x8400_0000;
+const PSCI_SYSTEM_OFF: u32 = 0x8400_0008;
+const PSCI_SYSTEM_RESET: u32 = 0x8400_0009;
+const PSCI_CPU_ON: u32 = 0xc400_0003;
+
+/// The firmware is there and speaks PSCI by SMC.
+static PRESENT: AtomicBool = AtomicBool::new(false);
+
+/// One call with up to three arguments; the first result.
+pub fn smc(function: u32, args: [u64; 3]) -> i64 {
+    let mut result = u64::from(function);
+    // SAFETY: the calling convention lets the firmware change x0 to x17 only; memory effects are those of the call.
+    unsafe {
+        asm!(
+            "smc #0",
+            inout("x0") result, inout("x1") args[0] => _, inout("x2") args[1] => _, inout("x3") args[2] => _,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _,
+            out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _,
+            options(nostack),
+        );
+    }
+    result.cast_signed()
+}
+
+/// Tells that the device tree names a firmware that is called by SMC.
+pub fn init() {
+    PRESENT.store(true, Relaxed);
+}
+
+/// The firmware's PSCI version, major and minor; `None` without firmware.
+pub fn psci_version() -> Option<(u32, u32)> {
+    if !PRESENT.load(Relaxed) {
+        return None;
+    }
+    let version = smc(PSCI_VERSION, [0; 3]);
+    (version >= 0).then_some((version as u32 >> 16, version as u32 & 0xffff))
+}
+
+/// Starts a CPU at a physical address with a value in x0; the firmware's error number else.
+pub fn cpu_on(mpidr: u64, entry: HostPhys, context: u64) -> Result<(), i64> {
+    if !PRESENT.load(Relaxed) {
+        return Err(-1);
+    }
+    match smc(PSCI_CPU_ON, [mpidr & 0xff_00ff_ffff, entry.0, context]) {
+        0 => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Powers the machine off; returns only where the firmware cannot.
+pub fn system_off() {
+    if PRESENT.load(Relaxed) {
+        smc(PSCI_SYSTEM_OFF, [0; 3]);
+    }
+}
+
+/// Restarts the machine; returns only where the firmware cannot.
+pub fn system_reset() {
+    if PRESENT.load(Relaxed) {
+        smc(PSCI_SYSTEM_RESET, [0; 3]);
+    }
+}
