@@ -29,7 +29,6 @@ wire_enum! {
         IomemPermission = 20,
         IoportPermission = 21,
         HypercallInit = 22,
-        SoftResetCont = 23,
         SetTimeOffset = 24,
         GetVcpuAffinity = 25,
         RealModeArea = 26,
