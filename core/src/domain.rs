@@ -10,22 +10,7 @@ use xenolith_hal::{
 
 use crate::{DomainRef, Vcpu, event::EventTable, grant::GrantTable, memory::DomainMemory};
 
-/// A domain's number. Numbers from [`DomId::FIRST_RESERVED`] up name no domain but have a meaning of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DomId(pub u16);
-
-impl DomId {
-    /// The control domain.
-    pub const DOM0: Self = Self(0);
-    /// `DOMID_FIRST_RESERVED` of `public/xen.h`.
-    pub const FIRST_RESERVED: Self = Self(0x7ff0);
-    /// `DOMID_SELF`: the caller.
-    pub const SELF: Self = Self(0x7ff0);
-    /// `DOMID_IO`: owner of device memory in foreign mappings.
-    pub const IO: Self = Self(0x7ff1);
-    /// `DOMID_XEN`: the hypervisor as owner.
-    pub const XEN: Self = Self(0x7ff2);
-}
+pub use xenolith_abi::DomId;
 
 /// What a domain is made with.
 #[derive(Clone, Copy, Debug)]

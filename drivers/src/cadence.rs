@@ -31,6 +31,11 @@ register_structs! {
 /// A Cadence UART.
 pub struct Cadence(&'static Registers);
 
+// SAFETY: every access is one volatile register access; callers serialise whole messages with the console's lock.
+unsafe impl Sync for Cadence {}
+// SAFETY: as above.
+unsafe impl Send for Cadence {}
+
 impl Cadence {
     /// # Safety
     /// As [`crate::Uart::new`].

@@ -28,6 +28,11 @@ register_structs! {
 /// A PL011.
 pub struct Pl011(&'static Registers);
 
+// SAFETY: every access is one volatile register access; callers serialise whole messages with the console's lock.
+unsafe impl Sync for Pl011 {}
+// SAFETY: as above.
+unsafe impl Send for Pl011 {}
+
 impl Pl011 {
     /// # Safety
     /// As [`crate::Uart::new`].

@@ -45,7 +45,7 @@ _start:
     b       primary_start               // code0
     .long   0                           // code1
     .quad   0                           // text_offset: from the 2 MiB aligned base
-    .quad   _end - _image_start         // image_size, zeroed memory included
+    .quad   _image_size                    // image_size, zeroed memory included
     .quad   0xa                         // flags: little endian, 4 KiB pages, anywhere in memory
     .quad   0
     .quad   0

@@ -150,8 +150,7 @@ unsafe extern "C" {
 
 /// Points this CPU at the vectors.
 pub fn install() {
-    // SAFETY: the table lies in the image's text for ever; only its address is taken.
-    let base = unsafe { core::ptr::addr_of!(vectors) } as u64;
+    let base = core::ptr::addr_of!(vectors) as u64;
     crate::cpu::regs::write!("vbar_el2", base);
     crate::cpu::regs::isb();
 }

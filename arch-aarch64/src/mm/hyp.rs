@@ -75,15 +75,13 @@ pub fn image_phys(va: u64) -> HostPhys {
 
 /// The physical range of the image, whole pages.
 pub fn image_range() -> core::ops::Range<HostPhys> {
-    // SAFETY: only the address of the linker's symbol is taken.
-    let end = unsafe { core::ptr::addr_of!(_end) } as u64;
+    let end = core::ptr::addr_of!(_end) as u64;
     image_phys(layout::IMAGE_VA)..image_phys(end)
 }
 
 /// Physical address of the level-0 table.
 pub fn root() -> HostPhys {
-    // SAFETY: only the address of the symbol is taken.
-    image_phys(unsafe { core::ptr::addr_of!(boot_l0) } as u64)
+    image_phys(core::ptr::addr_of!(boot_l0) as u64)
 }
 
 /// Gives a range of zeroable RAM, already in the direct map, to take tables from.
