@@ -15,7 +15,7 @@ impl From<Result<i64, Errno>> for Outcome {
     fn from(result: Result<i64, Errno>) -> Self {
         Self::Done(match result {
             Ok(value) => value,
-            Err(errno) => errno.negative(),
+            Err(errno) => errno.neg() as i64,
         })
     }
 }

@@ -1,0 +1,75 @@
+//! Machine-wide operations of the control domain's kernel.
+//!
+//! Header: `platform.h`. All share one struct with a version; ARM knows only `Settime64`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of the struct; another one is answered with `EACCES`.
+pub const INTERFACE_VERSION: u32 = 0x0300_0001;
+
+wire_enum! {
+    /// A sub-operation of `platform_op`, named as in the header.
+    #[expect(missing_docs, reason = "numbers only; the layouts will say what each does")]
+    pub enum PlatformOp: u32, unknown is ENOSYS {
+        Settime32 = 17,
+        AddMemtype = 31,
+        DelMemtype = 32,
+        ReadMemtype = 33,
+        MicrocodeUpdate = 35,
+        PlatformQuirk = 39,
+        GetCpuVersion = 48,
+        EfiRuntimeCall = 49,
+        FirmwareInfo = 50,
+        EnterAcpiSleep = 51,
+        ChangeFreq = 52,
+        GetIdleTime = 53,
+        SetProcessorPminfo = 54,
+        GetCpuInfo = 55,
+        CpuOnline = 56,
+        CpuOffline = 57,
+        CpuHotadd = 58,
+        MemHotadd = 59,
+        CoreParking = 60,
+        ResourceOp = 61,
+        Settime64 = 62,
+        GetSymbol = 63,
+    }
+}
+
+/// The one argument of the call (`xen_platform_op`).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PlatformOpArg {
+    /// In: a number of [`PlatformOp`].
+    pub cmd: u32,
+    /// In: [`INTERFACE_VERSION`].
+    pub interface_version: u32,
+    /// In and out: the struct of that sub-operation.
+    pub body: [u64; 16],
+}
+
+/// Argument of [`PlatformOp::Settime64`] (`xenpf_settime64`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settime64 {
+    /// In: seconds since 1970 that the clock reads at `system_time`.
+    pub secs: u64,
+    /// In: nanoseconds that go with them.
+    pub nsecs: u32,
+    /// In: must be zero.
+    pub mbz: u32,
+    /// In: nanoseconds since boot.
+    pub system_time: u64,
+}
+
+/// Argument of [`PlatformOp::Settime32`] (`xenpf_settime32`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settime32 {
+    /// In: seconds since 1970 that the clock reads at `system_time`.
+    pub secs: u32,
+    /// In: nanoseconds that go with them.
+    pub nsecs: u32,
+    /// In: nanoseconds since boot.
+    pub system_time: u64,
+}
