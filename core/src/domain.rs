@@ -8,7 +8,9 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-use crate::{DomainRef, Vcpu, event::EventTable, grant::GrantTable, memory::DomainMemory};
+use crate::{
+    DomainRef, Vcpu, event::EventTable, grant::GrantTable, memory::DomainMemory, sched::DomainSched,
+};
 
 pub use xenolith_abi::DomId;
 
@@ -47,6 +49,8 @@ pub struct Domain<H: Hal> {
     pub shared_info: Mfn,
     /// Parameters that tools and guest exchange (`HVM_PARAM_*`).
     pub params: Mutex<[u64; 48]>,
+    /// What the scheduler knows of it.
+    pub sched: DomainSched,
     /// Above zero, none of its vCPUs runs.
     pub pause_count: AtomicU32,
     /// Where it is in its life; changes go through `life.rs`.
@@ -159,6 +163,7 @@ impl<H: Hal> Domain<H> {
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
             params: Mutex::new(Rank::Domain, [0; 48]),
+            sched: DomainSched::default(),
             pause_count: AtomicU32::new(0),
             life: AtomicU8::new(0),
         })

@@ -7,7 +7,7 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-use crate::{Domain, DomainRef, sched::VcpuSched};
+use crate::{Domain, DomainRef, sched::VcpuSched, timer::VcpuTimers};
 
 /// A vCPU's number inside its domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +30,8 @@ pub struct Vcpu<H: Hal> {
     pub arch: H::Vcpu,
     /// What the scheduler knows of it.
     pub sched: VcpuSched,
+    /// Its timers.
+    pub timers: VcpuTimers,
     /// Its `vcpu_info`; `None` when its number has no place in the shared info frame and nothing is registered.
     pub info: Mutex<Option<InfoArea>>,
 }
@@ -41,6 +43,7 @@ impl<H: Hal> Vcpu<H> {
             id,
             arch,
             sched: VcpuSched::new(),
+            timers: VcpuTimers::new(),
             info: Mutex::new(Rank::Vcpu, None),
         }
     }
@@ -59,6 +62,14 @@ impl<H: Hal> VcpuRef<H> {
         Some(Self {
             domain: domain.clone(),
             index: usize::from(id.0),
+        })
+    }
+
+    /// Each vCPU of a domain.
+    pub fn all(domain: &DomainRef<H>) -> impl Iterator<Item = Self> + '_ {
+        (0..domain.vcpus.len()).map(|index| Self {
+            domain: domain.clone(),
+            index,
         })
     }
 

@@ -17,9 +17,9 @@ pub mod sync;
 mod time;
 
 pub use addr::{Gfn, GuestPhys, GuestVirt, HostPhys, Mfn, Order, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
-pub use cpu::{CpuId, CpuMask, MAX_CPUS};
+pub use cpu::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS};
 pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
-pub use time::Nanos;
+pub use time::{ArchTimer, Nanos};
 
 /// A guest address could not be read or written: not mapped, not permitted, or not memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,10 @@ pub trait Hal: Sized + Send + Sync + 'static {
     type Domain: Send + Sync;
     /// Second-level translation of one domain.
     type P2m: P2m;
+
+    /// Whether guests start vCPUs and set timers by `vcpu_op` (x86). Where firmware calls and a timer of the CPU do
+    /// that (ARM, RISC-V), those operations are refused as Xen refuses them there.
+    const VCPU_OP_COMPLETE: bool = false;
 
     // ---- physical CPUs -------------------------------------------------------------------------------------
 
@@ -126,6 +130,31 @@ pub trait Hal: Sized + Send + Sync + 'static {
         vcpu: &Self::Vcpu,
         upcall: bool,
     ) -> bool;
+
+    /// A timer that the implementor set through the core for a vCPU (a guest's own timer while its vCPU is not on a
+    /// CPU, or an emulated one) has run out: the implementor makes the guest's timer interrupt pending. The core
+    /// notifies the vCPU afterwards.
+    fn virtual_timer_fired(&self, domain: &Self::Domain, vcpu: &Self::Vcpu, timer: ArchTimer) {
+        let _ = (domain, vcpu, timer);
+    }
+
+    /// Lets the current vCPU take event upcalls again, where masking them is a matter of the architecture's registers
+    /// (the guest asked to block "with events enabled").
+    fn enable_upcalls(&self, domain: &Self::Domain, vcpu: &Self::Vcpu) {
+        let _ = (domain, vcpu);
+    }
+
+    /// Where an address of the current vCPU's address space lies in guest-physical memory, for writing by the kernel
+    /// of the guest. The default knows no translation.
+    fn guest_phys(
+        &self,
+        vcpu: &Self::Vcpu,
+        p2m: &Self::P2m,
+        address: GuestVirt,
+    ) -> Result<GuestPhys, Fault> {
+        let _ = (vcpu, p2m, address);
+        Err(Fault)
+    }
 
     /// Called after a vCPU of the domain was told to go (shutdown, crash, destroy): the implementor drops what the
     /// domain holds of the machine (physical interrupts routed to it, ...).

@@ -33,3 +33,12 @@ impl Nanos {
         Self(self.0.saturating_sub(earlier.0))
     }
 }
+
+/// One of the timers that an architecture may set per vCPU through the core; it numbers them as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchTimer {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}

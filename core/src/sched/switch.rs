@@ -1,0 +1,253 @@
+//! The switch from one vCPU to the next.
+
+use core::sync::atomic::{
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
+
+use xenolith_hal::{CpuId, Hal, Nanos, sync::MutexGuard};
+
+use super::{
+    Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Scheduler, Work, flag,
+    policy::{SLICE, Turn, Verdict},
+};
+use crate::{Hypervisor, VcpuRef};
+
+impl<H: Hal> VcpuRef<H> {
+    /// Whether nothing keeps it from running.
+    #[inline]
+    pub(crate) fn runnable(&self) -> bool {
+        self.sched.flags() == 0
+            && self.sched.pause_count() == 0
+            && self.domain().pause_count.load(SeqCst) == 0
+    }
+
+    /// What it does while it does not run.
+    pub(super) fn parked_as(&self) -> RunstateKind {
+        if self.sched.flags() & flag::WAITING != 0 {
+            RunstateKind::Blocked
+        } else {
+            RunstateKind::Offline
+        }
+    }
+}
+
+impl<H: Hal> Hypervisor<H> {
+    /// Decides who runs now on `cpu`, which executes this call. The answer may be the same vCPU as before; `None`: idle.
+    /// When it is another one (or none), the caller stores the registers of the one before and then calls
+    /// [`Self::context_saved`], before it calls this again.
+    pub fn schedule(&self, cpu: CpuId) -> Option<VcpuRef<H>> {
+        let slot = self.sched.cpu(cpu)?;
+        let taken = Work::RESCHEDULE.union(Work::YIELD).bits();
+        let work = slot.work.fetch_and(!taken, SeqCst);
+        let now = self.hal.now();
+        let mut queue = slot.queue.lock();
+        debug_assert!(queue.leaving.is_none(), "context_saved was not called");
+
+        let mut stays = false;
+        if let Some(current) = &queue.current {
+            stays = current.runnable() && current.sched.hard.contains(cpu);
+            if stays {
+                let turn = Turn {
+                    vruntime: current.sched.vruntime_at(now.0),
+                    ran: now.since(queue.turn_start),
+                    yields: work & Work::YIELD.bits() != 0,
+                };
+                if let Verdict::Keep(until) = queue.waiting.verdict(turn, now) {
+                    let current = current.clone();
+                    if turn.ran >= SLICE {
+                        queue.turn_start = now;
+                    }
+                    self.arm_slice(cpu, until);
+                    return Some(current);
+                }
+                queue.slice_over = turn.ran >= SLICE;
+            }
+        }
+
+        let (mut queue, next) = self.take_next(cpu, slot, queue);
+        if next.is_none() && stays {
+            // All that waited were stopped meanwhile.
+            return queue.current.clone();
+        }
+        let was_idle = queue.current.is_none();
+        if let Some(current) = queue.current.take() {
+            leave(&current, stays, cpu, now);
+            let why = if work & Work::YIELD.bits() != 0 {
+                Entering::Yielded
+            } else {
+                Entering::Preempted
+            };
+            queue.leaving = Some((current, why));
+        }
+        if let Some(next) = next {
+            if was_idle {
+                self.sched.idle.remove(cpu);
+            }
+            return Some(self.run(cpu, slot, &mut queue, next, now));
+        }
+        drop(queue);
+        self.steal_or_idle(cpu, slot, now)
+    }
+
+    /// Makes `next` the current vCPU.
+    #[inline]
+    fn run(
+        &self,
+        cpu: CpuId,
+        slot: &Cpu<H>,
+        queue: &mut MutexGuard<'_, RunQueue<H>>,
+        next: VcpuRef<H>,
+        now: Nanos,
+    ) -> VcpuRef<H> {
+        next.sched.runstate.change(RunstateKind::Running, now);
+        next.sched.start(now.0);
+        slot.lead
+            .store(next.sched.vruntime().wrapping_sub(now.0), Relaxed);
+        queue.turn_start = now;
+        if queue.waiting.len() != 0 || queue.leaving.as_ref().is_some_and(|(v, _)| v.runnable()) {
+            self.arm_slice(cpu, Some(now.plus(SLICE)));
+        }
+        queue.current = Some(next.clone());
+        // The architecture looks for the vCPU's pending interrupts next: who made one pending either saw `Running` and
+        // kicks this CPU, or made it pending early enough to be seen.
+        fence(SeqCst);
+        next
+    }
+
+    /// Takes the next vCPU that may really run here out of the queue; it is `Running` then. The lock is let go for moments.
+    #[inline]
+    fn take_next<'a>(
+        &self,
+        cpu: CpuId,
+        slot: &'a Cpu<H>,
+        mut queue: MutexGuard<'a, RunQueue<H>>,
+    ) -> (MutexGuard<'a, RunQueue<H>>, Option<VcpuRef<H>>) {
+        loop {
+            let Some(vcpu) = queue.waiting.next() else {
+                return (queue, None);
+            };
+            slot.waiting.store(queue.waiting.len() as u32, SeqCst);
+            if self.take(&vcpu, cpu) {
+                return (queue, Some(vcpu));
+            }
+            drop(queue);
+            self.make_runnable(&vcpu);
+            queue = slot.queue.lock();
+        }
+    }
+
+    /// A vCPU was taken out of a queue to run on `cpu`. If it may not, it is parked, and the caller looks again, without a
+    /// lock, whether it became runnable meanwhile.
+    #[inline]
+    fn take(&self, vcpu: &VcpuRef<H>, cpu: CpuId) -> bool {
+        vcpu.sched.move_to(Place::Running(cpu));
+        if vcpu.runnable() && vcpu.sched.hard.contains(cpu) {
+            return true;
+        }
+        vcpu.sched.runstate.change(vcpu.parked_as(), self.hal.now());
+        vcpu.sched.move_to(Place::Off(cpu));
+        false
+    }
+
+    fn steal_or_idle(&self, cpu: CpuId, slot: &Cpu<H>, now: Nanos) -> Option<VcpuRef<H>> {
+        let mut stolen = self.steal(cpu);
+        if stolen.is_none() {
+            self.sched.idle.insert(cpu);
+            // Who queued a vCPU before it could see this CPU idle relies on this second look.
+            stolen = self.steal(cpu);
+        }
+        let stolen = stolen?;
+        self.sched.idle.remove(cpu);
+        let mut queue = slot.queue.lock();
+        Some(self.run(cpu, slot, &mut queue, stolen, now))
+    }
+
+    /// Takes a waiting vCPU from the CPU with most of them.
+    fn steal(&self, cpu: CpuId) -> Option<VcpuRef<H>> {
+        let mut tried = xenolith_hal::CpuMask::only(cpu);
+        loop {
+            let victim = self.sched.busiest(&tried)?;
+            tried.insert(victim);
+            let slot = self.sched.cpu(victim)?;
+            loop {
+                let mut queue = slot.queue.lock();
+                let Some(vcpu) = queue.waiting.steal(cpu) else {
+                    break;
+                };
+                slot.waiting.store(queue.waiting.len() as u32, SeqCst);
+                drop(queue);
+                if self.take(&vcpu, cpu) {
+                    return Some(vcpu);
+                }
+                self.make_runnable(&vcpu);
+            }
+        }
+    }
+
+    /// The registers of the vCPU that this CPU ran before are stored: from now on any CPU may run it.
+    pub fn context_saved(&self, vcpu: &VcpuRef<H>) {
+        let cpu = self.hal.cpu();
+        let Some(slot) = self.sched.cpu(cpu) else {
+            return;
+        };
+        let mut queue = slot.queue.lock();
+        let Some((vcpu, why)) = queue.leaving.take_if(|(left, _)| left == vcpu) else {
+            return;
+        };
+        if !vcpu.runnable() {
+            vcpu.sched.move_to(Place::Off(cpu));
+            drop(queue);
+            // It may have been made runnable before it could be seen to be off.
+            self.make_runnable(&vcpu);
+            return;
+        }
+        if vcpu.sched.runstate.kind() != RunstateKind::Runnable {
+            vcpu.sched
+                .runstate
+                .change(RunstateKind::Runnable, self.hal.now());
+        }
+        let slice_over = core::mem::take(&mut queue.slice_over);
+        let target = if !vcpu.sched.hard.contains(cpu) {
+            self.sched.placement(&vcpu, cpu)
+        } else if slice_over {
+            let now = self.hal.now();
+            self.sched.less_loaded(&vcpu, cpu, now).unwrap_or(cpu)
+        } else {
+            cpu
+        };
+        vcpu.sched.move_to(Place::Queued(target));
+        if target == cpu {
+            self.enqueue(cpu, slot, queue, vcpu, why);
+        } else {
+            drop(queue);
+            self.push(target, vcpu, why);
+        }
+    }
+}
+
+/// The current vCPU is no longer current; its registers are still loaded.
+fn leave<H: Hal>(vcpu: &VcpuRef<H>, runnable: bool, cpu: CpuId, now: Nanos) {
+    vcpu.sched.charge(now.0);
+    let kind = if runnable {
+        RunstateKind::Runnable
+    } else {
+        vcpu.parked_as()
+    };
+    vcpu.sched.runstate.change(kind, now);
+    vcpu.sched.move_to(Place::Leaving(cpu));
+}
+
+impl<H: Hal> Scheduler<H> {
+    fn busiest(&self, except: &xenolith_hal::CpuMask) -> Option<CpuId> {
+        let mut best = None;
+        for id in self.online.load().iter() {
+            let Some(cpu) = self.cpu(id) else { continue };
+            let waiting = cpu.waiting.load(SeqCst);
+            if waiting != 0 && !except.contains(id) && best.is_none_or(|(most, _)| waiting > most) {
+                best = Some((waiting, id));
+            }
+        }
+        best.map(|(_, id)| id)
+    }
+}

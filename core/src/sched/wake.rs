@@ -1,0 +1,256 @@
+//! What makes a vCPU runnable, and what stops it.
+
+use core::sync::atomic::{
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
+
+use xenolith_hal::{CpuId, Hal, Nanos, sync::MutexGuard};
+
+use super::{
+    Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Work, flag,
+    policy::{Turn, Verdict},
+    state::count_down,
+};
+use crate::{Domain, DomainRef, Hypervisor, VcpuRef};
+
+impl<H: Hal> Hypervisor<H> {
+    /// Ends a vCPU's wait, whatever it waits for. Nothing happens to one that does not wait.
+    pub fn wake(&self, vcpu: &VcpuRef<H>) {
+        let was = vcpu.sched.clear(flag::WAITING);
+        if was & flag::POLLING != 0 {
+            vcpu.domain().sched.pollers.fetch_sub(1, SeqCst);
+        }
+        if was & flag::WAITING != 0 {
+            self.make_runnable(vcpu);
+        }
+    }
+
+    /// An interrupt was made pending for the vCPU: it is woken if it waits; if it runs on another CPU, that CPU is made to
+    /// look. Nothing is done for the current vCPU of this CPU, which looks before it enters its guest.
+    pub fn notify(&self, vcpu: &VcpuRef<H>) {
+        // The interrupt was made pending before the flags are looked at: see `block`.
+        fence(SeqCst);
+        if vcpu.sched.flags() & flag::WAITING != 0 {
+            self.wake(vcpu);
+        } else if let Place::Running(cpu) = vcpu.sched.place()
+            && cpu != self.hal.cpu()
+        {
+            self.hal.kick(cpu);
+        }
+    }
+
+    /// The current vCPU waits for an interrupt; it goes on at once if one is there. Takes effect at the next
+    /// [`Self::schedule`], which is asked for.
+    pub fn block(&self, current: &VcpuRef<H>) {
+        current.sched.set(flag::BLOCKED);
+        // Who makes an interrupt pending does that first and then looks at the flag.
+        fence(SeqCst);
+        if self.interrupt_deliverable(current) {
+            current.sched.clear(flag::BLOCKED);
+        } else {
+            self.reschedule(self.hal.cpu());
+        }
+    }
+
+    /// Whether the vCPU has an interrupt that ends a wait.
+    pub fn interrupt_deliverable(&self, vcpu: &VcpuRef<H>) -> bool {
+        let upcall = self.upcall_pending(vcpu);
+        self.hal
+            .has_deliverable_interrupt(&vcpu.domain().arch, &vcpu.arch, upcall)
+    }
+
+    /// The current vCPU lets others that wait for this CPU go first.
+    #[inline]
+    pub fn yield_now(&self, _current: &VcpuRef<H>) {
+        if let Some(slot) = self.sched.cpu(self.hal.cpu())
+            && slot.waiting.load(Relaxed) != 0
+        {
+            let work = Work::RESCHEDULE.union(Work::YIELD).bits();
+            slot.work.fetch_or(work, SeqCst);
+        }
+    }
+
+    /// Starts a vCPU that is down; false when it was up already.
+    pub fn vcpu_up(&self, vcpu: &VcpuRef<H>) -> bool {
+        if vcpu.sched.clear(flag::DOWN) & flag::DOWN == 0 {
+            return false;
+        }
+        self.make_runnable(vcpu);
+        true
+    }
+
+    /// Takes a vCPU down; false when it was down already. It may still be on its CPU for a moment
+    /// ([`Self::is_running_anywhere`]).
+    pub fn vcpu_down(&self, vcpu: &VcpuRef<H>) -> bool {
+        if vcpu.sched.set(flag::DOWN) & flag::DOWN != 0 {
+            return false;
+        }
+        self.stop(vcpu);
+        true
+    }
+
+    /// Whether a vCPU was started.
+    pub fn vcpu_is_up(&self, vcpu: &VcpuRef<H>) -> bool {
+        vcpu.sched.flags() & flag::DOWN == 0
+    }
+
+    /// Keeps a vCPU from running until the pauses are undone. It may still be on its CPU for a moment.
+    pub fn pause_vcpu(&self, vcpu: &VcpuRef<H>) {
+        vcpu.sched.pause();
+        self.stop(vcpu);
+    }
+
+    /// Undoes one [`Self::pause_vcpu`].
+    pub fn unpause_vcpu(&self, vcpu: &VcpuRef<H>) {
+        if vcpu.sched.unpause() {
+            self.make_runnable(vcpu);
+        }
+    }
+
+    /// Keeps a domain's vCPUs from running until the pauses are undone. They may still be on their CPUs for a moment.
+    pub fn pause_domain(&self, domain: &DomainRef<H>) {
+        domain.pause_count.fetch_add(1, SeqCst);
+        for vcpu in VcpuRef::all(domain) {
+            self.stop(&vcpu);
+        }
+    }
+
+    /// Undoes one [`Self::pause_domain`].
+    pub fn unpause_domain(&self, domain: &DomainRef<H>) {
+        if count_down(&domain.pause_count) {
+            for vcpu in VcpuRef::all(domain) {
+                self.make_runnable(&vcpu);
+            }
+        }
+    }
+
+    /// Whether the vCPU is on a CPU, or its registers are. Who stopped it and needs them stored asks again later; nobody
+    /// waits for that inside the hypervisor.
+    pub fn is_running_anywhere(&self, vcpu: &VcpuRef<H>) -> bool {
+        matches!(vcpu.sched.place(), Place::Running(_) | Place::Leaving(_))
+    }
+
+    /// The same for any vCPU of a domain.
+    pub fn is_domain_running(&self, domain: &Domain<H>) -> bool {
+        domain
+            .vcpus
+            .iter()
+            .any(|vcpu| matches!(vcpu.sched.place(), Place::Running(_) | Place::Leaving(_)))
+    }
+
+    /// Asks a CPU to call [`Self::schedule`].
+    pub(super) fn reschedule(&self, cpu: CpuId) {
+        self.add_work(cpu, Work::RESCHEDULE);
+    }
+
+    /// A vCPU became not runnable: takes it off what it holds.
+    pub(super) fn stop(&self, vcpu: &VcpuRef<H>) {
+        match vcpu.sched.place() {
+            Place::Running(cpu) => self.reschedule(cpu),
+            Place::Queued(cpu) => self.requeue(vcpu, cpu),
+            // An `Off` one is not runnable; a `Leaving` one is looked at when its registers are stored.
+            Place::Off(_) | Place::Leaving(_) => {}
+        }
+    }
+
+    /// Takes a queued vCPU out of the queue, and puts it where it belongs by now, if anywhere.
+    pub(super) fn requeue(&self, vcpu: &VcpuRef<H>, cpu: CpuId) {
+        let Some(slot) = self.sched.cpu(cpu) else {
+            return;
+        };
+        let mut queue = slot.queue.lock();
+        // If it is not there, it is about to be put there, or was taken out: both look at its flags later.
+        let Some(vcpu) = queue.waiting.remove(vcpu) else {
+            drop(queue);
+            if let Place::Running(cpu) = vcpu.sched.place() {
+                self.reschedule(cpu);
+            }
+            return;
+        };
+        slot.waiting.store(queue.waiting.len() as u32, SeqCst);
+        if !vcpu.runnable() {
+            let kind = vcpu.parked_as();
+            vcpu.sched.runstate.change(kind, self.hal.now());
+        }
+        vcpu.sched.move_to(Place::Off(cpu));
+        drop(queue);
+        self.make_runnable(&vcpu);
+    }
+
+    /// Puts a runnable vCPU that is nowhere into a queue. Nothing happens to any other.
+    pub(super) fn make_runnable(&self, vcpu: &VcpuRef<H>) {
+        let seen = vcpu.sched.place();
+        let Place::Off(last) = seen else { return };
+        if !vcpu.runnable() {
+            return;
+        }
+        // Claimed for the CPU where it last was; nobody else moves it then, and a target can be chosen at leisure.
+        if !vcpu.sched.claim(seen, Place::Queued(last)) {
+            return;
+        }
+        let target = self.sched.placement(vcpu, last);
+        vcpu.sched.move_to(Place::Queued(target));
+        vcpu.sched
+            .runstate
+            .change(RunstateKind::Runnable, self.hal.now());
+        self.push(target, vcpu.clone(), Entering::Woken);
+    }
+
+    /// Puts a vCPU that the caller has claimed for `target` into its queue.
+    pub(super) fn push(&self, target: CpuId, vcpu: VcpuRef<H>, why: Entering) {
+        let Some(slot) = self.sched.cpu(target) else {
+            // No CPU is online yet: the vCPU is found when one is.
+            vcpu.sched.move_to(Place::Off(target));
+            return;
+        };
+        let queue = slot.queue.lock();
+        self.enqueue(target, slot, queue, vcpu, why);
+    }
+
+    #[inline]
+    pub(super) fn enqueue(
+        &self,
+        target: CpuId,
+        slot: &Cpu<H>,
+        mut queue: MutexGuard<'_, RunQueue<H>>,
+        vcpu: VcpuRef<H>,
+        why: Entering,
+    ) {
+        let now = self.hal.now();
+        let turn = queue.current.as_ref().map(|current| Turn {
+            vruntime: current.sched.vruntime_at(now.0),
+            ran: now.since(queue.turn_start),
+            yields: false,
+        });
+        let crowded = turn.is_some() && !self.sched.idle.is_empty();
+        let helper = crowded.then(|| vcpu.clone());
+        queue
+            .waiting
+            .enqueue(vcpu, why, turn.map(|turn| turn.vruntime));
+        let waiting = queue.waiting.len() as u32;
+        slot.waiting.store(waiting, SeqCst);
+        let look = match turn {
+            None => true,
+            Some(turn) => match queue.waiting.verdict(turn, now) {
+                Verdict::Switch => true,
+                Verdict::Keep(until) => !self.slice_covers(target, until),
+            },
+        };
+        drop(queue);
+        if look {
+            self.reschedule(target);
+        }
+        if let Some(vcpu) = helper
+            && let Some(idle) = self.sched.claim_idle(&vcpu)
+        {
+            // It finds the vCPU here and takes it.
+            self.reschedule(idle);
+        }
+    }
+
+    /// Whether the CPU's slice timer is set for `until` or earlier, so that it needs no reminder.
+    fn slice_covers(&self, cpu: CpuId, until: Option<Nanos>) -> bool {
+        until.is_none_or(|until| self.timers.slice(cpu) <= until)
+    }
+}
