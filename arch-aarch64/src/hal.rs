@@ -1,13 +1,13 @@
 //! The machine as the core sees it.
 
-use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, HostPhys, Mfn, Nanos, Order};
+use xenolith_hal::{ArchTimer, AtomicOp, CpuId, Fault, GuestVirt, Hal, Mfn, Nanos, Order};
 
 use crate::{
     console,
-    cpu::{self, percpu},
+    cpu::{self, percpu::{self, PerCpu}},
     guest::vcpu::{ArchDomain, ArchVcpu},
     mm::{direct, guest_access, hardware::Stage2},
-    smccc, timer,
+    irq, smccc, timer, with_gic,
 };
 
 /// An ARMv8 machine. All its state is in the hardware and in this crate's statics.
@@ -104,15 +104,30 @@ impl Hal for Aarch64 {
     }
 
     fn raise_upcall(&self, domain: &ArchDomain, vcpu: &ArchVcpu) {
-        domain.raise_upcall(vcpu);
+        // The core notifies the vCPU itself.
+        domain.vgic.inject(vcpu.index, domain.event_ppi, |_| {});
     }
 
     fn has_deliverable_interrupt(&self, _: &ArchDomain, vcpu: &ArchVcpu, _upcall: bool) -> bool {
-        vcpu.has_deliverable_interrupt()
+        let here = PerCpu::try_current()
+            .and_then(|cpu| Some(core::ptr::eq(&cpu.loaded.try_borrow().ok()?.as_ref()?.vcpu().arch, vcpu)))
+            .unwrap_or(false);
+        let Some(gic) = irq::gic() else { return false };
+        with_gic!(gic, |hw| vcpu.vgic.has_deliverable(hw, here))
+    }
+
+    fn virtual_timer_fired(&self, domain: &ArchDomain, vcpu: &ArchVcpu, timer: ArchTimer) {
+        match timer {
+            // The virtual timer of a vCPU that is on no CPU: once loaded, the hardware raises it again.
+            ArchTimer::A => vcpu.vgic.timer_waits(),
+            ArchTimer::B => domain.vgic.set_line(vcpu.index, domain.physical_timer_ppi, true, |_| {}),
+        }
     }
 
     fn release_domain(&self, domain: &ArchDomain) {
-        domain.release();
+        if let Some(gic) = irq::gic() {
+            with_gic!(gic, |hw| domain.vgic.release(hw));
+        }
     }
 
     fn console_write(&self, text: &[u8]) {
@@ -122,23 +137,13 @@ impl Hal for Aarch64 {
     fn power_off(&self) -> ! {
         smccc::system_off();
         log::error!("the firmware cannot power the machine off");
-        halt()
+        cpu::fault::halt()
     }
 
     fn restart(&self) -> ! {
         smccc::system_reset();
         log::error!("the firmware cannot restart the machine");
-        halt()
+        cpu::fault::halt()
     }
 }
 
-fn halt() -> ! {
-    loop {
-        cpu::regs::wfi();
-    }
-}
-
-/// Physical address of an item of the image.
-pub fn image_phys_of<T>(item: &T) -> HostPhys {
-    crate::mm::hyp::image_phys(core::ptr::from_ref(item) as u64)
-}

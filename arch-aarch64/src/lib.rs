@@ -10,8 +10,10 @@
 
 extern crate alloc;
 
+pub mod gic;
 pub mod guest;
 pub mod mm;
+pub mod vgic;
 
 #[cfg(target_arch = "aarch64")]
 pub mod boot;

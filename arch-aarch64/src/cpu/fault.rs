@@ -30,6 +30,11 @@ pub extern "C" fn own_fault(kind: u64, frame: *const u64) -> ! {
 /// The end: this CPU does nothing more.
 pub fn stop() -> ! {
     crate::smccc::system_off();
+    halt()
+}
+
+/// This CPU does nothing more; the machine goes on.
+pub fn halt() -> ! {
     loop {
         super::regs::wfi();
     }

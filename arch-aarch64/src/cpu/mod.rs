@@ -3,4 +3,5 @@
 pub mod fault;
 pub mod percpu;
 pub mod regs;
+pub mod run;
 pub mod vectors;

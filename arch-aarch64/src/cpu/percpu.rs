@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::AtomicU32;
 
-use xenolith_core::VcpuRef;
+use xenolith_core::{Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
 use super::regs::{read, write};
@@ -13,6 +13,8 @@ use crate::Aarch64;
 pub struct PerCpu {
     /// Its number.
     pub id: CpuId,
+    /// The hypervisor.
+    pub hv: &'static Hypervisor<Aarch64>,
     /// Its affinity value (MPIDR_EL1).
     pub mpidr: u64,
     /// The work flags of the scheduler for this CPU; zero means "enter the guest".

@@ -8,3 +8,17 @@ pub mod fp;
 pub mod regs;
 #[cfg(target_arch = "aarch64")]
 pub mod vcpu;
+#[cfg(target_arch = "aarch64")]
+pub mod exit;
+pub mod frames;
+#[cfg(target_arch = "aarch64")]
+pub mod host_id;
+pub mod id_regs;
+#[cfg(target_arch = "aarch64")]
+pub mod inject;
+#[cfg(target_arch = "aarch64")]
+pub mod mmio;
+#[cfg(target_arch = "aarch64")]
+pub mod psci;
+#[cfg(target_arch = "aarch64")]
+pub mod sysreg;

@@ -1,10 +1,20 @@
 //! The architecture's part of a vCPU and of a domain.
 
+use alloc::sync::Arc;
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{context::El1Context, fp::FpContext, regs::GuestRegs};
+use xenolith_hal::sync::{Mutex, Rank};
 
-/// Registers and interrupt state of one vCPU.
+use super::{
+    context::El1Context,
+    fp::FpContext,
+    regs::{GuestRegs, PSTATE_EL1H_MASKED},
+};
+use super::frames::GicFrames;
+use crate::vgic::{VgicDomain, VgicVcpu, affinity_of};
+
+/// Registers, timers and interrupts of one vCPU.
 ///
 /// The cells are touched only by the CPU that runs the vCPU, or by whoever holds it off every CPU (it is down or
 /// paused and the core says that it is on none).
@@ -12,8 +22,14 @@ pub struct ArchVcpu {
     regs: UnsafeCell<GuestRegs>,
     context: UnsafeCell<El1Context>,
     fp: UnsafeCell<FpContext>,
+    /// Its number in its domain.
+    pub index: usize,
     /// Its affinity value (VMPIDR_EL2).
     pub vmpidr: u64,
+    /// Its private interrupts and list registers.
+    pub vgic: Arc<VgicVcpu>,
+    /// The emulated physical timer: control and deadline in counter ticks.
+    pub physical_timer: (AtomicU64, AtomicU64),
 }
 
 // SAFETY: the cells follow the rule stated at the type; everything else is atomic or locked.
@@ -21,14 +37,31 @@ unsafe impl Sync for ArchVcpu {}
 
 impl ArchVcpu {
     /// vCPU `index`, as after reset.
-    pub fn new(index: u16) -> Self {
-        let index = u64::from(index);
+    pub fn new(index: usize, vgic: Arc<VgicVcpu>) -> Self {
         Self {
             regs: UnsafeCell::new(GuestRegs::default()),
             context: UnsafeCell::new(El1Context::reset()),
             fp: UnsafeCell::new(FpContext::default()),
-            vmpidr: 1 << 31 | (index >> 4) << 8 | (index & 0xf),
+            index,
+            vmpidr: 1 << 31 | u64::from(affinity_of(index)),
+            vgic,
+            physical_timer: (AtomicU64::new(0), AtomicU64::new(0)),
         }
+    }
+
+    /// Puts the registers to reset values with a start address and a value in x0.
+    ///
+    /// # Safety
+    /// The vCPU is on no CPU and nobody else touches its registers during the call.
+    pub unsafe fn reset(&self, entry: u64, x0: u64) {
+        // SAFETY: the caller holds the vCPU alone.
+        unsafe {
+            *self.regs.get() = GuestRegs { pc: entry, pstate: PSTATE_EL1H_MASKED, ..GuestRegs::default() };
+            (*self.regs.get()).x[0] = x0;
+            *self.context.get() = El1Context::reset();
+            *self.fp.get() = FpContext::default();
+        }
+        self.physical_timer.0.store(0, Relaxed);
     }
 
     /// The registers, for the world switch.
@@ -48,20 +81,34 @@ impl ArchVcpu {
     pub fn fp_ptr(&self) -> *mut FpContext {
         self.fp.get()
     }
-
-    /// Whether an interrupt waits that the guest would take.
-    pub fn has_deliverable_interrupt(&self) -> bool {
-        false
-    }
 }
 
 /// The architecture's part of a domain.
-pub struct ArchDomain {}
+pub struct ArchDomain {
+    /// The virtual interrupt controller.
+    pub vgic: VgicDomain,
+    /// Where its registers are in the guest's address space.
+    pub frames: GicFrames,
+    /// Held while a vCPU is being started.
+    pub starting: Mutex<()>,
+    /// The private interrupt that says "an event channel is pending".
+    pub event_ppi: u32,
+    /// The private interrupt of the emulated physical timer.
+    pub physical_timer_ppi: u32,
+    /// What the virtual counter lags behind the physical one, in ticks.
+    pub counter_offset: u64,
+}
 
 impl ArchDomain {
-    /// Marks the event interrupt of a vCPU pending.
-    pub fn raise_upcall(&self, _: &ArchVcpu) {}
-
-    /// Gives back what the domain holds of the machine.
-    pub fn release(&self) {}
+    /// A domain's part around its interrupt controller.
+    pub fn new(vgic: VgicDomain, frames: GicFrames, event_ppi: u32, counter_offset: u64) -> Self {
+        Self {
+            vgic,
+            frames,
+            starting: Mutex::new(Rank::Domain, ()),
+            event_ppi,
+            physical_timer_ppi: 30,
+            counter_offset,
+        }
+    }
 }

@@ -1,0 +1,107 @@
+//! What a guest wants when it stops, and who gives it.
+
+use xenolith_core::{Hypervisor, VcpuRef, guest::Caller, hypercall::{self, Outcome}};
+
+use super::{
+    esr::Exit,
+    fp, inject, mmio, psci,
+    regs::GuestRegs,
+    sysreg,
+};
+use crate::{
+    Aarch64,
+    cpu::{percpu::PerCpu, regs::read},
+};
+
+/// The immediate of `hvc` that makes a hypercall (`public/arch-arm.h`).
+const HYPERCALL_TAG: u16 = xenolith_abi::arm::HYPERCALL_TAG as u16;
+
+/// An exit being served: the CPU, the vCPU that it runs, and that vCPU's registers.
+pub struct Context<'a> {
+    /// The executing CPU.
+    pub cpu: &'static PerCpu,
+    /// The vCPU that stopped.
+    pub vcpu: &'a VcpuRef<Aarch64>,
+    /// Its registers.
+    pub regs: &'a mut GuestRegs,
+}
+
+impl Context<'_> {
+    /// The hypervisor.
+    #[inline(always)]
+    pub fn hv(&self) -> &'static Hypervisor<Aarch64> {
+        self.cpu.hv
+    }
+}
+
+/// Serves a synchronous exit.
+#[inline(always)]
+pub fn synchronous(cx: &mut Context<'_>) {
+    match Exit::decode(read!("esr_el2")) {
+        Exit::Hvc(HYPERCALL_TAG) => hypercall(cx),
+        Exit::SysReg(access) => sysreg::access(cx, access),
+        Exit::DataAbort(abort) => mmio::data_abort(cx, abort),
+        Exit::Hvc(0) => psci::call(cx),
+        Exit::Hvc(_) => inject::undefined(cx.regs),
+        other => rare(cx, other),
+    }
+}
+
+#[inline(never)]
+fn rare(cx: &mut Context<'_>, exit: Exit) {
+    match exit {
+        Exit::Wfi => {
+            cx.regs.skip();
+            cx.hv().block(cx.vcpu);
+        }
+        Exit::Wfe => {
+            cx.regs.skip();
+            cx.hv().yield_now(cx.vcpu);
+        }
+        Exit::FpAccess => {
+            fp::allow();
+            // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.
+            unsafe { (*cx.vcpu.arch.fp_ptr()).load() };
+            cx.cpu.fp_in_use.set(true);
+        }
+        Exit::Smc(0) => {
+            cx.regs.skip();
+            psci::call(cx);
+        }
+        Exit::InstructionAbort { .. } => {
+            let far = read!("far_el2");
+            log::warn!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));
+            inject::instruction_abort(cx.regs, far);
+        }
+        Exit::Other(class) => {
+            log::warn!("{}: exception class {class:#x} at {:#x}", Name(cx.vcpu), cx.regs.pc);
+            inject::undefined(cx.regs);
+        }
+        _ => inject::undefined(cx.regs),
+    }
+}
+
+#[inline(always)]
+fn hypercall(cx: &mut Context<'_>) {
+    let caller = Caller { hv: cx.hv(), vcpu: cx.vcpu };
+    let x = &cx.regs.x;
+    let args = [x[0], x[1], x[2], x[3], x[4]];
+    match hypercall::dispatch(caller, x[16], args) {
+        Outcome::Done(value) => cx.regs.x[0] = value.cast_unsigned(),
+        Outcome::Again(args) => {
+            for (register, arg) in cx.regs.x.iter_mut().zip(args) {
+                *register = arg;
+            }
+            cx.regs.repeat_hvc();
+        }
+    }
+}
+
+/// A vCPU as messages name it: `d0v1`.
+pub struct Name<'a>(pub &'a VcpuRef<Aarch64>);
+
+impl core::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "d{}v{}", self.0.domain().id().0, self.0.id.0)
+    }
+}

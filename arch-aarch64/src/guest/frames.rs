@@ -1,0 +1,31 @@
+//! Where a domain's interrupt controller is in its address space.
+
+use xenolith_hal::GuestPhys;
+
+/// First byte and length of each part; a length of zero for a part that the version does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GicFrames {
+    /// Distributor.
+    pub distributor: (u64, u64),
+    /// Redistributors, one after the other.
+    pub redistributors: (u64, u64),
+}
+
+fn inside(part: (u64, u64), gpa: GuestPhys) -> Option<u32> {
+    let offset = gpa.0.wrapping_sub(part.0);
+    (offset < part.1).then_some(offset as u32)
+}
+
+impl GicFrames {
+    /// The offset in the distributor, for an address in it.
+    #[inline]
+    pub fn distributor(&self, gpa: GuestPhys) -> Option<u32> {
+        inside(self.distributor, gpa)
+    }
+
+    /// The offset in the redistributors, for an address in them.
+    #[inline]
+    pub fn redistributors(&self, gpa: GuestPhys) -> Option<u32> {
+        inside(self.redistributors, gpa)
+    }
+}

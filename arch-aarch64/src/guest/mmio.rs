@@ -1,0 +1,76 @@
+//! Accesses that stage 2 refused: emulated devices, or nothing.
+
+use xenolith_hal::GuestPhys;
+
+use super::{
+    esr::{Access, DataAbort},
+    exit::{Context, Name},
+    inject,
+};
+use crate::{
+    cpu::regs::read,
+    irq,
+    vgic::{REDIST_SIZE, Size},
+    with_gic,
+};
+
+/// Serves a data abort.
+#[inline]
+pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
+    let far = read!("far_el2");
+    if abort.stage2 && !abort.table_walk && !abort.far_invalid {
+        let gpa = GuestPhys((read!("hpfar_el2") & !0xf) << 8 | far & 0xfff);
+        if let Some(access) = abort.access
+            && emulate(cx, gpa, access, abort.write)
+        {
+            cx.regs.skip();
+            return;
+        }
+        nothing_there(cx, gpa);
+    }
+    inject::data_abort(cx.regs, far, abort.write);
+}
+
+#[cold]
+fn nothing_there(cx: &Context<'_>, gpa: GuestPhys) {
+    log::debug!("{}: nothing at {gpa:?}, pc {:#x}", Name(cx.vcpu), cx.regs.pc);
+}
+
+/// True when a device answered.
+#[inline]
+fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) -> bool {
+    let domain = cx.vcpu.domain();
+    let Some(gic) = irq::gic() else { return false };
+    let Some(size) = Size::from_bytes(u64::from(access.bytes)) else { return false };
+    let index = cx.vcpu.arch.index;
+    let frames = &domain.arch.frames;
+    let notify = |vcpu: usize| irq::notify(domain, vcpu);
+    let vgic = &domain.arch.vgic;
+    let reg = usize::from(access.reg);
+    let value = access.truncate(cx.regs.get(reg));
+    let answer = if let Some(offset) = frames.distributor(gpa) {
+        with_gic!(gic, |hw| if write {
+            vgic.dist_write(hw, index, offset, size, value, notify).map(|()| 0)
+        } else {
+            vgic.dist_read(hw, index, offset, size, notify)
+        })
+    } else if let Some(offset) = frames.redistributors(gpa) {
+        let (owner, offset) = ((offset / REDIST_SIZE) as usize, offset % REDIST_SIZE);
+        with_gic!(gic, |hw| if write {
+            vgic.redist_write(hw, index, owner, offset, size, value, notify).map(|()| 0)
+        } else {
+            vgic.redist_read(hw, index, owner, offset, size, notify)
+        })
+    } else {
+        return false;
+    };
+    match answer {
+        Ok(read) => {
+            if !write {
+                cx.regs.set(reg, access.extend(read));
+            }
+            true
+        }
+        Err(_) => false,
+    }
+}

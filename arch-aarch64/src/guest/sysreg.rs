@@ -1,0 +1,143 @@
+//! Trapped system registers. What is not named here does not exist for guests: undefined instruction, logged once.
+
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use spin::Once;
+use xenolith_core::timer::VcpuTimer;
+use xenolith_hal::ArchTimer;
+
+use super::{
+    esr::{SysReg, SysRegAccess},
+    exit::{Context, Name},
+    host_id,
+    id_regs::IdRegs,
+    inject,
+};
+use crate::{irq, timer};
+
+const ICC_SGI1R: SysReg = SysReg::new(3, 0, 12, 11, 5);
+const ICC_ASGI1R: SysReg = SysReg::new(3, 0, 12, 11, 6);
+const ICC_SGI0R: SysReg = SysReg::new(3, 0, 12, 11, 7);
+const ICC_SRE: SysReg = SysReg::new(3, 0, 12, 12, 5);
+const ACTLR: SysReg = SysReg::new(3, 0, 1, 0, 1);
+const CNTP_TVAL: SysReg = SysReg::new(3, 3, 14, 2, 0);
+const CNTP_CTL: SysReg = SysReg::new(3, 3, 14, 2, 1);
+const CNTP_CVAL: SysReg = SysReg::new(3, 3, 14, 2, 2);
+const OSLSR: SysReg = SysReg::new(2, 0, 1, 1, 4);
+const OSLAR: SysReg = SysReg::new(2, 0, 1, 0, 4);
+const OSDLR: SysReg = SysReg::new(2, 0, 1, 3, 4);
+const MDSCR: SysReg = SysReg::new(2, 0, 0, 2, 2);
+
+static ID_REGS: Once<IdRegs> = Once::new();
+
+/// Reads the host's identification registers, once.
+pub fn init() {
+    ID_REGS.call_once(|| IdRegs::new(host_id::read_host));
+}
+
+/// Serves a trapped access.
+#[inline]
+pub fn access(cx: &mut Context<'_>, access: SysRegAccess) {
+    let rt = usize::from(access.rt);
+    if access.read {
+        if let Some(value) = ID_REGS.get().and_then(|ids| ids.get(access.reg)) {
+            cx.regs.set(rt, value);
+            cx.regs.skip();
+            return;
+        }
+    } else if access.reg == ICC_SGI1R {
+        irq::sgi(cx, cx.regs.get(rt));
+        cx.regs.skip();
+        return;
+    }
+    rare(cx, access);
+}
+
+#[inline(never)]
+fn rare(cx: &mut Context<'_>, access: SysRegAccess) {
+    let rt = usize::from(access.rt);
+    let done = if access.read {
+        read(cx, access.reg).map(|value| cx.regs.set(rt, value))
+    } else {
+        write(cx, access.reg, cx.regs.get(rt))
+    };
+    if done.is_some() {
+        cx.regs.skip();
+        return;
+    }
+    static LOGGED: AtomicBool = AtomicBool::new(false);
+    if !LOGGED.swap(true, Relaxed) {
+        log::warn!(
+            "{}: {} of {:?} at {:#x} refused (further ones not logged)",
+            Name(cx.vcpu),
+            if access.read { "read" } else { "write" },
+            access.reg,
+            cx.regs.pc
+        );
+    }
+    inject::undefined(cx.regs);
+}
+
+/// Breakpoint and watchpoint registers: the least that the architecture asks for is shown, and they do nothing.
+fn is_breakpoint(reg: SysReg) -> bool {
+    reg.op0() == 2 && reg.op1() == 0 && reg.crn() == 0 && reg.op2() >= 4
+}
+
+/// Performance monitors: not offered; kernels that touch them without looking read zero.
+fn is_pmu(reg: SysReg) -> bool {
+    reg.op0() == 3 && reg.crn() == 9 && matches!(reg.crm(), 12..=14) && matches!(reg.op1(), 0 | 3)
+}
+
+fn read(cx: &Context<'_>, reg: SysReg) -> Option<u64> {
+    let (control, deadline) = &cx.vcpu.arch.physical_timer;
+    Some(match reg {
+        ACTLR | MDSCR | OSDLR => 0,
+        OSLSR => 1 << 3,
+        ICC_SRE => 0b111,
+        CNTP_CTL => {
+            let control = control.load(Relaxed) & 3;
+            let met = control & 1 != 0 && timer::ticks() >= deadline.load(Relaxed);
+            control | u64::from(met) << 2
+        }
+        CNTP_CVAL => deadline.load(Relaxed),
+        CNTP_TVAL => deadline.load(Relaxed).wrapping_sub(timer::ticks()) & 0xffff_ffff,
+        reg if is_breakpoint(reg) || is_pmu(reg) => 0,
+        _ => return None,
+    })
+}
+
+fn write(cx: &mut Context<'_>, reg: SysReg, value: u64) -> Option<()> {
+    let (control, deadline) = &cx.vcpu.arch.physical_timer;
+    match reg {
+        ACTLR | MDSCR | OSDLR | OSLAR => {}
+        ICC_SGI0R | ICC_ASGI1R => irq::sgi(cx, value),
+        CNTP_CTL => {
+            control.store(value & 3, Relaxed);
+            program_physical_timer(cx);
+        }
+        CNTP_CVAL => {
+            deadline.store(value, Relaxed);
+            program_physical_timer(cx);
+        }
+        CNTP_TVAL => {
+            let span = i64::from(value as u32 as i32).cast_unsigned();
+            deadline.store(timer::ticks().wrapping_add(span), Relaxed);
+            program_physical_timer(cx);
+        }
+        reg if is_breakpoint(reg) || is_pmu(reg) => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Hands the emulated physical timer's deadline to the core.
+fn program_physical_timer(cx: &Context<'_>) {
+    let (control, deadline) = &cx.vcpu.arch.physical_timer;
+    let which = VcpuTimer::Arch(ArchTimer::B);
+    if control.load(Relaxed) & 3 == 1 {
+        cx.hv().set_timer(cx.vcpu, which, timer::nanos_at(deadline.load(Relaxed)));
+    } else {
+        cx.hv().cancel_timer(cx.vcpu, which);
+        irq::lower_physical_timer(cx);
+    }
+}
