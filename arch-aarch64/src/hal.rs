@@ -118,8 +118,8 @@ impl Hal for Aarch64 {
 
     fn virtual_timer_fired(&self, domain: &ArchDomain, vcpu: &ArchVcpu, timer: ArchTimer) {
         match timer {
-            // The virtual timer of a vCPU that is on no CPU: once loaded, the hardware raises it again.
-            ArchTimer::A => vcpu.vgic.timer_waits(),
+            // The virtual timer of a vCPU that is on no CPU: once it is loaded, the hardware raises the interrupt.
+            ArchTimer::A => {}
             ArchTimer::B => domain.vgic.set_line(vcpu.index, domain.physical_timer_ppi, true, |_| {}),
         }
     }

@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod domain_build;
 pub mod gic;
 pub mod guest;
 pub mod mm;

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod boot;
 pub mod domain;
 pub mod event;
 pub mod grant;

@@ -1,0 +1,161 @@
+//! The machine's memory as the device tree tells it: banks of RAM, and what of them is spoken for.
+//!
+//! [`BootMemory::free`] never holds a byte that is not RAM, that firmware reserved, or that something loaded at boot
+//! still occupies.
+
+use alloc::{string::String, vec::Vec};
+use core::fmt;
+
+use super::{
+    fdt::Tree,
+    modules::Module,
+    range::{PhysRange, RangeSet},
+};
+
+/// A region that the tree reserves, with the node's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Where.
+    pub range: PhysRange,
+    /// The node that asks for it.
+    pub path: String,
+    /// Whether nothing but its owner may map it.
+    pub no_map: bool,
+}
+
+/// RAM and what is taken of it.
+#[derive(Clone, Debug, Default)]
+pub struct BootMemory {
+    /// All RAM.
+    pub ram: RangeSet,
+    /// `/reserved-memory` regions with a fixed place.
+    pub reserved: Vec<Reserved>,
+    /// `/memreserve/` entries.
+    pub kept: Vec<PhysRange>,
+    /// What was loaded at boot: the hypervisor, the device tree, modules.
+    pub loaded: Vec<PhysRange>,
+}
+
+/// Why the memory of the machine cannot be used as described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// No `/memory` node with RAM in it.
+    NoRam,
+    /// A module is empty.
+    EmptyModule(String),
+    /// A module lies outside RAM.
+    OutsideRam(String, PhysRange),
+    /// Two things lie at one place.
+    Overlap(String, PhysRange, String, PhysRange),
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRam => write!(
+                f,
+                "device tree: no memory node with RAM; add one with device_type = \"memory\" and reg"
+            ),
+            Self::EmptyModule(name) => write!(
+                f,
+                "boot module {name}: size is 0; check that its file was loaded and that reg has its size"
+            ),
+            Self::OutsideRam(name, at) => write!(
+                f,
+                "boot module {name} at {at} lies outside RAM; load it to an address that the memory node covers"
+            ),
+            Self::Overlap(name, at, other, there) => write!(
+                f,
+                "boot module {name} at {at} overlaps {other} at {there}; load it to another address"
+            ),
+        }
+    }
+}
+
+impl BootMemory {
+    /// Reads banks and reservations from the tree.
+    pub fn from_tree(tree: &Tree<'_>) -> Result<Self, MemoryError> {
+        let mut memory = Self::default();
+        for node in tree.root().children() {
+            if node.text("device_type") == Some("memory") && node.is_enabled() {
+                for bank in node.physical_ranges() {
+                    memory.ram.insert(bank);
+                }
+            }
+        }
+        if memory.ram.is_empty() {
+            return Err(MemoryError::NoRam);
+        }
+        if let Some(list) = tree.node("/reserved-memory") {
+            for node in list.children().filter(|n| n.is_enabled()) {
+                memory
+                    .reserved
+                    .extend(node.physical_ranges().into_iter().map(|range| Reserved {
+                        range,
+                        path: node.path(),
+                        no_map: node.has("no-map"),
+                    }));
+            }
+        }
+        memory.kept = tree.reservations().to_vec();
+        Ok(memory)
+    }
+
+    /// Marks what was loaded: it is not free until the caller says so.
+    pub fn occupy(&mut self, range: PhysRange) {
+        self.loaded.push(range);
+    }
+
+    /// Checks every module: not empty, inside RAM, and apart from each other, from the hypervisor, from the device tree
+    /// and from reserved memory.
+    ///
+    /// `/memreserve/` entries are not looked at: boot loaders put the modules themselves there.
+    pub fn check_modules(
+        &self,
+        modules: &[&Module<'_>],
+        hypervisor: PhysRange,
+        device_tree: PhysRange,
+    ) -> Result<(), MemoryError> {
+        let others = [
+            (hypervisor, String::from("the hypervisor")),
+            (device_tree, String::from("the device tree")),
+        ];
+        for (index, module) in modules.iter().enumerate() {
+            let name = || module.path.clone();
+            if module.range.is_empty() {
+                return Err(MemoryError::EmptyModule(name()));
+            }
+            if !self.ram.contains(&module.range) {
+                return Err(MemoryError::OutsideRam(name(), module.range));
+            }
+            let earlier = modules
+                .iter()
+                .take(index)
+                .map(|m| (m.range, m.path.clone()));
+            let reserved = self.reserved.iter().map(|r| (r.range, r.path.clone()));
+            for (range, what) in others.iter().cloned().chain(reserved).chain(earlier) {
+                if module.range.overlaps(&range) {
+                    return Err(MemoryError::Overlap(name(), module.range, what, range));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole frames of RAM that nothing has spoken for.
+    #[must_use]
+    pub fn free(&self) -> RangeSet {
+        let mut free = RangeSet::new();
+        for bank in self.ram.iter() {
+            free.insert(bank.aligned_inner(xenolith_hal::PAGE_SIZE as u64));
+        }
+        let reserved = self.reserved.iter().map(|r| r.range);
+        for taken in reserved
+            .chain(self.kept.iter().copied())
+            .chain(self.loaded.iter().copied())
+        {
+            free.remove(taken.page_outer().unwrap_or(taken));
+        }
+        free
+    }
+}

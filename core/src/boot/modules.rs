@@ -1,0 +1,374 @@
+//! What the boot loader left: the hypervisor's command line, dom0's kernel and ramdisk, and domains to be made at boot.
+//!
+//! The bindings are those of Xen (`misc/arm/device-tree/booting` of its documentation), on every architecture:
+//! `multiboot,module` nodes and `xen,domain` nodes under `/chosen`, as U-Boot scripts and QEMU's guest-loader write them.
+
+use alloc::{string::String, vec::Vec};
+use core::fmt;
+
+use super::{
+    fdt::{Node, Tree},
+    range::PhysRange,
+};
+
+/// First word of an XSM policy, little-endian; a module of unspecified type that starts so is one.
+const XSM_MAGIC: u32 = 0xf97c_ff8c;
+
+/// What a module is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// A kernel.
+    Kernel,
+    /// An initial ramdisk.
+    Ramdisk,
+    /// A partial device tree of a domain.
+    DeviceTree,
+    /// An XSM policy; taken and not used.
+    XsmPolicy,
+    /// Of no use to the hypervisor.
+    Other,
+}
+
+/// A file that the boot loader put into memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module<'a> {
+    /// What it is.
+    pub kind: ModuleKind,
+    /// Where it lies.
+    pub range: PhysRange,
+    /// Its own command line.
+    pub bootargs: Option<&'a str>,
+    /// The node that describes it.
+    pub path: String,
+}
+
+/// The control domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dom0<'a> {
+    /// Its kernel.
+    pub kernel: Module<'a>,
+    /// Its ramdisk.
+    pub ramdisk: Option<Module<'a>>,
+    /// Its command line.
+    pub bootargs: &'a str,
+}
+
+/// Which of Xen's interfaces a domain is told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enhanced {
+    /// None.
+    #[default]
+    Disabled,
+    /// All.
+    Enabled,
+    /// All but XenStore.
+    NoXenstore,
+}
+
+/// A domain to be made at boot beside dom0 or without one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainSpec<'a> {
+    /// The name of its node.
+    pub name: &'a str,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Its kernel.
+    pub kernel: Module<'a>,
+    /// Its ramdisk.
+    pub ramdisk: Option<Module<'a>>,
+    /// A partial device tree for it.
+    pub device_tree: Option<Module<'a>>,
+    /// Its command line.
+    pub bootargs: &'a str,
+    /// Whether it gets an emulated PL011 UART on the hypervisor's console.
+    pub vpl011: bool,
+    /// Number of shared peripheral interrupts, when given.
+    pub nr_spis: Option<u32>,
+    /// Whether guest-physical addresses are machine addresses.
+    pub direct_map: bool,
+    /// Which Xen interfaces it is told of.
+    pub enhanced: Enhanced,
+}
+
+/// Everything that `/chosen` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootInfo<'a> {
+    /// The hypervisor's own command line.
+    pub command_line: &'a str,
+    /// The control domain.
+    pub dom0: Option<Dom0<'a>>,
+    /// Other domains.
+    pub domains: Vec<DomainSpec<'a>>,
+    /// Modules that nobody uses: their memory is free.
+    pub unused: Vec<Module<'a>>,
+}
+
+/// Why `/chosen` cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleError {
+    /// Nothing to boot.
+    Nothing,
+    /// A module without usable `reg`.
+    BadReg(String),
+    /// Two modules of one kind for one domain.
+    Twice(String, &'static str, String),
+    /// A domain lacks something.
+    Missing(String, &'static str),
+    /// A ramdisk, but no kernel to go with it.
+    NoKernel(String),
+}
+
+impl fmt::Display for ModuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => write!(
+                f,
+                "/chosen names no kernel: load one as a \"multiboot,kernel\" module for dom0, or describe a \"xen,domain\""
+            ),
+            Self::BadReg(node) => write!(
+                f,
+                "boot module {node}: reg is missing or malformed; write its address and size with the parent's #address-cells and #size-cells"
+            ),
+            Self::Twice(node, what, first) => write!(
+                f,
+                "boot module {node} is a second {what} beside {first}; remove one of them"
+            ),
+            Self::Missing(node, what) => {
+                write!(f, "domain {node}: {what} is missing or malformed; add it")
+            }
+            Self::NoKernel(node) => write!(
+                f,
+                "boot module {node} is a ramdisk for dom0, but there is no \"multiboot,kernel\" module; load one"
+            ),
+        }
+    }
+}
+
+impl<'a> BootInfo<'a> {
+    /// Reads `/chosen`. `first_word` gives the first four bytes of a module, little-endian, if they can be read.
+    pub fn from_tree(
+        tree: &Tree<'a>,
+        first_word: &dyn Fn(PhysRange) -> Option<u32>,
+    ) -> Result<Self, ModuleError> {
+        let Some(chosen) = tree.node("/chosen") else {
+            return Err(ModuleError::Nothing);
+        };
+        let mut info = Self::default();
+        let mut files = Files::collect(chosen, first_word)?;
+        if files.ramdisk.is_none() {
+            files.ramdisk = linux_initrd(chosen);
+        }
+        let kernel_has_bootargs = files.kernel.as_ref().is_some_and(|k| k.bootargs.is_some());
+        match (files.kernel, files.ramdisk) {
+            (Some(kernel), ramdisk) => {
+                info.dom0 = Some(Dom0 {
+                    bootargs: dom0_line(chosen, &kernel),
+                    kernel,
+                    ramdisk,
+                });
+            }
+            (None, Some(ramdisk))
+                if ramdisk.kind == ModuleKind::Ramdisk && ramdisk.path != LINUX_INITRD =>
+            {
+                return Err(ModuleError::NoKernel(ramdisk.path));
+            }
+            (None, _) => {}
+        }
+        info.unused = files.other;
+        info.command_line = own_line(chosen, info.dom0.is_some(), kernel_has_bootargs);
+        for node in chosen
+            .children()
+            .filter(|n| n.is_compatible(&["xen,domain"]))
+        {
+            let (domain, rest) = domain(node, first_word)?;
+            info.domains.push(domain);
+            info.unused.extend(rest);
+        }
+        if info.dom0.is_none() && info.domains.is_empty() {
+            return Err(ModuleError::Nothing);
+        }
+        Ok(info)
+    }
+
+    /// Every module that some domain uses.
+    #[must_use]
+    pub fn modules(&self) -> Vec<&Module<'a>> {
+        let dom0 = self
+            .dom0
+            .iter()
+            .flat_map(|d| [Some(&d.kernel), d.ramdisk.as_ref()]);
+        let others = self
+            .domains
+            .iter()
+            .flat_map(|d| [Some(&d.kernel), d.ramdisk.as_ref(), d.device_tree.as_ref()]);
+        dom0.chain(others).flatten().collect()
+    }
+}
+
+/// Stands for the path of a ramdisk that `/chosen` gives as Linux would read it.
+const LINUX_INITRD: &str = "/chosen (linux,initrd-start)";
+
+/// A ramdisk that a boot loader gave in Linux's own way (`booti` with three arguments).
+fn linux_initrd<'a>(chosen: Node<'_, 'a>) -> Option<Module<'a>> {
+    let range = PhysRange::between(
+        chosen.u64("linux,initrd-start")?,
+        chosen.u64("linux,initrd-end")?,
+    );
+    (!range.is_empty()).then(|| Module {
+        kind: ModuleKind::Ramdisk,
+        range,
+        bootargs: None,
+        path: String::from(LINUX_INITRD),
+    })
+}
+
+/// The hypervisor's line, by the rule of Xen's documentation. Without a dom0 `bootargs` has no other reader, so it is
+/// ours then.
+fn own_line<'a>(chosen: Node<'_, 'a>, has_dom0: bool, kernel_has_bootargs: bool) -> &'a str {
+    if let Some(line) = chosen.text("xen,xen-bootargs") {
+        return line;
+    }
+    if chosen.has("xen,dom0-bootargs") || kernel_has_bootargs || !has_dom0 {
+        return chosen.text("bootargs").unwrap_or("");
+    }
+    ""
+}
+
+fn dom0_line<'a>(chosen: Node<'_, 'a>, kernel: &Module<'a>) -> &'a str {
+    if let Some(line) = kernel.bootargs {
+        return line;
+    }
+    chosen
+        .text("xen,dom0-bootargs")
+        .or_else(|| chosen.text("bootargs"))
+        .unwrap_or("")
+}
+
+/// The modules below one node, by kind.
+#[derive(Default)]
+struct Files<'a> {
+    kernel: Option<Module<'a>>,
+    ramdisk: Option<Module<'a>>,
+    device_tree: Option<Module<'a>>,
+    other: Vec<Module<'a>>,
+}
+
+impl<'a> Files<'a> {
+    fn collect(
+        parent: Node<'_, 'a>,
+        first_word: &dyn Fn(PhysRange) -> Option<u32>,
+    ) -> Result<Self, ModuleError> {
+        let mut files = Self::default();
+        let mut unspecified = 0;
+        for node in parent.children().filter(is_module) {
+            let range = module_range(node)?;
+            let kind = named_kind(node).unwrap_or_else(|| {
+                unspecified += 1;
+                match unspecified {
+                    1 => ModuleKind::Kernel,
+                    _ if first_word(range) == Some(XSM_MAGIC) => ModuleKind::XsmPolicy,
+                    2 => ModuleKind::Ramdisk,
+                    _ => ModuleKind::Other,
+                }
+            });
+            files.add(Module {
+                kind,
+                range,
+                bootargs: node.text("bootargs").filter(|line| !line.is_empty()),
+                path: node.path(),
+            })?;
+        }
+        Ok(files)
+    }
+
+    fn add(&mut self, module: Module<'a>) -> Result<(), ModuleError> {
+        let (place, what) = match module.kind {
+            ModuleKind::Kernel => (&mut self.kernel, "kernel"),
+            ModuleKind::Ramdisk => (&mut self.ramdisk, "ramdisk"),
+            ModuleKind::DeviceTree => (&mut self.device_tree, "device tree"),
+            ModuleKind::XsmPolicy | ModuleKind::Other => {
+                self.other.push(module);
+                return Ok(());
+            }
+        };
+        if let Some(first) = place {
+            return Err(ModuleError::Twice(module.path, what, first.path.clone()));
+        }
+        *place = Some(module);
+        Ok(())
+    }
+}
+
+fn is_module(node: &Node<'_, '_>) -> bool {
+    node.is_compatible(&["multiboot,module", "xen,multiboot-module"])
+}
+
+fn named_kind(node: Node<'_, '_>) -> Option<ModuleKind> {
+    node.texts("compatible").find_map(|name| match name {
+        "multiboot,kernel" | "xen,linux-zimage" => Some(ModuleKind::Kernel),
+        "multiboot,ramdisk" | "xen,linux-initrd" => Some(ModuleKind::Ramdisk),
+        "multiboot,device-tree" => Some(ModuleKind::DeviceTree),
+        "xen,xsm-policy" => Some(ModuleKind::XsmPolicy),
+        _ => None,
+    })
+}
+
+fn module_range(node: Node<'_, '_>) -> Result<PhysRange, ModuleError> {
+    let first = node.reg().and_then(|reg| reg.first().copied());
+    first
+        .and_then(|(start, size)| PhysRange::new(start, size))
+        .ok_or_else(|| ModuleError::BadReg(node.path()))
+}
+
+fn domain<'a>(
+    node: Node<'_, 'a>,
+    first_word: &dyn Fn(PhysRange) -> Option<u32>,
+) -> Result<(DomainSpec<'a>, Vec<Module<'a>>), ModuleError> {
+    let missing = |what| ModuleError::Missing(node.path(), what);
+    let files = Files::collect(node, first_word)?;
+    let kernel = files
+        .kernel
+        .ok_or_else(|| missing("a \"multiboot,kernel\" module"))?;
+    let cpus = node
+        .u32("cpus")
+        .filter(|n| *n > 0)
+        .ok_or_else(|| missing("\"cpus\" (a number above 0)"))?;
+    let memory = node
+        .u64("memory")
+        .and_then(|kib| kib.checked_mul(1024))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| missing("\"memory\" (KiB, two cells)"))?;
+    let enhanced = match node.property("xen,enhanced") {
+        None => Enhanced::Disabled,
+        Some([]) => Enhanced::Enabled,
+        Some(_) => match node.text("xen,enhanced") {
+            Some("enabled") => Enhanced::Enabled,
+            Some("no-xenstore") => Enhanced::NoXenstore,
+            Some("disabled") => Enhanced::Disabled,
+            _ => {
+                return Err(missing(
+                    "\"xen,enhanced\" (enabled, disabled or no-xenstore)",
+                ));
+            }
+        },
+    };
+    let spec = DomainSpec {
+        name: node.name(),
+        cpus,
+        memory,
+        bootargs: kernel
+            .bootargs
+            .or_else(|| node.text("bootargs"))
+            .unwrap_or(""),
+        kernel,
+        ramdisk: files.ramdisk,
+        device_tree: files.device_tree,
+        vpl011: node.has("vpl011"),
+        nr_spis: node.u32("nr_spis"),
+        direct_map: node.has("direct-map"),
+        enhanced,
+    };
+    Ok((spec, files.other))
+}
