@@ -1,12 +1,16 @@
 //! Domains: what one is made of, how it is found, and its life from building to gone.
 
+pub mod life;
+
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU8, AtomicU32};
+use core::sync::atomic::AtomicU32;
 
 use xenolith_hal::{
     Hal, Mfn,
     sync::{Mutex, Rank},
 };
+
+pub use life::{Destroyed, Life, LifeState, MachineAction};
 
 use crate::{
     DomainRef, Vcpu, event::EventTable, grant::GrantTable, memory::DomainMemory, sched::DomainSched,
@@ -53,8 +57,8 @@ pub struct Domain<H: Hal> {
     pub sched: DomainSched,
     /// Above zero, none of its vCPUs runs.
     pub pause_count: AtomicU32,
-    /// Where it is in its life; changes go through `life.rs`.
-    pub life: AtomicU8,
+    /// Where it is in its life.
+    pub life: Life,
 }
 
 impl<H: Hal> Domain<H> {
@@ -133,39 +137,36 @@ impl<H: Hal> Default for DomainTable<H> {
 }
 
 /// Parts from which [`Domain::assemble`] makes a domain.
-pub struct DomainParts<H: Hal> {
+pub(crate) struct DomainParts<H: Hal> {
     /// The architecture's part.
-    pub arch: H::Domain,
+    pub(crate) arch: H::Domain,
     /// Its second-level translation.
-    pub p2m: H::P2m,
-    /// The architecture's part of each vCPU.
-    pub vcpus: Vec<H::Vcpu>,
+    pub(crate) p2m: H::P2m,
+    /// Its vCPUs, all down.
+    pub(crate) vcpus: Box<[Vcpu<H>]>,
     /// A zeroed frame for the shared info.
-    pub shared_info: Mfn,
+    pub(crate) shared_info: Mfn,
+    /// The account, on which tables and shared info stand already.
+    pub(crate) memory: DomainMemory,
 }
 
 impl<H: Hal> Domain<H> {
-    /// Puts a domain together; it is not in the domain table yet and all its vCPUs are down.
-    pub fn assemble(config: DomainConfig, parts: DomainParts<H>) -> Arc<Self> {
-        let vcpus = parts
-            .vcpus
-            .into_iter()
-            .zip(0..)
-            .map(|(arch, id)| Vcpu::new(crate::VcpuId(id), arch))
-            .collect();
+    /// Puts a domain together; it is not in the domain table yet. [`crate::Hypervisor::create_domain`] is the way to
+    /// make one.
+    pub(crate) fn assemble(config: DomainConfig, parts: DomainParts<H>) -> Arc<Self> {
         Arc::new(Self {
             config,
             arch: parts.arch,
             p2m: parts.p2m,
-            vcpus,
-            memory: DomainMemory::new(config.max_frames),
+            vcpus: parts.vcpus,
+            memory: parts.memory,
             events: EventTable::new(),
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
             params: Mutex::new(Rank::Domain, [0; 48]),
             sched: DomainSched::default(),
             pause_count: AtomicU32::new(0),
-            life: AtomicU8::new(0),
+            life: Life::new(),
         })
     }
 }

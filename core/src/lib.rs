@@ -15,6 +15,8 @@ pub mod guest;
 pub mod hypercall;
 pub mod memory;
 pub mod sched;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timer;
 pub mod vcpu;
 

@@ -1,8 +1,11 @@
 //! What memory a domain owns and may own.
+//!
+//! Destruction closes the account first: from then on nothing can be charged to it, and who was at work on the domain's
+//! memory before ([`InUse`]) is waited for. So the walk that takes the memory back meets no newcomers.
 
 use core::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Relaxed, SeqCst},
 };
 
 use xenolith_hal::NoMemory;
@@ -24,6 +27,19 @@ pub struct DomainMemory {
     pub hypervisor: AtomicU64,
     /// Most hypervisor frames that may be spent for it.
     pub hypervisor_max: AtomicU64,
+    /// How many are changing the domain's memory now, and [`CLOSED`].
+    users: AtomicU64,
+}
+
+const CLOSED: u64 = 1 << 63;
+
+/// Keeps a domain's memory from being taken back while it is changed.
+pub struct InUse<'a>(&'a DomainMemory);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, SeqCst);
+    }
 }
 
 impl DomainMemory {
@@ -34,6 +50,7 @@ impl DomainMemory {
             max: AtomicU64::new(max),
             hypervisor: AtomicU64::new(0),
             hypervisor_max: AtomicU64::new(BASE_QUOTA + max / FRAMES_PER_TABLE),
+            users: AtomicU64::new(0),
         }
     }
 
@@ -48,6 +65,9 @@ impl DomainMemory {
     pub fn charge(&self, charge: Charge, frames: u64) -> Result<(), NoMemory> {
         let (now, max) = self.counter(charge);
         let max = max.load(Relaxed);
+        if self.is_closed() {
+            return Err(NoMemory);
+        }
         now.fetch_update(AcqRel, Relaxed, |now| {
             now.checked_add(frames).filter(|then| *then <= max)
         })
@@ -58,12 +78,32 @@ impl DomainMemory {
     /// Counts `frames` less.
     pub fn uncharge(&self, charge: Charge, frames: u64) {
         let (now, _) = self.counter(charge);
-        let before = now.fetch_sub(frames, Release);
-        debug_assert!(before >= frames, "more memory uncharged than charged");
+        let change = now.fetch_update(SeqCst, Relaxed, |now| now.checked_sub(frames));
+        debug_assert!(change.is_ok(), "more memory uncharged than charged");
+    }
+
+    /// Announces a change to the domain's memory; `None` when the domain is being destroyed.
+    pub fn enter(&self) -> Option<InUse<'_>> {
+        self.users
+            .fetch_update(SeqCst, Relaxed, |users| {
+                (users & CLOSED == 0).then(|| users + 1)
+            })
+            .ok()?;
+        Some(InUse(self))
+    }
+
+    /// Lets nobody change the domain's memory or charge it from now on; true when nobody is at it any more.
+    pub(crate) fn close(&self) -> bool {
+        self.users.fetch_or(CLOSED, SeqCst) & !CLOSED == 0
+    }
+
+    /// Whether the domain is being destroyed.
+    pub fn is_closed(&self) -> bool {
+        self.users.load(SeqCst) & CLOSED != 0
     }
 
     /// Whether nothing is owned or spent any more.
     pub fn is_empty(&self) -> bool {
-        self.owned.load(Acquire) == 0 && self.hypervisor.load(Acquire) == 0
+        self.owned.load(SeqCst) == 0 && self.hypervisor.load(SeqCst) == 0
     }
 }

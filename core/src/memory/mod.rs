@@ -11,12 +11,20 @@
 mod account;
 mod buddy;
 mod frame;
+mod heap;
+mod owned;
+mod relinquish;
 mod table;
+mod tables;
 
-pub use account::DomainMemory;
+pub use account::{DomainMemory, InUse};
 pub use buddy::MAX_ORDER;
 pub use frame::{Charge, Class, Dropped, FrameRecord, FrameState, FrameType, TypeBusy, Validation};
+pub use heap::{room_for_arc, try_arc, try_boxed_slice};
+pub use owned::{FrameRef, PinnedFrame};
+pub(crate) use relinquish::{Relinquish, RelinquishStep};
 pub use table::{BadBanks, FrameTable, MAX_BANKS, Node, RamBank};
+pub use tables::DomainTables;
 
 use xenolith_hal::{
     Mfn, Order,

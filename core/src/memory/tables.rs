@@ -1,0 +1,40 @@
+//! Table frames for a domain's second-level translation, charged to the domain.
+
+use xenolith_hal::{Hal, Mfn, NoMemory, TableFrames};
+
+use super::{Charge, DomainMemory, Memory, Place};
+
+/// Gives table frames to the p2m of one domain and takes them back. Made anew for each call; holds nothing.
+pub struct DomainTables<'a, H: Hal> {
+    hal: &'a H,
+    memory: &'a Memory,
+    account: &'a DomainMemory,
+}
+
+impl<'a, H: Hal> DomainTables<'a, H> {
+    /// Frames out of `memory` on the account of a domain.
+    pub fn new(hal: &'a H, memory: &'a Memory, account: &'a DomainMemory) -> Self {
+        Self {
+            hal,
+            memory,
+            account,
+        }
+    }
+}
+
+impl<H: Hal> TableFrames for DomainTables<'_, H> {
+    fn allocate(&self) -> Result<Mfn, NoMemory> {
+        self.account.charge(Charge::Hypervisor, 1)?;
+        let Some(mfn) = self.memory.allocate(0, Place::ANY) else {
+            self.account.uncharge(Charge::Hypervisor, 1);
+            return Err(NoMemory);
+        };
+        self.hal.zero_frames(mfn, 0);
+        Ok(mfn)
+    }
+
+    fn free(&self, mfn: Mfn) {
+        self.memory.free(mfn, 0);
+        self.account.uncharge(Charge::Hypervisor, 1);
+    }
+}
