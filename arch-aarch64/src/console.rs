@@ -1,6 +1,9 @@
 //! The machine's console as the architecture sees it: one UART, found in the device tree.
 
-use core::fmt;
+use core::{
+    fmt,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use spin::Once;
 use xenolith_drivers::{Uart, UartKind};
@@ -9,7 +12,9 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-use crate::mm::hyp;
+use xenolith_core::Hypervisor;
+
+use crate::{Aarch64, mm::hyp};
 
 static UART: Once<Uart> = Once::new();
 static LOCK: Mutex<()> = Mutex::new(Rank::Console, ());
@@ -25,6 +30,30 @@ pub fn init(kind: UartKind, base: HostPhys, len: u64) -> bool {
 /// The UART, once found.
 pub fn uart() -> Option<&'static Uart> {
     UART.get()
+}
+
+/// The UART's interrupt number, once it has one.
+static INTERRUPT: AtomicU32 = AtomicU32::new(0);
+
+/// Lets the UART interrupt when input arrives.
+pub fn enable_input(intid: u32) {
+    INTERRUPT.store(intid, Relaxed);
+    if let Some(uart) = UART.get() {
+        uart.enable_receive_interrupt();
+    }
+}
+
+/// An interrupt of the hypervisor's own came: take the input.
+pub fn interrupt(hv: &'static Hypervisor<Aarch64>, intid: u32) {
+    if intid != INTERRUPT.load(Relaxed) {
+        return;
+    }
+    if let Some(uart) = UART.get() {
+        uart.clear_receive_interrupt();
+        while let Some(byte) = uart.get() {
+            let _ = (hv, byte);
+        }
+    }
 }
 
 /// Writes bytes as they are.

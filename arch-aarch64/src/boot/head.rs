@@ -11,21 +11,21 @@ use crate::mm::layout::{IMAGE_VA, L0_IMAGE_SLOT};
 
 /// What a secondary CPU needs for its first steps; read by assembly.
 #[repr(C)]
-pub struct SecondaryStart {
+pub(super) struct SecondaryStart {
     /// Top of its stack.
-    pub stack_top: u64,
+    pub(super) stack_top: u64,
     /// Its number.
-    pub cpu: u64,
+    pub(super) cpu: u64,
 }
 
 /// Memory attributes, by index: 0 device nGnRE, 1 normal write-back, 2 normal non-cacheable.
-pub const MAIR: u64 = 0x0000_0000_0044_ff04;
+const MAIR: u64 = 0x0000_0000_0044_ff04;
 
 /// TCR_EL2 without the physical size: 48-bit addresses, 4 KiB granule, walks inner-shareable write-back, RES1 bits.
-pub const TCR: u64 = (1 << 31) | (1 << 23) | (3 << 12) | (1 << 10) | (1 << 8) | 16;
+const TCR: u64 = (1 << 31) | (1 << 23) | (3 << 12) | (1 << 10) | (1 << 8) | 16;
 
 /// SCTLR_EL2: RES1 bits, MMU, data cache, stack alignment check, instruction cache, writable implies never executable.
-pub const SCTLR: u64 = 0x30c5_0830 | 1 | (1 << 2) | (1 << 3) | (1 << 12) | (1 << 19);
+const SCTLR: u64 = 0x30c5_0830 | 1 | (1 << 2) | (1 << 3) | (1 << 12) | (1 << 19);
 
 // Descriptor bits of stage 1 at EL2: AP[1] is RES1, inner shareable, access flag set.
 const PAGE_NORMAL: u64 = 0b11 | (1 << 2) | (1 << 6) | (3 << 8) | (1 << 10);
@@ -218,7 +218,16 @@ boot_stack_top:
     tcr = const TCR,
     sctlr = const SCTLR,
     primary = sym crate::boot::primary,
-    secondary = sym crate::boot::secondary,
+    secondary = sym crate::boot::smp::secondary,
 );
+
+unsafe extern "C" {
+    static _secondary_start: u8;
+}
+
+/// Virtual address of a secondary CPU's first instruction.
+pub(super) fn secondary_entry() -> u64 {
+    core::ptr::addr_of!(_secondary_start) as u64
+}
 
 const _: () = assert!(IMAGE_VA >> 39 == L0_IMAGE_SLOT as u64);

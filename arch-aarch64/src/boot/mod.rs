@@ -1,28 +1,134 @@
 //! Start-up of the machine: from the first Rust instruction to the first guest.
 
+mod dom0;
 mod early;
 mod head;
+mod interrupts;
+mod memory;
+mod smp;
 
-use xenolith_hal::HostPhys;
+use xenolith_core::{
+    Hypervisor,
+    boot::{
+        PhysRange,
+        cmdline::{self, Options},
+        fdt::{NodeId, Tree},
+        memory::BootMemory,
+        modules::BootInfo,
+    },
+    memory::Place,
+};
+use xenolith_hal::{CpuId, HostPhys, MAX_CPUS};
 
-use crate::{console, cpu, mm::hyp};
+use crate::{
+    Aarch64, console, cpu,
+    domain_build::Host,
+    guest::sysreg,
+    heap,
+    mm::{hyp, stage2::Geometry},
+    smccc, timer,
+};
 
 /// The first Rust code, on the boot CPU: MMU on, on the boot stack, with the image mapped and nothing else.
-pub extern "C" fn primary(device_tree: HostPhys, image: HostPhys) -> ! {
+extern "C" fn primary(device_tree: HostPhys, image: HostPhys) -> ! {
     cpu::regs::write!("tpidr_el2", 0);
     cpu::vectors::install();
     hyp::init(image);
     console::init_log();
-    let Some(tree) = early::map_tree(device_tree) else { cpu::fault::stop() };
-    early::start_console(&tree);
-    log::info!("Xenolith {}, image at {:#x}", env!("CARGO_PKG_VERSION"), image.0);
-    for region in tree.memory().regions() {
-        log::info!("RAM {:#x} + {:#x}", region.starting_address as u64, region.size.unwrap_or(0));
+    let blob = early::map_tree(device_tree);
+    let tree = blob.and_then(Tree::parse);
+    match &tree {
+        Ok(tree) => start(tree, PhysRange::new(device_tree.0, tree.size() as u64)),
+        Err(error) => refuse(format_args!("device tree: {error}")),
     }
+}
+
+/// Start-up cannot go on, and says why.
+fn refuse(why: core::fmt::Arguments<'_>) -> ! {
+    log::error!("{why}");
+    log::error!("start-up ends here");
     cpu::fault::stop()
 }
 
-/// Every other CPU comes here, on its own stack.
-pub extern "C" fn secondary(_cpu: u64) -> ! {
-    cpu::fault::stop()
+/// What start-up learned of the machine.
+struct Machine<'a> {
+    tree: &'a Tree<'a>,
+    host: Host<'a>,
+    console: Option<NodeId>,
+    options: Options,
+    boot: BootInfo<'a>,
+    geometry: Geometry,
+}
+
+fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
+    early::find_firmware(tree);
+    let console = early::start_console(tree, None);
+    let hz = timer::init(0);
+    log::info!(
+        "Xenolith {} on ARMv8, timer {} kHz, {}",
+        env!("CARGO_PKG_VERSION"),
+        hz / 1000,
+        match smccc::psci_version() {
+            Some((major, minor)) => alloc::format!("PSCI {major}.{minor}"),
+            None => "no PSCI firmware".into(),
+        }
+    );
+    let image = memory::image();
+    let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    ram.occupy(image);
+    let blob = blob.unwrap_or_default();
+    ram.occupy(blob);
+
+    // Modules are read only after RAM is mapped, but their places must be known before any RAM is used.
+    let places = BootInfo::from_tree(tree, &|_| None);
+    if let Ok(info) = &places {
+        for module in info.modules().into_iter().chain(&info.unused) {
+            ram.occupy(module.range);
+        }
+    }
+    let own = memory::map_ram(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    ram.occupy(own.range);
+    let allocator = memory::start_allocator(&ram, &own).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let hv = memory::leak(Hypervisor::new(Aarch64, allocator));
+    HV.call_once(|| hv);
+    heap::set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
+
+    let boot = BootInfo::from_tree(tree, &first_word).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let (options, warnings) = cmdline::parse(boot.command_line);
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
+        refuse(format_args!("{error}"));
+    }
+    let host = Host::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let geometry = Geometry::for_pa_range(cpu::regs::read!("id_aa64mmfr0_el1"));
+    let machine = Machine { tree, host, console, options, boot, geometry };
+    sysreg::init();
+    interrupts::start(&machine).unwrap_or_else(|e| refuse(format_args!("{e}")));
+
+    let vtcr = geometry.vtcr() | (cpu::regs::read!("id_aa64mmfr0_el1") & 0xf).min(5) << 16;
+    let boot_cpu = smp::join(hv, CpuId(0), vtcr);
+    interrupts::start_console(&machine);
+    let mpidrs: alloc::vec::Vec<u64> = machine.host.cpus.iter().map(|c| c.mpidr).collect();
+    let limit = machine.options.max_cpus.map_or(MAX_CPUS, |n| n.max(1) as usize);
+    smp::start_others(hv, &mpidrs, limit, vtcr);
+    log::info!(
+        "{} CPUs, {} MiB of RAM, {}-bit guest addresses",
+        hv.sched.online_cpus().len(),
+        hv.memory.table().frames() >> 8,
+        geometry.bits
+    );
+    dom0::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let stack = smp::stack(hv, 0).unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
+    cpu::run::run_on(stack, boot_cpu)
+}
+
+static HV: spin::Once<&'static Hypervisor<Aarch64>> = spin::Once::new();
+
+/// The first four bytes of something in RAM.
+fn first_word(range: PhysRange) -> Option<u32> {
+    // SAFETY: modules lie untouched until the domains are built.
+    let bytes = unsafe { memory::bytes(range) };
+    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
 }

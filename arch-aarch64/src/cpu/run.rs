@@ -55,6 +55,26 @@ pub fn init(vtcr: u64) {
     isb();
 }
 
+/// As [`run`], on another stack; the present one is forgotten.
+pub fn run_on(stack_top: u64, cpu: &'static PerCpu) -> ! {
+    extern "C" fn go(cpu: &'static PerCpu) -> ! {
+        run(cpu)
+    }
+    // SAFETY: `stack_top` is the top of a mapped stack that nobody else uses; nothing on the old stack is used again.
+    unsafe {
+        core::arch::asm!(
+            "mov sp, {stack}",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "b {go}",
+            stack = in(reg) stack_top,
+            in("x0") cpu,
+            go = sym go,
+            options(noreturn),
+        );
+    }
+}
+
 /// Runs vCPUs on this CPU for ever.
 pub fn run(cpu: &'static PerCpu) -> ! {
     loop {
