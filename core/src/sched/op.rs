@@ -8,7 +8,7 @@ use xenolith_hal::{CpuId, CpuMask, GuestVirt, Hal, MAX_CPUS, Nanos};
 
 use super::flag;
 use crate::{
-    DomId, DomainRef, Errno, Hypervisor, VcpuId, VcpuRef,
+    DomainRef, Errno, Hypervisor, VcpuId, VcpuRef,
     guest::Caller,
     hypercall::Outcome,
     timer::{VcpuTimer, Watchdog},
@@ -57,7 +57,7 @@ fn remote_shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64,
     let target = caller
         .hv
         .domains
-        .get(DomId(what.domain_id.0))
+        .get(what.domain_id)
         .ok_or(Errno::ESRCH)?;
     if !caller.domain().config.privileged {
         return Err(Errno::EPERM);
@@ -206,7 +206,7 @@ fn watchdog<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno>
 }
 
 fn pin_override<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
-    if caller.domain().id() != DomId::DOM0 {
+    if !caller.domain().config.privileged {
         return Err(Errno::EPERM);
     }
     let what: wire::PinOverride = caller.read(arg)?;

@@ -154,6 +154,8 @@ impl<H: Hal> Hypervisor<H> {
             }
             drop(queue);
             self.make_runnable(&vcpu);
+            // It may be the last reference on a domain: not to be let go under a lock.
+            drop(vcpu);
             queue = slot.queue.lock();
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(cpus: u16) -> Self {
         let sim = Sim::new(cpus, &[(Mfn(0x4_0000), 4096)]);
-        let hv = Hypervisor::new(sim.clone(), Memory {});
+        let hv = Hypervisor::new(sim.clone(), Memory::new(&[]).unwrap());
         for cpu in 0..cpus {
             hv.sched.online(CpuId(cpu));
         }
