@@ -54,11 +54,7 @@ fn shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno>
 
 fn remote_shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let what: wire::RemoteShutdown = caller.read(arg)?;
-    let target = caller
-        .hv
-        .domains
-        .get(what.domain_id)
-        .ok_or(Errno::ESRCH)?;
+    let target = caller.hv.domains.get(what.domain_id).ok_or(Errno::ESRCH)?;
     if !caller.domain().config.privileged {
         return Err(Errno::EPERM);
     }

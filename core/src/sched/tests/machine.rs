@@ -7,7 +7,7 @@ use std::{
     vec::Vec,
 };
 
-use xenolith_hal::{CpuId, CpuMask, Hal, Mfn, Nanos};
+use xenolith_hal::{CpuId, CpuMask, Gfn, Hal, Mfn, Nanos, NoMemory, P2m, P2mType, TableFrames};
 use xenolith_sim::{Sim, SimDomain, SimVcpu};
 
 use crate::{
@@ -16,6 +16,17 @@ use crate::{
     memory::Memory,
     sched::{Affinity, Place, Work},
 };
+
+/// The simulated translation needs no frames for tables.
+struct NoTables;
+
+impl TableFrames for NoTables {
+    fn allocate(&self) -> Result<Mfn, NoMemory> {
+        Ok(Mfn(0))
+    }
+
+    fn free(&self, _: Mfn) {}
+}
 
 const NOWHERE: u16 = u16::MAX;
 
@@ -76,6 +87,15 @@ impl Machine {
             self.seen.borrow_mut().push((vcpu, seen));
         }
         domain
+    }
+
+    /// Gives a domain frames of memory from `gfn` on.
+    pub(super) fn map(&self, domain: &DomainRef<Sim>, gfn: Gfn, count: u64) {
+        let first = Mfn(0x4_0100 + u64::from(domain.id().0) * 16);
+        domain
+            .p2m
+            .map(gfn, first, count, P2mType::RamRw, &NoTables)
+            .unwrap();
     }
 
     /// A domain whose vCPUs are up, and the vCPUs.

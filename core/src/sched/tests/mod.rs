@@ -12,5 +12,6 @@ use super::*;
 mod basics;
 mod fairness;
 mod machine;
+mod ops;
 mod random;
 mod threads;
