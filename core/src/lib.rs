@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod boot;
 pub mod domain;
@@ -19,6 +21,7 @@ pub mod sched;
 pub(crate) mod testing;
 pub mod timer;
 pub mod vcpu;
+pub mod vcpu_op;
 
 use alloc::sync::Arc;
 use xenolith_hal::Hal;

@@ -12,6 +12,8 @@ use crate::{DomainRef, Errno, Hypervisor, VcpuRef};
 pub struct DomainSched {
     /// How many of its vCPUs poll ports.
     pub(crate) pollers: AtomicU32,
+    /// Which watchdogs are in use, one bit each.
+    pub(crate) watchdogs: AtomicU32,
     /// Whether the guest asked for the update mark in its runstate areas (`VMASST_TYPE_runstate_update_flag`).
     pub runstate_update_flag: AtomicBool,
 }

@@ -21,12 +21,17 @@
 //! A vCPU that becomes not runnable while it is queued may stay there; it is looked at when it is taken out.
 
 mod affinity;
+mod area;
+mod dump;
 mod events;
+mod op;
 mod place;
 mod policy;
 mod runstate;
 mod state;
 mod switch;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 use alloc::boxed::Box;
@@ -43,6 +48,7 @@ use xenolith_hal::{
 use crate::{Hypervisor, VcpuRef};
 
 pub use affinity::{Affinity, DomainSched};
+pub use op::sched_op;
 use policy::{Active, Entering, Policy};
 pub use runstate::{RunstateKind, RunstateTimes};
 pub use state::VcpuSched;

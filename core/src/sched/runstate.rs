@@ -32,7 +32,7 @@ pub struct RunstateTimes {
     pub kind: RunstateKind,
     /// Since when.
     pub since: Nanos,
-    /// How long it did each kind of thing, the current one included up to the time of the copy.
+    /// How long it did each kind of thing.
     pub time: [Nanos; 4],
 }
 
@@ -82,21 +82,27 @@ impl Runstate {
         }
     }
 
-    /// A consistent copy; the running state's time counts up to `now`.
+    /// A consistent copy; the time of the current state counts up to `now`.
     pub(crate) fn read(&self, now: Nanos) -> RunstateTimes {
+        let mut copy = self.booked();
+        if let Some(time) = copy.time.get_mut(copy.kind as usize) {
+            *time = time.plus(now.since(copy.since));
+        }
+        copy
+    }
+
+    /// A consistent copy; the time of the current state counts up to when it began.
+    pub(crate) fn booked(&self) -> RunstateTimes {
         loop {
             let before = self.sequence.load(Acquire);
-            let mut copy = RunstateTimes {
+            let [running, runnable, blocked, offline] = &self.time;
+            let copy = RunstateTimes {
                 kind: self.kind(),
                 since: Nanos(self.since.load(Relaxed)),
-                time: [0, 1, 2, 3]
-                    .map(|i: usize| Nanos(self.time.get(i).map_or(0, |time| time.load(Relaxed)))),
+                time: [running, runnable, blocked, offline].map(|time| Nanos(time.load(Relaxed))),
             };
             fence(Acquire);
             if before & 1 == 0 && self.sequence.load(Relaxed) == before {
-                if let Some(time) = copy.time.get_mut(copy.kind as usize) {
-                    *time = time.plus(now.since(copy.since));
-                }
                 return copy;
             }
             core::hint::spin_loop();

@@ -11,7 +11,7 @@ use core::sync::atomic::{
 
 use xenolith_hal::{AtomicCpuMask, CpuId};
 
-use super::runstate::Runstate;
+use super::{area::Area, runstate::Runstate};
 
 /// Why a vCPU may not run.
 pub(crate) mod flag {
@@ -58,13 +58,6 @@ impl Place {
             _ => Self::Leaving(cpu),
         }
     }
-
-    /// The CPU, whatever the vCPU has to do with it.
-    pub(crate) const fn cpu(self) -> CpuId {
-        match self {
-            Self::Off(cpu) | Self::Queued(cpu) | Self::Running(cpu) | Self::Leaving(cpu) => cpu,
-        }
-    }
 }
 
 /// What the scheduler knows of a vCPU.
@@ -86,6 +79,8 @@ pub struct VcpuSched {
     pub(crate) poll_port: AtomicU32,
     /// Where its time went.
     pub(crate) runstate: Runstate,
+    /// Where its guest reads that.
+    pub(crate) area: Area,
 }
 
 /// In `poll_port`: the vCPU polls more than one port.
@@ -111,6 +106,7 @@ impl VcpuSched {
             saved_hard: AtomicCpuMask::empty(),
             poll_port: AtomicU32::new(ANY_PORT),
             runstate: Runstate::new(),
+            area: Area::none(),
         }
     }
 
@@ -202,7 +198,6 @@ mod tests {
                 Place::Leaving(cpu),
             ] {
                 assert_eq!(Place::unpack(place.pack()), place);
-                assert_eq!(place.cpu(), cpu);
             }
         }
     }

@@ -13,6 +13,15 @@ use super::{
 };
 use crate::{Hypervisor, VcpuRef};
 
+/// What a decision changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Nothing.
+    Same,
+    /// Another vCPU runs, or none.
+    Switched,
+}
+
 impl<H: Hal> VcpuRef<H> {
     /// Whether nothing keeps it from running.
     #[inline]
@@ -36,8 +45,19 @@ impl<H: Hal> Hypervisor<H> {
     /// Decides who runs now on `cpu`, which executes this call. The answer may be the same vCPU as before; `None`: idle.
     /// When it is another one (or none), the caller stores the registers of the one before and then calls
     /// [`Self::context_saved`], before it calls this again.
+    #[inline]
     pub fn schedule(&self, cpu: CpuId) -> Option<VcpuRef<H>> {
         let slot = self.sched.cpu(cpu)?;
+        let (chosen, change) = self.choose(cpu, slot);
+        if change == Change::Switched
+            && let Some(next) = &chosen
+        {
+            self.update_runstate_area(next);
+        }
+        chosen
+    }
+
+    fn choose(&self, cpu: CpuId, slot: &Cpu<H>) -> (Option<VcpuRef<H>>, Change) {
         let taken = Work::RESCHEDULE.union(Work::YIELD).bits();
         let work = slot.work.fetch_and(!taken, SeqCst);
         let now = self.hal.now();
@@ -59,7 +79,7 @@ impl<H: Hal> Hypervisor<H> {
                         queue.turn_start = now;
                     }
                     self.arm_slice(cpu, until);
-                    return Some(current);
+                    return (Some(current), Change::Same);
                 }
                 queue.slice_over = turn.ran >= SLICE;
             }
@@ -68,7 +88,7 @@ impl<H: Hal> Hypervisor<H> {
         let (mut queue, next) = self.take_next(cpu, slot, queue);
         if next.is_none() && stays {
             // All that waited were stopped meanwhile.
-            return queue.current.clone();
+            return (queue.current.clone(), Change::Same);
         }
         let was_idle = queue.current.is_none();
         if let Some(current) = queue.current.take() {
@@ -84,10 +104,11 @@ impl<H: Hal> Hypervisor<H> {
             if was_idle {
                 self.sched.idle.remove(cpu);
             }
-            return Some(self.run(cpu, slot, &mut queue, next, now));
+            let next = self.run(cpu, slot, &mut queue, next, now);
+            return (Some(next), Change::Switched);
         }
         drop(queue);
-        self.steal_or_idle(cpu, slot, now)
+        (self.steal_or_idle(cpu, slot, now), Change::Switched)
     }
 
     /// Makes `next` the current vCPU.
@@ -133,6 +154,8 @@ impl<H: Hal> Hypervisor<H> {
             }
             drop(queue);
             self.make_runnable(&vcpu);
+            // It may be the last reference on a domain: not to be let go under a lock.
+            drop(vcpu);
             queue = slot.queue.lock();
         }
     }
@@ -191,6 +214,7 @@ impl<H: Hal> Hypervisor<H> {
         let Some(slot) = self.sched.cpu(cpu) else {
             return;
         };
+        self.update_runstate_area(vcpu);
         let mut queue = slot.queue.lock();
         let Some((vcpu, why)) = queue.leaving.take_if(|(left, _)| left == vcpu) else {
             return;

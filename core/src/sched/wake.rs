@@ -19,7 +19,7 @@ impl<H: Hal> Hypervisor<H> {
     pub fn wake(&self, vcpu: &VcpuRef<H>) {
         let was = vcpu.sched.clear(flag::WAITING);
         if was & flag::POLLING != 0 {
-            vcpu.domain().sched.pollers.fetch_sub(1, SeqCst);
+            self.forget_poller(vcpu.domain());
         }
         if was & flag::WAITING != 0 {
             self.make_runnable(vcpu);

@@ -358,7 +358,7 @@ impl<H: Hal> Hypervisor<H> {
                     self.send_timer_virq(vcpu);
                 }
             }
-            VcpuTimer::Poll => self.wake(vcpu),
+            VcpuTimer::Poll => self.poll_timed_out(vcpu),
             VcpuTimer::Arch(timer) => {
                 self.hal
                     .virtual_timer_fired(&vcpu.domain().arch, &vcpu.arch, timer);

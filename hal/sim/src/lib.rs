@@ -18,7 +18,7 @@ use std::sync::{
 };
 
 use xenolith_hal::{
-    AtomicOp, CpuId, Fault, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m, PAGE_SIZE,
+    ArchTimer, AtomicOp, CpuId, Fault, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m, PAGE_SIZE,
 };
 
 pub use cpus::CpuRecord;
@@ -278,6 +278,20 @@ impl Hal for Sim {
 
     fn has_deliverable_interrupt(&self, _domain: &SimDomain, vcpu: &SimVcpu, upcall: bool) -> bool {
         upcall || vcpu.interrupt_pending()
+    }
+
+    fn virtual_timer_fired(&self, _domain: &SimDomain, vcpu: &SimVcpu, _timer: ArchTimer) {
+        vcpu.set_interrupt(true);
+    }
+
+    fn guest_phys(
+        &self,
+        _vcpu: &SimVcpu,
+        p2m: &SimP2m,
+        address: GuestVirt,
+    ) -> Result<GuestPhys, Fault> {
+        let address = GuestPhys(address.0);
+        p2m.lookup(address.frame()).map(|_| address).ok_or(Fault)
     }
 
     fn release_domain(&self, domain: &SimDomain) {
