@@ -2,25 +2,17 @@
 //!
 //! A vCPU lives inside its domain; whoever needs one for longer holds a [`VcpuRef`], which keeps the domain alive.
 
-use xenolith_hal::{
-    Hal, Mfn,
-    sync::{Mutex, Rank},
-};
+use xenolith_hal::Hal;
 
-use crate::{Domain, DomainRef, sched::VcpuSched};
+use crate::{
+    Domain, DomainRef,
+    event::{InfoPlace, VirqPorts},
+    sched::VcpuSched,
+};
 
 /// A vCPU's number inside its domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuId(pub u16);
-
-/// Where a vCPU's `vcpu_info` stands: in the shared info frame until the guest registers its own place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InfoArea {
-    /// The frame; the domain holds a reference on it while it is registered.
-    pub mfn: Mfn,
-    /// Byte offset inside the frame.
-    pub offset: usize,
-}
 
 /// One virtual CPU.
 pub struct Vcpu<H: Hal> {
@@ -30,8 +22,10 @@ pub struct Vcpu<H: Hal> {
     pub arch: H::Vcpu,
     /// What the scheduler knows of it.
     pub sched: VcpuSched,
-    /// Its `vcpu_info`; `None` when its number has no place in the shared info frame and nothing is registered.
-    pub info: Mutex<Option<InfoArea>>,
+    /// Where its guest put its `vcpu_info`.
+    pub info: InfoPlace,
+    /// The ports that its virtual interrupts are bound to.
+    pub virqs: VirqPorts,
 }
 
 impl<H: Hal> Vcpu<H> {
@@ -41,7 +35,8 @@ impl<H: Hal> Vcpu<H> {
             id,
             arch,
             sched: VcpuSched::new(),
-            info: Mutex::new(Rank::Vcpu, None),
+            info: InfoPlace::new(),
+            virqs: VirqPorts::new(),
         }
     }
 }
