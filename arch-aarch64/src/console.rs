@@ -21,7 +21,9 @@ static LOCK: Mutex<()> = Mutex::new(Rank::Console, ());
 
 /// Takes over the UART. False when its registers cannot be mapped.
 pub fn init(kind: UartKind, base: HostPhys, len: u64) -> bool {
-    let Ok(va) = hyp::map_device(base, len) else { return false };
+    let Ok(va) = hyp::map_device(base, len) else {
+        return false;
+    };
     // SAFETY: the registers are mapped for ever; the core hides the device from every domain.
     UART.call_once(|| unsafe { Uart::new(kind, va) });
     true

@@ -4,10 +4,14 @@ use xenolith_hal::{ArchTimer, AtomicOp, CpuId, Fault, GuestVirt, Hal, Mfn, Nanos
 
 use crate::{
     console,
-    cpu::{self, percpu::{self, PerCpu}},
+    cpu::{
+        self,
+        percpu::{self, PerCpu},
+    },
     guest::vcpu::{ArchDomain, ArchVcpu},
+    irq,
     mm::{direct, guest_access, hardware::Stage2},
-    irq, smccc, timer, with_gic,
+    smccc, timer, with_gic,
 };
 
 /// An ARMv8 machine. All its state is in the hardware and in this crate's statics.
@@ -110,7 +114,12 @@ impl Hal for Aarch64 {
 
     fn has_deliverable_interrupt(&self, _: &ArchDomain, vcpu: &ArchVcpu, _upcall: bool) -> bool {
         let here = PerCpu::try_current()
-            .and_then(|cpu| Some(core::ptr::eq(&cpu.loaded.try_borrow().ok()?.as_ref()?.vcpu().arch, vcpu)))
+            .and_then(|cpu| {
+                Some(core::ptr::eq(
+                    &cpu.loaded.try_borrow().ok()?.as_ref()?.vcpu().arch,
+                    vcpu,
+                ))
+            })
             .unwrap_or(false);
         let Some(gic) = irq::gic() else { return false };
         with_gic!(gic, |hw| vcpu.vgic.has_deliverable(hw, here))
@@ -120,7 +129,11 @@ impl Hal for Aarch64 {
         match timer {
             // The virtual timer of a vCPU that is on no CPU: once it is loaded, the hardware raises the interrupt.
             ArchTimer::A => {}
-            ArchTimer::B => domain.vgic.set_line(vcpu.index, domain.physical_timer_ppi, true, |_| {}),
+            ArchTimer::B => {
+                domain
+                    .vgic
+                    .set_line(vcpu.index, domain.physical_timer_ppi, true, |_| {})
+            }
         }
     }
 
@@ -146,4 +159,3 @@ impl Hal for Aarch64 {
         cpu::fault::halt()
     }
 }
-

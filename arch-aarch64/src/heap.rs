@@ -76,7 +76,10 @@ unsafe impl GlobalAlloc for Heap {
             let mut talc = Talc::new(Grow);
             // SAFETY: the arena is used for nothing else, and this runs once.
             let _ = unsafe {
-                talc.claim(Span::from_base_size(core::ptr::addr_of_mut!(ARENA).cast(), EARLY))
+                talc.claim(Span::from_base_size(
+                    core::ptr::addr_of_mut!(ARENA).cast(),
+                    EARLY,
+                ))
             };
             talc
         });

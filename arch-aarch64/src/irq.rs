@@ -55,7 +55,10 @@ pub fn physical(cpu: &'static PerCpu, current: Option<&VcpuRef<Aarch64>>) {
         }
         What::Guest { intid, owner } => {
             if let Some(domain) = cpu.hv.domains.get(DomId(owner.0)) {
-                domain.arch.vgic.physical_spi(intid, |vcpu| notify(&domain, vcpu));
+                domain
+                    .arch
+                    .vgic
+                    .physical_spi(intid, |vcpu| notify(&domain, vcpu));
             }
         }
         What::HypTimer => {
@@ -79,7 +82,12 @@ pub fn sgi(cx: &Context<'_>, value: u64) {
     if let Some(gic) = gic() {
         let vgic = &cx.vcpu.domain().arch.vgic;
         let domain = cx.vcpu.domain();
-        with_gic!(gic, |hw| vgic.sgi1r(hw, cx.vcpu.arch.index, value, |vcpu| notify(domain, vcpu)));
+        with_gic!(gic, |hw| vgic.sgi1r(
+            hw,
+            cx.vcpu.arch.index,
+            value,
+            |vcpu| notify(domain, vcpu)
+        ));
     }
 }
 

@@ -6,7 +6,10 @@
 //! What is pure (decoding, tables over abstract memory, the interrupt model) builds and is tested on the host; what
 //! touches the CPU is behind `cfg(target_arch = "aarch64")`.
 #![no_std]
-#![allow(unsafe_code, reason = "an architecture backend is where unsafe lives; each block says why it is sound")]
+#![allow(
+    unsafe_code,
+    reason = "an architecture backend is where unsafe lives; each block says why it is sound"
+)]
 
 extern crate alloc;
 
@@ -23,9 +26,9 @@ pub mod console;
 #[cfg(target_arch = "aarch64")]
 pub mod cpu;
 #[cfg(target_arch = "aarch64")]
-pub mod heap;
-#[cfg(target_arch = "aarch64")]
 pub mod hal;
+#[cfg(target_arch = "aarch64")]
+pub mod heap;
 #[cfg(target_arch = "aarch64")]
 pub mod irq;
 #[cfg(target_arch = "aarch64")]

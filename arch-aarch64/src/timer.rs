@@ -55,7 +55,10 @@ pub fn boot_ticks() -> u64 {
 /// Time since start-up.
 #[inline]
 pub fn now() -> Nanos {
-    Nanos(scale(ticks().wrapping_sub(boot_ticks()), NANOS_PER_TICK.load(Relaxed)))
+    Nanos(scale(
+        ticks().wrapping_sub(boot_ticks()),
+        NANOS_PER_TICK.load(Relaxed),
+    ))
 }
 
 /// The counter value at which a point in time is reached, rounded up.
@@ -65,7 +68,13 @@ pub fn ticks_at(at: Nanos) -> u64 {
 
 /// The point in time at which a counter value is reached, rounded up.
 pub fn nanos_at(ticks: u64) -> Nanos {
-    Nanos(scale(ticks.saturating_sub(boot_ticks()), NANOS_PER_TICK.load(Relaxed)).saturating_add(1))
+    Nanos(
+        scale(
+            ticks.saturating_sub(boot_ticks()),
+            NANOS_PER_TICK.load(Relaxed),
+        )
+        .saturating_add(1),
+    )
 }
 
 /// Programs this CPU's deadline.

@@ -27,6 +27,7 @@ use alloc::sync::Arc;
 use xenolith_hal::Hal;
 
 pub use domain::{DomId, Domain, DomainTable};
+pub use event::InfoArea;
 pub use vcpu::{Vcpu, VcpuId, VcpuRef};
 pub use xenolith_abi::errno::Errno;
 

@@ -1,6 +1,9 @@
 //! Device drivers shared by the architectures: serial consoles so far.
 #![no_std]
-#![allow(unsafe_code, reason = "drivers reach device registers; each block says why it is sound")]
+#![allow(
+    unsafe_code,
+    reason = "drivers reach device registers; each block says why it is sound"
+)]
 
 #[cfg(feature = "cadence")]
 mod cadence;

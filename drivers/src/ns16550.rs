@@ -22,14 +22,21 @@ impl Ns16550 {
     /// # Safety
     /// As [`crate::Uart::new`].
     pub(crate) unsafe fn new(base: *mut u8, shift: u8) -> Self {
-        Self { base, shift: shift.min(3) }
+        Self {
+            base,
+            shift: shift.min(3),
+        }
     }
 
     fn read(&self, register: usize) -> u8 {
         // SAFETY: `new`'s caller promised eight registers at this distance.
         unsafe {
             let at = self.base.add(register << self.shift);
-            if self.shift == 2 { at.cast::<u32>().read_volatile() as u8 } else { at.read_volatile() }
+            if self.shift == 2 {
+                at.cast::<u32>().read_volatile() as u8
+            } else {
+                at.read_volatile()
+            }
         }
     }
 

@@ -55,7 +55,9 @@ impl Pl011 {
 
     pub(crate) fn enable_receive_interrupt(&self) {
         self.0.icr.write(INT::RX::SET + INT::RT::SET);
-        self.0.imsc.modify(INT::RX::SET + INT::RT::SET + INT::TX::CLEAR);
+        self.0
+            .imsc
+            .modify(INT::RX::SET + INT::RT::SET + INT::TX::CLEAR);
     }
 
     pub(crate) fn clear_receive_interrupt(&self) {

@@ -27,7 +27,10 @@ use crate::{
         vcpu::{ArchDomain, ArchVcpu},
     },
     irq,
-    mm::{direct, hardware::{Hardware, Stage2}},
+    mm::{
+        direct,
+        hardware::{Hardware, Stage2},
+    },
     timer,
     vgic::{VgicConfig, VgicDomain},
 };
@@ -54,7 +57,8 @@ pub(super) fn build_all(
 /// Gives whole frames of a range to the allocator.
 fn release(hv: &Hypervisor<Aarch64>, range: PhysRange) {
     let inner = range.aligned_inner(PAGE_SIZE as u64);
-    hv.memory.release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
+    hv.memory
+        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
 }
 
 fn frames(range: PhysRange) -> (u64, u64) {
@@ -74,16 +78,22 @@ fn build(
 ) -> Result<(), String> {
     // SAFETY: nobody writes the module before its domain runs.
     let file = unsafe { memory::bytes(dom0.kernel.range) };
-    let kernel = Kernel::parse(file).map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
+    let kernel =
+        Kernel::parse(file).map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
     let cpus = hv.sched.online_cpus().len() as u32;
-    let vcpus = machine.options.dom0_max_vcpus.on(cpus).min(machine.host.most_vcpus());
+    let vcpus = machine
+        .options
+        .dom0_max_vcpus
+        .on(cpus)
+        .min(machine.host.most_vcpus());
     let load = Load {
         kernel: &kernel,
         kernel_at: dom0.kernel.range,
         ramdisk_at: dom0.ramdisk.as_ref().map(|m| m.range),
         device_tree_size: dom0_tree_room(machine.tree, vcpus, dom0.bootargs),
     };
-    let plan = plan_dom0(free, &machine.options.dom0_mem, 0, &load).map_err(|e| format!("dom0: {e}"))?;
+    let plan =
+        plan_dom0(free, &machine.options.dom0_mem, 0, &load).map_err(|e| format!("dom0: {e}"))?;
     log::info!(
         "dom0: {} MiB (of {} free), {vcpus} vCPUs, kernel at {}, device tree at {}",
         plan.memory() >> 20,
@@ -91,7 +101,12 @@ fn build(
         plan.kernel.at,
         plan.device_tree,
     );
-    let devices = Devices::of(machine.tree, &machine.host, machine.console, &ram_of(free, &plan));
+    let devices = Devices::of(
+        machine.tree,
+        &machine.host,
+        machine.console,
+        &ram_of(free, &plan),
+    );
     let event_ppi = machine.host.event_ppi(machine.tree);
     let image = memory::image();
     let request = Dom0Request {
@@ -218,7 +233,13 @@ fn own_memory(
             .map_err(|_| format!("dom0: memory at {} is not free", bank.guest))?;
         domain
             .p2m
-            .map(Gfn(first), Mfn(first), count, P2mType::RamRw, &hv.tables(domain))
+            .map(
+                Gfn(first),
+                Mfn(first),
+                count,
+                P2mType::RamRw,
+                &hv.tables(domain),
+            )
             .map_err(|e| format!("dom0: memory at {} cannot be mapped: {e:?}", bank.guest))?;
     }
     Ok(())
@@ -233,7 +254,11 @@ fn map_devices(
     let map = |guest: PhysRange, host: u64, kind: P2mType| {
         let (first, count) = frames(guest);
         let tables = hv.tables(domain);
-        if domain.p2m.map(Gfn(first), Mfn(host >> PAGE_SHIFT), count, kind, &tables).is_err() {
+        if domain
+            .p2m
+            .map(Gfn(first), Mfn(host >> PAGE_SHIFT), count, kind, &tables)
+            .is_err()
+        {
             log::warn!("dom0 does not get {guest}: beyond its address space");
         }
     };
@@ -256,7 +281,11 @@ fn map_devices(
             domain.arch.vgic.link_physical(spi.number);
         }
     }
-    log::info!("dom0: {} device regions, {} interrupts", devices.mmio.iter().count(), devices.spis.len());
+    log::info!(
+        "dom0: {} device regions, {} interrupts",
+        devices.mmio.iter().count(),
+        devices.spis.len()
+    );
 }
 
 /// Writes bytes into a domain's memory.
@@ -265,7 +294,10 @@ fn write_guest(domain: &DomainRef<Aarch64>, at: u64, bytes: &[u8]) -> Result<(),
     while done < bytes.len() {
         let address = at + done as u64;
         let offset = address as usize % PAGE_SIZE;
-        let entry = domain.p2m.lookup(Gfn(address >> PAGE_SHIFT)).ok_or(SinkFull)?;
+        let entry = domain
+            .p2m
+            .lookup(Gfn(address >> PAGE_SHIFT))
+            .ok_or(SinkFull)?;
         let piece = (PAGE_SIZE - offset).min(bytes.len() - done);
         let part = bytes.get(done..done + piece).ok_or(SinkFull)?;
         direct::write(entry.mfn, offset, part).map_err(|_| SinkFull)?;
@@ -295,8 +327,13 @@ fn load_kernel(
             at += bytes.len() as u64;
             Ok(())
         };
-        length = kernel.load(&mut sink).map_err(|e| format!("dom0's kernel: {e}"))?;
-        log::info!("dom0: kernel loaded in {} timer ticks", timer::ticks() - started);
+        length = kernel
+            .load(&mut sink)
+            .map_err(|e| format!("dom0's kernel: {e}"))?;
+        log::info!(
+            "dom0: kernel loaded in {} timer ticks",
+            timer::ticks() - started
+        );
     }
     let file = PhysRange::new(plan.kernel.at.start(), length).unwrap_or_default();
     clean(file);

@@ -20,7 +20,9 @@ pub(super) fn map_tree(at: HostPhys) -> Result<&'static [u8], TreeError> {
     if at.0 == 0 || at.0 & 7 != 0 {
         return Err(none);
     }
-    let Some(va) = hyp::map_device_tree(at, HEADER) else { return Err(none) };
+    let Some(va) = hyp::map_device_tree(at, HEADER) else {
+        return Err(none);
+    };
     // SAFETY: the header's page is mapped read-only RAM; forty bytes from an 8-byte aligned address may cross into the
     // next page only where that is mapped by the same call.
     let header = unsafe { core::slice::from_raw_parts(va as *const u8, HEADER as usize) };
@@ -38,18 +40,19 @@ pub(super) fn start_console(tree: &Tree<'_>, dtuart: Option<&str>) -> Option<Nod
     let named = dtuart
         .or_else(|| tree.node("/chosen")?.text("stdout-path"))
         .and_then(|name| tree.resolve(name.split(':').next().unwrap_or(name)));
-    let node = named
-        .filter(|node| uart_of(node).is_some())
-        .or_else(|| tree.nodes().find(|node| node.is_enabled() && uart_of(node).is_some()))?;
+    let node = named.filter(|node| uart_of(node).is_some()).or_else(|| {
+        tree.nodes()
+            .find(|node| node.is_enabled() && uart_of(node).is_some())
+    })?;
     let (kind, range) = uart_of(&node)?;
     console::init(kind, range.base(), range.size()).then(|| node.id())
 }
 
 /// Finds how the firmware is called.
 pub(super) fn find_firmware(tree: &Tree<'_>) {
-    let psci = tree
-        .nodes()
-        .find(|n| n.is_compatible(&["arm,psci-1.0", "arm,psci-0.2"]) && n.text("method") == Some("smc"));
+    let psci = tree.nodes().find(|n| {
+        n.is_compatible(&["arm,psci-1.0", "arm,psci-0.2"]) && n.text("method") == Some("smc")
+    });
     if psci.is_some() {
         smccc::init();
     }
@@ -57,6 +60,8 @@ pub(super) fn find_firmware(tree: &Tree<'_>) {
 
 fn uart_of(node: &Node<'_, '_>) -> Option<(UartKind, PhysRange)> {
     let shift = node.u32("reg-shift").unwrap_or(0) as u8;
-    let kind = node.texts("compatible").find_map(|c| UartKind::from_compatible(c, shift))?;
+    let kind = node
+        .texts("compatible")
+        .find_map(|c| UartKind::from_compatible(c, shift))?;
     Some((kind, *node.physical_ranges().first()?))
 }

@@ -15,7 +15,8 @@ use crate::{
 };
 
 fn map(range: PhysRange) -> Result<*mut u8, &'static str> {
-    hyp::map_device(range.base(), range.size()).map_err(|_| "no page tables for the interrupt controller")
+    hyp::map_device(range.base(), range.size())
+        .map_err(|_| "no page tables for the interrupt controller")
 }
 
 /// Maps and starts the distributor. Each CPU starts its own part when it joins.
@@ -37,12 +38,16 @@ pub(super) fn start(machine: &Machine<'_>) -> Result<(), String> {
         },
     };
     if gic.version == GicVersion::V2 {
-        let missing = "the GICv2 node has no CPU or hypervisor interface in reg: mend the device tree";
+        let missing =
+            "the GICv2 node has no CPU or hypervisor interface in reg: mend the device tree";
         info.cpu = map(gic.cpu_interface.ok_or(missing)?)?;
         info.hypervisor = map(gic.hypervisor_interface.ok_or(missing)?)?;
     }
     for (region, range) in info.redist.iter_mut().zip(&gic.redistributors) {
-        *region = RedistRegion { base: map(*range)?, len: range.size() as usize };
+        *region = RedistRegion {
+            base: map(*range)?,
+            len: range.size() as usize,
+        };
     }
     // SAFETY: every frame was just mapped as device memory with the length that the device tree gives; no domain gets
     // these pages, and this is the only driver.
@@ -62,7 +67,11 @@ pub(super) fn start_console(machine: &Machine<'_>) {
         return;
     };
     if let ([0, number, flags, ..], Some(gic)) = (interrupt.cells(), irq::gic()) {
-        let trigger = if flags & 3 != 0 { Trigger::Edge } else { Trigger::Level };
+        let trigger = if flags & 3 != 0 {
+            Trigger::Edge
+        } else {
+            Trigger::Level
+        };
         let intid = FIRST_SPI + number;
         gic.claim_spi(intid, trigger, CpuId(0));
         console::enable_input(intid);

@@ -35,7 +35,10 @@ fn mappable(memory: &BootMemory, image: PhysRange) -> RangeSet {
 }
 
 fn banks(memory: &BootMemory) -> Vec<(Mfn, u64)> {
-    let whole = memory.ram.iter().map(|bank| bank.aligned_inner(PAGE_SIZE as u64));
+    let whole = memory
+        .ram
+        .iter()
+        .map(|bank| bank.aligned_inner(PAGE_SIZE as u64));
     whole
         .filter(|bank| !bank.is_empty())
         .map(|bank| (Mfn(bank.start() >> PAGE_SHIFT), bank.size() >> PAGE_SHIFT))
@@ -47,10 +50,9 @@ pub(super) fn map_ram(memory: &BootMemory, image: PhysRange) -> Result<Own, Erro
     let frames: u64 = banks(memory).iter().map(|bank| bank.1).sum();
     let records = (frames * size_of::<FrameRecord>() as u64).next_multiple_of(PAGE_SIZE as u64);
     let size = (records + OWN).next_multiple_of(BLOCK);
-    let range = memory
-        .free()
-        .highest_fit(size, BLOCK)
-        .ok_or("too little free RAM for the hypervisor's own tables: give the machine more memory")?;
+    let range = memory.free().highest_fit(size, BLOCK).ok_or(
+        "too little free RAM for the hypervisor's own tables: give the machine more memory",
+    )?;
     let own = Own { range, records };
 
     // First the range that further page tables come from, then everything.
@@ -67,8 +69,16 @@ fn map_bank(bank: PhysRange) -> Result<(), NoMemory> {
     if bank.is_empty() || bank.end() > crate::mm::layout::DIRECT_LIMIT {
         return Ok(());
     }
-    hyp::map(direct::address(bank.base()), bank.base(), bank.size(), hyp::Attribute::Ram)?;
-    if !direct::add_bank(Mfn(bank.start() >> PAGE_SHIFT), Mfn(bank.end() >> PAGE_SHIFT)) {
+    hyp::map(
+        direct::address(bank.base()),
+        bank.base(),
+        bank.size(),
+        hyp::Attribute::Ram,
+    )?;
+    if !direct::add_bank(
+        Mfn(bank.start() >> PAGE_SHIFT),
+        Mfn(bank.end() >> PAGE_SHIFT),
+    ) {
         log::warn!("too many pieces of RAM: {bank} is not used");
     }
     Ok(())
@@ -86,9 +96,14 @@ pub(super) fn start_allocator(memory: &BootMemory, own: &Own) -> Result<Memory, 
         .map(|(first, count)| {
             // SAFETY: `map_ram` set aside zeroed, mapped RAM for all records of all banks; each bank takes its own
             // part of it once, and it stays for ever. An all-zero record is valid.
-            let records = unsafe { core::slice::from_raw_parts(at as *const FrameRecord, count as usize) };
+            let records =
+                unsafe { core::slice::from_raw_parts(at as *const FrameRecord, count as usize) };
             at += count * size_of::<FrameRecord>() as u64;
-            RamBank { first, records, node: Node(0) }
+            RamBank {
+                first,
+                records,
+                node: Node(0),
+            }
         })
         .collect();
     let allocator = Memory::new(&banks)
@@ -125,5 +140,10 @@ pub(super) unsafe fn bytes(range: PhysRange) -> &'static [u8] {
         return &[];
     }
     // SAFETY: the range was checked to be RAM when its module was; the caller keeps writers away.
-    unsafe { core::slice::from_raw_parts(direct::address(range.base()) as *const u8, range.size() as usize) }
+    unsafe {
+        core::slice::from_raw_parts(
+            direct::address(range.base()) as *const u8,
+            range.size() as usize,
+        )
+    }
 }

@@ -88,12 +88,14 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     }
     let own = memory::map_ram(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
-    let allocator = memory::start_allocator(&ram, &own).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let allocator =
+        memory::start_allocator(&ram, &own).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let hv = memory::leak(Hypervisor::new(Aarch64, allocator));
     HV.call_once(|| hv);
     heap::set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
-    let boot = BootInfo::from_tree(tree, &first_word).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let boot =
+        BootInfo::from_tree(tree, &first_word).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (options, warnings) = cmdline::parse(boot.command_line);
     for warning in warnings {
         log::warn!("{warning}");
@@ -103,7 +105,14 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     }
     let host = Host::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let geometry = Geometry::for_pa_range(cpu::regs::read!("id_aa64mmfr0_el1"));
-    let machine = Machine { tree, host, console, options, boot, geometry };
+    let machine = Machine {
+        tree,
+        host,
+        console,
+        options,
+        boot,
+        geometry,
+    };
     sysreg::init();
     interrupts::start(&machine).unwrap_or_else(|e| refuse(format_args!("{e}")));
 
@@ -111,7 +120,10 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let boot_cpu = smp::join(hv, CpuId(0), vtcr);
     interrupts::start_console(&machine);
     let mpidrs: alloc::vec::Vec<u64> = machine.host.cpus.iter().map(|c| c.mpidr).collect();
-    let limit = machine.options.max_cpus.map_or(MAX_CPUS, |n| n.max(1) as usize);
+    let limit = machine
+        .options
+        .max_cpus
+        .map_or(MAX_CPUS, |n| n.max(1) as usize);
     smp::start_others(hv, &mpidrs, limit, vtcr);
     log::info!(
         "{} CPUs, {} MiB of RAM, {}-bit guest addresses",

@@ -58,7 +58,12 @@ pub(super) fn stack(hv: &Hypervisor<Aarch64>, cpu: u64) -> Option<u64> {
 }
 
 /// Starts every other CPU and waits until each has joined or is given up.
-pub(super) fn start_others(hv: &'static Hypervisor<Aarch64>, mpidrs: &[u64], limit: usize, vtcr: u64) {
+pub(super) fn start_others(
+    hv: &'static Hypervisor<Aarch64>,
+    mpidrs: &[u64],
+    limit: usize,
+    vtcr: u64,
+) {
     HV.call_once(|| (hv, vtcr));
     let own = own_mpidr();
     let mut next = 1u16;
@@ -70,7 +75,10 @@ pub(super) fn start_others(hv: &'static Hypervisor<Aarch64>, mpidrs: &[u64], lim
             log::warn!("no memory for the stack of CPU {mpidr:#x}");
             break;
         };
-        let start = memory::leak(head::SecondaryStart { stack_top, cpu: u64::from(next) });
+        let start = memory::leak(head::SecondaryStart {
+            stack_top,
+            cpu: u64::from(next),
+        });
         let entry = hyp::image_phys(head::secondary_entry());
         let seen = ONLINE.load(SeqCst);
         if let Err(error) = smccc::cpu_on(mpidr, entry, core::ptr::from_ref(start) as u64) {
@@ -94,7 +102,9 @@ pub(super) fn start_others(hv: &'static Hypervisor<Aarch64>, mpidrs: &[u64], lim
 pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     cpu::regs::write!("tpidr_el2", 0);
     cpu::vectors::install();
-    let Some((hv, vtcr)) = HV.get() else { cpu::fault::halt() };
+    let Some((hv, vtcr)) = HV.get() else {
+        cpu::fault::halt()
+    };
     let cpu = join(hv, CpuId(cpu as u16), *vtcr);
     ONLINE.fetch_add(1, SeqCst);
     cpu::run::run(cpu)

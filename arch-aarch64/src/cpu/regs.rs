@@ -4,11 +4,11 @@
 
 /// Reads a system register.
 macro_rules! read {
-    ($name:literal) => {{
+    ($($name:tt)+) => {{
         let value: u64;
         // SAFETY: reading a system register that EL2 may read changes nothing.
         unsafe {
-            core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags));
+            core::arch::asm!(concat!("mrs {}, ", $($name)+), out(reg) value, options(nomem, nostack, preserves_flags));
         }
         value
     }};

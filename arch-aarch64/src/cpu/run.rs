@@ -135,19 +135,26 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
 fn flush(vcpu: &VcpuRef<Aarch64>) {
     let domain = vcpu.domain();
     if let Some(gic) = irq::gic() {
-        with_gic!(gic, |hw| domain
-            .arch
-            .vgic
-            .flush(hw, vcpu.arch.index, |other| irq::notify(domain, other)));
+        with_gic!(gic, |hw| domain.arch.vgic.flush(
+            hw,
+            vcpu.arch.index,
+            |other| irq::notify(domain, other)
+        ));
     }
 }
 
 /// An asynchronous external abort while a guest ran: the guest's doing as far as anyone can tell.
 #[inline(never)]
 fn system_error(vcpu: &VcpuRef<Aarch64>) {
-    log::error!("{}: SError, ESR_EL2 {:#x}", exit::Name(vcpu), read!("esr_el2"));
+    log::error!(
+        "{}: SError, ESR_EL2 {:#x}",
+        exit::Name(vcpu),
+        read!("esr_el2")
+    );
     if let Some(cpu) = PerCpu::try_current() {
-        let action = cpu.hv.crash(vcpu.domain(), format_args!("asynchronous external abort"));
+        let action = cpu
+            .hv
+            .crash(vcpu.domain(), format_args!("asynchronous external abort"));
         if let Some(action) = action {
             action.carry_out(&cpu.hv.hal);
         }
@@ -185,8 +192,14 @@ fn save(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
     }
     // Enabled and not masked: its deadline must be met while it waits.
     if context.cntv_ctl & 3 == 1 {
-        let deadline = context.cntv_cval.wrapping_add(vcpu.domain().arch.counter_offset);
-        cpu.hv.set_timer(vcpu, VcpuTimer::Arch(ArchTimer::A), timer::nanos_at(deadline));
+        let deadline = context
+            .cntv_cval
+            .wrapping_add(vcpu.domain().arch.counter_offset);
+        cpu.hv.set_timer(
+            vcpu,
+            VcpuTimer::Arch(ArchTimer::A),
+            timer::nanos_at(deadline),
+        );
     }
 }
 

@@ -142,7 +142,10 @@ guest_enter:                            // x0: GuestRegs
     own_fault = sym crate::cpu::fault::own_fault,
 );
 
-const _: () = assert!(OFFSET_PC == 248, "the exit path stores x30 and pc as a pair");
+const _: () = assert!(
+    OFFSET_PC == 248,
+    "the exit path stores x30 and pc as a pair"
+);
 
 unsafe extern "C" {
     static vectors: [u8; 2048];

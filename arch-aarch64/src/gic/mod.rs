@@ -126,12 +126,6 @@ impl Gic {
         })
     }
 
-    /// The private interrupts that the hypervisor deals with.
-    #[must_use]
-    pub const fn ppis(&self) -> Ppis {
-        self.ppis
-    }
-
     /// Which version drives the machine; guests get the same.
     #[must_use]
     pub fn version(&self) -> Version {

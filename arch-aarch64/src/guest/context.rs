@@ -80,6 +80,9 @@ context! {
 impl El1Context {
     /// As after reset: MMU and caches off.
     pub fn reset() -> Self {
-        Self { sctlr_el1: 0x30d0_0800, ..Self::default() }
+        Self {
+            sctlr_el1: 0x30d0_0800,
+            ..Self::default()
+        }
     }
 }

@@ -113,7 +113,11 @@ impl Access {
         }
         let shift = 64 - bits;
         let extended = ((low << shift).cast_signed() >> shift).cast_unsigned();
-        if self.wide { extended } else { extended & 0xffff_ffff }
+        if self.wide {
+            extended
+        } else {
+            extended & 0xffff_ffff
+        }
     }
 
     /// The bits of a register that a store writes.
@@ -174,7 +178,9 @@ impl Exit {
                 rt: (iss >> 5 & 0x1f) as u8,
                 read: iss & 1 != 0,
             }),
-            0x20 => Self::InstructionAbort { stage2: is_stage2_fault(iss) },
+            0x20 => Self::InstructionAbort {
+                stage2: is_stage2_fault(iss),
+            },
             0x24 => Self::DataAbort(DataAbort {
                 access: (iss >> 24 & 1 != 0).then_some(Access {
                     bytes: 1 << (iss >> 22 & 3),
@@ -206,17 +212,46 @@ mod tests {
     fn a_store_to_a_device_is_decoded_from_its_syndrome() {
         // str w1, [x0]: ISV, 4 bytes, register 1, write, translation fault level 3.
         let esr = 0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 1 << 16 | 1 << 6 | 7;
-        let Exit::DataAbort(abort) = Exit::decode(esr) else { panic!("not a data abort") };
+        let Exit::DataAbort(abort) = Exit::decode(esr) else {
+            panic!("not a data abort")
+        };
         assert!(abort.write && abort.stage2 && !abort.table_walk);
-        assert_eq!(abort.access, Some(Access { bytes: 4, signed: false, wide: false, reg: 1 }));
+        assert_eq!(
+            abort.access,
+            Some(Access {
+                bytes: 4,
+                signed: false,
+                wide: false,
+                reg: 1
+            })
+        );
     }
 
     #[test]
     fn a_signed_byte_load_extends_to_the_width_of_its_register() {
-        let narrow = Access { bytes: 1, signed: true, wide: false, reg: 0 };
+        let narrow = Access {
+            bytes: 1,
+            signed: true,
+            wide: false,
+            reg: 0,
+        };
         assert_eq!(narrow.extend(0x80), 0xffff_ff80);
-        assert_eq!(Access { wide: true, ..narrow }.extend(0x180), 0xffff_ffff_ffff_ff80);
-        assert_eq!(Access { signed: false, ..narrow }.extend(0x1ff), 0xff);
+        assert_eq!(
+            Access {
+                wide: true,
+                ..narrow
+            }
+            .extend(0x180),
+            0xffff_ffff_ffff_ff80
+        );
+        assert_eq!(
+            Access {
+                signed: false,
+                ..narrow
+            }
+            .extend(0x1ff),
+            0xff
+        );
     }
 
     #[test]
@@ -224,12 +259,25 @@ mod tests {
         // mrs x3, icc_sgi1r_el1 is write-only, so: msr icc_sgi1r_el1, x3 = S3_0_C12_C11_5.
         let reg = SysReg::new(3, 0, 12, 11, 5);
         let esr = 0x18 << 26 | u64::from(reg.0) | 3 << 5;
-        assert_eq!(Exit::decode(esr), Exit::SysReg(SysRegAccess { reg, rt: 3, read: false }));
-        assert_eq!((reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2()), (3, 0, 12, 11, 5));
+        assert_eq!(
+            Exit::decode(esr),
+            Exit::SysReg(SysRegAccess {
+                reg,
+                rt: 3,
+                read: false
+            })
+        );
+        assert_eq!(
+            (reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2()),
+            (3, 0, 12, 11, 5)
+        );
     }
 
     #[test]
     fn an_external_abort_is_not_a_stage_2_fault() {
-        assert_eq!(Exit::decode(0x20 << 26 | 0x10), Exit::InstructionAbort { stage2: false });
+        assert_eq!(
+            Exit::decode(0x20 << 26 | 0x10),
+            Exit::InstructionAbort { stage2: false }
+        );
     }
 }

@@ -1,13 +1,12 @@
 //! What a guest wants when it stops, and who gives it.
 
-use xenolith_core::{Hypervisor, VcpuRef, guest::Caller, hypercall::{self, Outcome}};
-
-use super::{
-    esr::Exit,
-    fp, inject, mmio, psci,
-    regs::GuestRegs,
-    sysreg,
+use xenolith_core::{
+    Hypervisor, VcpuRef,
+    guest::Caller,
+    hypercall::{self, Outcome},
 };
+
+use super::{esr::Exit, fp, inject, mmio, psci, regs::GuestRegs, sysreg};
 use crate::{
     Aarch64,
     cpu::{percpu::PerCpu, regs::read},
@@ -74,7 +73,11 @@ fn rare(cx: &mut Context<'_>, exit: Exit) {
             inject::instruction_abort(cx.regs, far);
         }
         Exit::Other(class) => {
-            log::warn!("{}: exception class {class:#x} at {:#x}", Name(cx.vcpu), cx.regs.pc);
+            log::warn!(
+                "{}: exception class {class:#x} at {:#x}",
+                Name(cx.vcpu),
+                cx.regs.pc
+            );
             inject::undefined(cx.regs);
         }
         _ => inject::undefined(cx.regs),
@@ -83,7 +86,10 @@ fn rare(cx: &mut Context<'_>, exit: Exit) {
 
 #[inline(always)]
 fn hypercall(cx: &mut Context<'_>) {
-    let caller = Caller { hv: cx.hv(), vcpu: cx.vcpu };
+    let caller = Caller {
+        hv: cx.hv(),
+        vcpu: cx.vcpu,
+    };
     let x = &cx.regs.x;
     let args = [x[0], x[1], x[2], x[3], x[4]];
     match hypercall::dispatch(caller, x[16], args) {

@@ -21,7 +21,11 @@ pub struct FpContext {
 
 impl Default for FpContext {
     fn default() -> Self {
-        Self { v: [0; 32], fpsr: 0, fpcr: 0 }
+        Self {
+            v: [0; 32],
+            fpsr: 0,
+            fpcr: 0,
+        }
     }
 }
 

@@ -32,7 +32,10 @@ pub fn undefined(regs: &mut GuestRegs) {
 pub fn data_abort(regs: &mut GuestRegs, far: u64, write: bool) {
     let class = EC_DATA_ABORT_LOWER + u64::from(!from_el0(regs));
     write!("far_el1", far);
-    take(regs, class << 26 | IL | u64::from(write) << 6 | EXTERNAL_ABORT);
+    take(
+        regs,
+        class << 26 | IL | u64::from(write) << 6 | EXTERNAL_ABORT,
+    );
 }
 
 /// An instruction was fetched from where nothing is.

@@ -33,7 +33,11 @@ pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
 
 #[cold]
 fn nothing_there(cx: &Context<'_>, gpa: GuestPhys) {
-    log::debug!("{}: nothing at {gpa:?}, pc {:#x}", Name(cx.vcpu), cx.regs.pc);
+    log::debug!(
+        "{}: nothing at {gpa:?}, pc {:#x}",
+        Name(cx.vcpu),
+        cx.regs.pc
+    );
 }
 
 /// True when a device answered.
@@ -41,7 +45,9 @@ fn nothing_there(cx: &Context<'_>, gpa: GuestPhys) {
 fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) -> bool {
     let domain = cx.vcpu.domain();
     let Some(gic) = irq::gic() else { return false };
-    let Some(size) = Size::from_bytes(u64::from(access.bytes)) else { return false };
+    let Some(size) = Size::from_bytes(u64::from(access.bytes)) else {
+        return false;
+    };
     let index = cx.vcpu.arch.index;
     let frames = &domain.arch.frames;
     let notify = |vcpu: usize| irq::notify(domain, vcpu);
@@ -50,14 +56,19 @@ fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) ->
     let value = access.truncate(cx.regs.get(reg));
     let answer = if let Some(offset) = frames.distributor(gpa) {
         with_gic!(gic, |hw| if write {
-            vgic.dist_write(hw, index, offset, size, value, notify).map(|()| 0)
+            vgic.dist_write(hw, index, offset, size, value, notify)
+                .map(|()| 0)
         } else {
             vgic.dist_read(hw, index, offset, size, notify)
         })
     } else if let Some(offset) = frames.redistributors(gpa) {
-        let (owner, offset) = ((offset / REDIST_SIZE) as usize, offset % REDIST_SIZE);
+        let (owner, offset) = (
+            (offset / REDIST_SIZE as u32) as usize,
+            offset % REDIST_SIZE as u32,
+        );
         with_gic!(gic, |hw| if write {
-            vgic.redist_write(hw, index, owner, offset, size, value, notify).map(|()| 0)
+            vgic.redist_write(hw, index, owner, offset, size, value, notify)
+                .map(|()| 0)
         } else {
             vgic.redist_read(hw, index, owner, offset, size, notify)
         })

@@ -4,12 +4,9 @@
 pub mod context;
 pub mod esr;
 #[cfg(target_arch = "aarch64")]
-pub mod fp;
-pub mod regs;
-#[cfg(target_arch = "aarch64")]
-pub mod vcpu;
-#[cfg(target_arch = "aarch64")]
 pub mod exit;
+#[cfg(target_arch = "aarch64")]
+pub mod fp;
 pub mod frames;
 #[cfg(target_arch = "aarch64")]
 pub mod host_id;
@@ -20,5 +17,8 @@ pub mod inject;
 pub mod mmio;
 #[cfg(target_arch = "aarch64")]
 pub mod psci;
+pub mod regs;
 #[cfg(target_arch = "aarch64")]
 pub mod sysreg;
+#[cfg(target_arch = "aarch64")]
+pub mod vcpu;

@@ -120,8 +120,8 @@ fn uid_words() -> [u32; 4] {
 fn features(function: u32) -> i64 {
     match function {
         VERSION | CPU_SUSPEND | 0xc400_0001 | CPU_OFF | CPU_ON | 0xc400_0003 | AFFINITY_INFO
-        | 0xc400_0004 | MIGRATE_INFO_TYPE | SYSTEM_OFF | SYSTEM_RESET | FEATURES | SYSTEM_RESET2
-        | 0xc400_0012 | SMCCC_VERSION => SUCCESS,
+        | 0xc400_0004 | MIGRATE_INFO_TYPE | SYSTEM_OFF | SYSTEM_RESET | FEATURES
+        | SYSTEM_RESET2 | 0xc400_0012 | SMCCC_VERSION => SUCCESS,
         _ => NOT_SUPPORTED,
     }
 }
@@ -142,7 +142,9 @@ fn shut_down(cx: &Context<'_>, reason: ShutdownReason) {
 }
 
 fn cpu_on(cx: &Context<'_>, mpidr: u64, entry: u64, context: u64) -> i64 {
-    let Some(target) = by_affinity(cx, mpidr) else { return INVALID_PARAMETERS };
+    let Some(target) = by_affinity(cx, mpidr) else {
+        return INVALID_PARAMETERS;
+    };
     if entry & 1 != 0 {
         return INVALID_ADDRESS; // a Thumb entry: EL1 is AArch64 only
     }
@@ -163,6 +165,8 @@ fn affinity_info(cx: &Context<'_>, mpidr: u64, level: u64) -> i64 {
     if level != 0 {
         return INVALID_PARAMETERS;
     }
-    let Some(target) = by_affinity(cx, mpidr) else { return INVALID_PARAMETERS };
+    let Some(target) = by_affinity(cx, mpidr) else {
+        return INVALID_PARAMETERS;
+    };
     i64::from(!cx.hv().vcpu_is_up(&target) && !cx.hv().is_running_anywhere(&target))
 }

@@ -53,10 +53,10 @@ impl GuestRegs {
     /// The offset into the guest's vector table at which a synchronous exception from this state is taken.
     pub fn sync_vector(&self) -> u64 {
         match self.pstate & PSTATE_MODE {
-            0b00101 => 0x200,                       // EL1h
-            0b00100 => 0x000,                       // EL1t
-            mode if mode & 0x10 != 0 => 0x600,      // AArch32 EL0
-            _ => 0x400,                             // EL0
+            0b00101 => 0x200,                  // EL1h
+            0b00100 => 0x000,                  // EL1t
+            mode if mode & 0x10 != 0 => 0x600, // AArch32 EL0
+            _ => 0x400,                        // EL0
         }
     }
 }

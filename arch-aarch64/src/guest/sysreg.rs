@@ -135,7 +135,8 @@ fn program_physical_timer(cx: &Context<'_>) {
     let (control, deadline) = &cx.vcpu.arch.physical_timer;
     let which = VcpuTimer::Arch(ArchTimer::B);
     if control.load(Relaxed) & 3 == 1 {
-        cx.hv().set_timer(cx.vcpu, which, timer::nanos_at(deadline.load(Relaxed)));
+        cx.hv()
+            .set_timer(cx.vcpu, which, timer::nanos_at(deadline.load(Relaxed)));
     } else {
         cx.hv().cancel_timer(cx.vcpu, which);
         irq::lower_physical_timer(cx);

@@ -6,12 +6,12 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_hal::sync::{Mutex, Rank};
 
+use super::frames::GicFrames;
 use super::{
     context::El1Context,
     fp::FpContext,
     regs::{GuestRegs, PSTATE_EL1H_MASKED},
 };
-use super::frames::GicFrames;
 use crate::vgic::{VgicDomain, VgicVcpu, affinity_of};
 
 /// Registers, timers and interrupts of one vCPU.
@@ -56,7 +56,11 @@ impl ArchVcpu {
     pub unsafe fn reset(&self, entry: u64, x0: u64) {
         // SAFETY: the caller holds the vCPU alone.
         unsafe {
-            *self.regs.get() = GuestRegs { pc: entry, pstate: PSTATE_EL1H_MASKED, ..GuestRegs::default() };
+            *self.regs.get() = GuestRegs {
+                pc: entry,
+                pstate: PSTATE_EL1H_MASKED,
+                ..GuestRegs::default()
+            };
             (*self.regs.get()).x[0] = x0;
             *self.context.get() = El1Context::reset();
             *self.fp.get() = FpContext::default();

@@ -142,7 +142,8 @@ macro_rules! atomic {
                 AtomicOp::Swap(value) => word.swap(value, SeqCst),
                 AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
                 AtomicOp::And(value) => word.fetch_and(value, SeqCst),
-                AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst) {
+                AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst)
+                {
                     Ok(seen) | Err(seen) => seen,
                 },
             })

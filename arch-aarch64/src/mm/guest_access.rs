@@ -24,8 +24,12 @@ fn translate(va: u64, want: Want) -> Result<Mfn, Fault> {
     // SAFETY: address translation only writes PAR_EL1, which is restored below.
     unsafe {
         match want {
-            Want::Read => asm!("at s12e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)),
-            Want::Write => asm!("at s12e1w, {}", "isb", in(reg) va, options(nostack, preserves_flags)),
+            Want::Read => {
+                asm!("at s12e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags))
+            }
+            Want::Write => {
+                asm!("at s12e1w, {}", "isb", in(reg) va, options(nostack, preserves_flags))
+            }
         }
     }
     let par = read!("par_el1");

@@ -53,8 +53,13 @@ struct State {
     ram: (u64, u64),
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(Rank::Frames, State { pool_used: 0, ram: (0, 0) });
+static STATE: Mutex<State> = Mutex::new(
+    Rank::Frames,
+    State {
+        pool_used: 0,
+        ram: (0, 0),
+    },
+);
 static DEVICE_NEXT: AtomicU64 = AtomicU64::new(layout::DEVICE_VA);
 static IMAGE_PHYS: AtomicU64 = AtomicU64::new(0);
 
@@ -182,7 +187,13 @@ pub fn map_device_tree(pa: HostPhys, len: u64) -> Option<u64> {
     let mask = PAGE_SIZE as u64 - 1;
     let start = pa.0 & !mask;
     let size = (pa.0 + len + mask & !mask) - start;
-    map(layout::FDT_VA, HostPhys(start), size, Attribute::RamReadOnly).ok()?;
+    map(
+        layout::FDT_VA,
+        HostPhys(start),
+        size,
+        Attribute::RamReadOnly,
+    )
+    .ok()?;
     Some(layout::FDT_VA + (pa.0 & mask))
 }
 

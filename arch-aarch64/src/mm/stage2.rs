@@ -32,12 +32,30 @@ impl Geometry {
     #[must_use]
     pub const fn for_pa_range(range: u64) -> Self {
         match range & 0xf {
-            0 => Self { bits: 32, start_level: 1 },
-            1 => Self { bits: 36, start_level: 1 },
-            2 => Self { bits: 40, start_level: 1 },
-            3 => Self { bits: 42, start_level: 1 },
-            4 => Self { bits: 44, start_level: 0 },
-            _ => Self { bits: 48, start_level: 0 },
+            0 => Self {
+                bits: 32,
+                start_level: 1,
+            },
+            1 => Self {
+                bits: 36,
+                start_level: 1,
+            },
+            2 => Self {
+                bits: 40,
+                start_level: 1,
+            },
+            3 => Self {
+                bits: 42,
+                start_level: 1,
+            },
+            4 => Self {
+                bits: 44,
+                start_level: 0,
+            },
+            _ => Self {
+                bits: 48,
+                start_level: 0,
+            },
         }
     }
 
@@ -116,7 +134,13 @@ struct Place {
 impl<M: TableMemory> Stage2<M> {
     /// Empty tables. `root` names `1 << geometry.root_order()` zeroed frames, aligned to their size.
     pub fn new(memory: M, geometry: Geometry, root: Mfn, vmid: u16) -> Self {
-        Self { memory, geometry, root, vmid, lock: RwLock::new(()) }
+        Self {
+            memory,
+            geometry,
+            root,
+            vmid,
+            lock: RwLock::new(()),
+        }
     }
 
     /// VTTBR_EL2 for this domain.
@@ -143,7 +167,12 @@ impl<M: TableMemory> Stage2<M> {
         } else {
             (table, index % 512)
         };
-        Place { table, index, level, entry: self.memory.load(table, index) }
+        Place {
+            table,
+            index,
+            level,
+            entry: self.memory.load(table, index),
+        }
     }
 
     /// Walks down to the leaf or hole that covers `gfn`.
@@ -168,7 +197,12 @@ impl<M: TableMemory> Stage2<M> {
     }
 
     /// Puts a table where a hole or a block is; a block's translations go into it unchanged.
-    fn make_table(&self, at: &mut Place, gfn: u64, tables: &dyn TableFrames) -> Result<(), P2mError> {
+    fn make_table(
+        &self,
+        at: &mut Place,
+        gfn: u64,
+        tables: &dyn TableFrames,
+    ) -> Result<(), P2mError> {
         let table = tables.allocate()?;
         if at.entry & VALID != 0 {
             let next = at.level + 1;
@@ -180,7 +214,8 @@ impl<M: TableMemory> Stage2<M> {
             }
             let order = order_of(at.level);
             self.memory.store(at.table, at.index, 0);
-            self.memory.flush(self.vttbr(), Gfn(gfn >> order << order), 1 << order);
+            self.memory
+                .flush(self.vttbr(), Gfn(gfn >> order << order), 1 << order);
         }
         at.entry = table.base().0 | TABLE;
         self.memory.store(at.table, at.index, at.entry);
@@ -195,7 +230,8 @@ impl<M: TableMemory> Stage2<M> {
             }
             self.memory.store(at.table, at.index, 0);
             let order = order_of(at.level);
-            self.memory.flush(self.vttbr(), Gfn(gfn >> order << order), 1 << order);
+            self.memory
+                .flush(self.vttbr(), Gfn(gfn >> order << order), 1 << order);
         }
         if new != 0 {
             self.memory.store(at.table, at.index, new);
@@ -216,7 +252,11 @@ impl<M: TableMemory> Stage2<M> {
         }
         let (first, kind) = decode_leaf(at.entry)?;
         let order = order_of(at.level);
-        Some(P2mEntry { mfn: Mfn(first + (gfn & ((1 << order) - 1))), kind, order })
+        Some(P2mEntry {
+            mfn: Mfn(first + (gfn & ((1 << order) - 1))),
+            kind,
+            order,
+        })
     }
 
     fn free_below(&self, table: Mfn, level: u32, tables: &dyn TableFrames) {
@@ -306,7 +346,11 @@ impl<M: TableMemory> P2m for Stage2<M> {
             return Ok(None);
         }
         let at = self.walk_to(gfn.0, 3, tables)?;
-        self.set(&at, gfn.0, new.map_or(0, |(mfn, kind)| leaf(mfn.0, kind, 3)));
+        self.set(
+            &at,
+            gfn.0,
+            new.map_or(0, |(mfn, kind)| leaf(mfn.0, kind, 3)),
+        );
         Ok(old)
     }
 

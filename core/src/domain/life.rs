@@ -314,3 +314,12 @@ impl<H: Hal> Hypervisor<H> {
 
 #[cfg(test)]
 mod tests;
+
+impl<H: Hal> Hypervisor<H> {
+    /// As [`Hypervisor::shutdown`], and does to the machine what that means for it.
+    pub fn shutdown_domain(&self, domain: &DomainRef<H>, reason: u8) {
+        if let Some(action) = self.shutdown(domain, reason.into()) {
+            action.carry_out(&self.hal);
+        }
+    }
+}

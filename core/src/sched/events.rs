@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use xenolith_abi::Port;
+use xenolith_abi::{Port, virq::Virq};
 use xenolith_hal::Hal;
 
 use super::{flag, state::ANY_PORT};
@@ -38,35 +38,8 @@ impl<H: Hal> Hypervisor<H> {
         domain.sched.pollers.fetch_sub(1, SeqCst);
     }
 
-    /// Whether the vCPU's `vcpu_info` says that an event is pending and not masked.
-    pub(crate) fn upcall_pending(&self, vcpu: &VcpuRef<H>) -> bool {
-        let _ = vcpu;
-        false
-    }
-
-    pub(crate) fn any_pending(
-        &self,
-        _domain: &DomainRef<H>,
-        _ports: impl IntoIterator<Item = Port>,
-    ) -> Result<bool, crate::Errno> {
-        Ok(false)
-    }
-
-    pub(crate) fn register_vcpu_info(
-        &self,
-        _vcpu: &VcpuRef<H>,
-        _gfn: xenolith_hal::Gfn,
-        _offset: u32,
-    ) -> Result<(), crate::Errno> {
-        Ok(())
-    }
-
     /// Sends the timer virtual interrupt.
     pub(crate) fn send_timer_virq(&self, vcpu: &VcpuRef<H>) {
-        let _ = vcpu;
+        self.send_guest_vcpu_virq(vcpu.domain(), vcpu, Virq::Timer);
     }
-
-    pub(crate) fn shutdown_domain(&self, _domain: &DomainRef<H>, _reason: u8) {}
-
-    pub(crate) fn latch_shutdown(&self, _domain: &DomainRef<H>, _reason: u8) {}
 }

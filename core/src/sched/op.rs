@@ -64,7 +64,7 @@ fn remote_shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64,
 
 fn shutdown_code<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let what: wire::Shutdown = caller.read(arg)?;
-    caller.hv.latch_shutdown(caller.domain(), what.reason as u8);
+    caller.domain().life.set_reason(what.reason as u8 as u32);
     Ok(0)
 }
 

@@ -1,7 +1,10 @@
 //! The bootable arm64 image: every supported board, chosen by the device tree that firmware passes.
 #![no_std]
 #![no_main]
-#![allow(unsafe_code, reason = "the global allocator and panic handler are the image's to name")]
+#![allow(
+    unsafe_code,
+    reason = "the global allocator and panic handler are the image's to name"
+)]
 
 use core::fmt::Write;
 

@@ -18,11 +18,24 @@ struct Fake {
 
 impl TableMemory for &Fake {
     fn load(&self, table: Mfn, index: usize) -> u64 {
-        self.words.lock().unwrap().get(&(table.0, index)).copied().unwrap_or(0)
+        self.words
+            .lock()
+            .unwrap()
+            .get(&(table.0, index))
+            .copied()
+            .unwrap_or(0)
     }
     fn store(&self, table: Mfn, index: usize, value: u64) {
-        let old = self.words.lock().unwrap().insert((table.0, index), value).unwrap_or(0);
-        assert!(old & 1 == 0 || value & 1 == 0, "valid to valid without a break");
+        let old = self
+            .words
+            .lock()
+            .unwrap()
+            .insert((table.0, index), value)
+            .unwrap_or(0);
+        assert!(
+            old & 1 == 0 || value & 1 == 0,
+            "valid to valid without a break"
+        );
     }
     fn flush(&self, _: u64, gfn: Gfn, count: u64) {
         self.flushed.lock().unwrap().push((gfn.0, count));
@@ -55,7 +68,14 @@ fn frames() -> Frames {
 fn the_largest_block_that_fits_is_used() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
-    p2m.map(Gfn(0x40000), Mfn(0x40000), 0x40000 + 0x200 + 1, P2mType::RamRw, &tables).unwrap();
+    p2m.map(
+        Gfn(0x40000),
+        Mfn(0x40000),
+        0x40000 + 0x200 + 1,
+        P2mType::RamRw,
+        &tables,
+    )
+    .unwrap();
     assert_eq!(p2m.lookup(Gfn(0x7ffff)).unwrap().order, 18);
     assert_eq!(p2m.lookup(Gfn(0x801ff)).unwrap().order, 9);
     let last = p2m.lookup(Gfn(0x80200)).unwrap();
@@ -67,7 +87,8 @@ fn the_largest_block_that_fits_is_used() {
 fn a_hole_cut_into_a_block_leaves_its_neighbours() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
-    p2m.map(Gfn(0x40000), Mfn(0x80000), 0x40000, P2mType::RamRw, &tables).unwrap();
+    p2m.map(Gfn(0x40000), Mfn(0x80000), 0x40000, P2mType::RamRw, &tables)
+        .unwrap();
     p2m.unmap(Gfn(0x40003), 2, &tables).unwrap();
     assert_eq!(p2m.lookup(Gfn(0x40002)).unwrap().mfn, Mfn(0x80002));
     assert_eq!(p2m.lookup(Gfn(0x40003)), None);
@@ -80,7 +101,10 @@ fn a_hole_cut_into_a_block_leaves_its_neighbours() {
 fn an_exchange_tells_what_was_there() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
-    assert_eq!(p2m.exchange(Gfn(5), Some((Mfn(7), P2mType::GrantRo)), &tables), Ok(None));
+    assert_eq!(
+        p2m.exchange(Gfn(5), Some((Mfn(7), P2mType::GrantRo)), &tables),
+        Ok(None)
+    );
     let old = p2m.exchange(Gfn(5), None, &tables).unwrap().unwrap();
     assert_eq!((old.mfn, old.kind), (Mfn(7), P2mType::GrantRo));
     assert_eq!(p2m.lookup(Gfn(5)), None);
@@ -90,8 +114,10 @@ fn an_exchange_tells_what_was_there() {
 fn a_walk_over_all_mappings_finds_each_block_once() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
-    p2m.map(Gfn(0x200), Mfn(0x400), 0x201, P2mType::RamRw, &tables).unwrap();
-    p2m.map(Gfn(0x900_0000), Mfn(9), 1, P2mType::MmioDirect, &tables).unwrap();
+    p2m.map(Gfn(0x200), Mfn(0x400), 0x201, P2mType::RamRw, &tables)
+        .unwrap();
+    p2m.map(Gfn(0x900_0000), Mfn(9), 1, P2mType::MmioDirect, &tables)
+        .unwrap();
     let mut found = Vec::new();
     let mut next = Gfn(0);
     while let Some((gfn, entry, count)) = p2m.next_mapped(next) {
@@ -100,7 +126,11 @@ fn a_walk_over_all_mappings_finds_each_block_once() {
     }
     assert_eq!(
         found,
-        [(0x200, P2mType::RamRw, 0x200), (0x400, P2mType::RamRw, 1), (0x900_0000, P2mType::MmioDirect, 1)]
+        [
+            (0x200, P2mType::RamRw, 0x200),
+            (0x400, P2mType::RamRw, 1),
+            (0x900_0000, P2mType::MmioDirect, 1)
+        ]
     );
 }
 
@@ -109,7 +139,8 @@ fn every_table_comes_back_on_release() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
     for i in 0..50 {
-        p2m.map(Gfn(i * 0x1_2345), Mfn(i), 1, P2mType::RamRw, &tables).unwrap();
+        p2m.map(Gfn(i * 0x1_2345), Mfn(i), 1, P2mType::RamRw, &tables)
+            .unwrap();
     }
     p2m.release(&tables);
     // The two concatenated root frames were not allocated through `tables`.
@@ -121,8 +152,14 @@ fn frames_beyond_the_address_size_are_refused() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
     let top = p2m.limit();
-    assert_eq!(p2m.map(top, Mfn(0), 1, P2mType::RamRw, &tables), Err(P2mError::OutOfRange));
-    assert_eq!(p2m.unmap(Gfn(u64::MAX), 2, &tables), Err(P2mError::OutOfRange));
+    assert_eq!(
+        p2m.map(top, Mfn(0), 1, P2mType::RamRw, &tables),
+        Err(P2mError::OutOfRange)
+    );
+    assert_eq!(
+        p2m.unmap(Gfn(u64::MAX), 2, &tables),
+        Err(P2mError::OutOfRange)
+    );
     assert_eq!(p2m.lookup(top), None);
     assert_eq!(SHAPE.root_order(), 1);
     assert_eq!(Geometry::for_pa_range(4).root_order(), 0);
@@ -133,8 +170,15 @@ fn frames_beyond_the_address_size_are_refused() {
 fn a_conditional_removal_leaves_a_changed_entry() {
     let fake = Fake::default();
     let (p2m, tables) = (Stage2::new(&fake, SHAPE, ROOT, 1), frames());
-    p2m.map(Gfn(1), Mfn(2), 1, P2mType::GrantRw, &tables).unwrap();
-    assert_eq!(p2m.remove_if(Gfn(1), (Mfn(3), P2mType::GrantRw), &tables), Ok(false));
-    assert_eq!(p2m.remove_if(Gfn(1), (Mfn(2), P2mType::GrantRw), &tables), Ok(true));
+    p2m.map(Gfn(1), Mfn(2), 1, P2mType::GrantRw, &tables)
+        .unwrap();
+    assert_eq!(
+        p2m.remove_if(Gfn(1), (Mfn(3), P2mType::GrantRw), &tables),
+        Ok(false)
+    );
+    assert_eq!(
+        p2m.remove_if(Gfn(1), (Mfn(2), P2mType::GrantRw), &tables),
+        Ok(true)
+    );
     assert_eq!(p2m.lookup(Gfn(1)), None);
 }
