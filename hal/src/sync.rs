@@ -25,18 +25,20 @@ pub enum Rank {
     Interrupts = 7,
     /// A virtual interrupt controller's per-vCPU state.
     VcpuInterrupts = 8,
+    /// What a domain's memory calls do to its physical map, one at a time.
+    Physmap = 9,
     /// A domain's second-level tables.
-    P2m = 9,
+    P2m = 10,
     /// A physical CPU's run queue.
-    RunQueue = 10,
+    RunQueue = 11,
     /// A physical CPU's timers.
-    Timers = 11,
-    /// The hypervisor's own heap, which grows by frames.
-    Heap = 12,
-    /// The frame allocator; also the hypervisor's own page tables.
+    Timers = 12,
+    /// The frame allocator.
     Frames = 13,
+    /// The hypervisor's own heap.
+    Heap = 14,
     /// The console.
-    Console = 14,
+    Console = 15,
 }
 
 /// A spin lock with a [`Rank`].

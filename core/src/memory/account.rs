@@ -8,7 +8,10 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Relaxed, SeqCst},
 };
 
-use xenolith_hal::NoMemory;
+use xenolith_hal::{
+    NoMemory,
+    sync::{Mutex, Rank},
+};
 
 use super::frame::Charge;
 
@@ -29,6 +32,8 @@ pub struct DomainMemory {
     pub hypervisor_max: AtomicU64,
     /// How many are changing the domain's memory now, and [`CLOSED`].
     users: AtomicU64,
+    /// Held while a memory call changes the physical map, so that what it replaces is let go exactly once.
+    pub(crate) physmap: Mutex<()>,
 }
 
 const CLOSED: u64 = 1 << 63;
@@ -51,6 +56,7 @@ impl DomainMemory {
             hypervisor: AtomicU64::new(0),
             hypervisor_max: AtomicU64::new(BASE_QUOTA + max / FRAMES_PER_TABLE),
             users: AtomicU64::new(0),
+            physmap: Mutex::new(Rank::Physmap, ()),
         }
     }
 

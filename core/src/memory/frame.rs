@@ -13,7 +13,7 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
-use xenolith_hal::Order;
+use xenolith_hal::{Gfn, Order};
 
 use crate::DomId;
 
@@ -239,7 +239,8 @@ pub enum Validation {
 pub struct FrameRecord {
     /// Owner, type and counts.
     state: AtomicU64,
-    /// Links of the free lists while the frame heads a free block; protected by the lock of its zone.
+    /// Links of the free lists while the frame heads a free block, protected by the lock of its zone. For hypervisor
+    /// memory shown to a domain: one more than the guest frame where it is, or 0.
     link: AtomicU64,
 }
 
@@ -291,6 +292,7 @@ impl FrameRecord {
     }
 
     pub(super) fn set_owned(&self, owner: DomId, charge: Charge) {
+        self.link.store(0, Relaxed);
         self.set(FrameState::owned(owner, charge));
     }
 
@@ -302,6 +304,17 @@ impl FrameRecord {
     pub(super) fn set_links(&self, previous: u32, next: u32) {
         self.link
             .store(u64::from(previous) << 32 | u64::from(next), Relaxed);
+    }
+
+    /// Where a frame of hypervisor memory is shown to its domain.
+    pub fn shown_at(&self) -> Option<Gfn> {
+        self.link.load(Relaxed).checked_sub(1).map(Gfn)
+    }
+
+    /// Notes where a frame of hypervisor memory is shown; under the domain's physmap lock.
+    pub(super) fn set_shown_at(&self, gfn: Option<Gfn>) {
+        self.link
+            .store(gfn.map_or(0, |gfn| gfn.0.saturating_add(1)), Relaxed);
     }
 
     /// Takes a reference if the frame belongs to `owner`. False also when the count is full.

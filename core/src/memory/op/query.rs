@@ -1,0 +1,47 @@
+//! Questions about a domain's memory.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use xenolith_abi::memory::{MemoryDomain, MemoryOp, VnumaTopologyInfo};
+use xenolith_hal::{Gfn, Hal, P2m};
+
+use super::Call;
+use crate::{Domain, Errno};
+
+impl<H: Hal> Call<'_, H> {
+    /// `XENMEM_current_reservation`, `_maximum_reservation` and `_maximum_gpfn`.
+    pub(super) fn ask(&self, op: MemoryOp) -> Result<i64, Errno> {
+        let asked = self.caller.read::<MemoryDomain>(self.arg)?;
+        let domain = self.target(asked.domid)?;
+        let frames = match op {
+            MemoryOp::CurrentReservation => domain.memory.owned.load(Relaxed),
+            MemoryOp::MaximumReservation => domain.memory.max.load(Relaxed),
+            _ => highest_mapped(&domain),
+        };
+        Ok(i64::try_from(frames).unwrap_or(i64::MAX))
+    }
+
+    /// `XENMEM_get_vnumainfo`: no domain has a virtual topology.
+    pub(super) fn vnuma_topology(&self) -> Result<i64, Errno> {
+        let asked = self.caller.read::<VnumaTopologyInfo>(self.arg)?;
+        if asked.pad != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.target(asked.domid)?;
+        Err(Errno::EOPNOTSUPP)
+    }
+}
+
+/// The highest guest frame that something is mapped at; 0 when nothing is. Found by halving, not by walking.
+fn highest_mapped<H: Hal>(domain: &Domain<H>) -> u64 {
+    let (mut low, mut high) = (0, domain.p2m.limit().0);
+    // Something is mapped at or after `low` (or nothing at all), nothing at or after `high`.
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match domain.p2m.next_mapped(Gfn(middle)) {
+            Some((at, _, left)) => low = at.plus(left - 1).0.clamp(middle, high - 1),
+            None => high = middle,
+        }
+    }
+    low
+}
