@@ -9,6 +9,8 @@
 #![allow(unsafe_code, reason = "an architecture backend is where unsafe lives; each block says why it is sound")]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod domain_build;
 pub mod gic;
