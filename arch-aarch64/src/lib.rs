@@ -12,6 +12,8 @@
 )]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod domain_build;
 pub mod gic;

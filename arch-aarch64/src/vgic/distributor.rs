@@ -187,6 +187,7 @@ impl VgicDomain {
                 continue;
             }
             state.forward = forward;
+            state.set_direct();
             let look = forward != 0 && !state.queue.is_empty();
             if look {
                 v.set_dirty(true);

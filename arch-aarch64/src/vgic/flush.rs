@@ -278,6 +278,10 @@ impl Both<'_> {
             }
             self.state.lrs.value[n] = now;
             self.set_active(intid, now & H::ACTIVE != 0);
+            // Raised again meanwhile: that needs no register, and has to join what waits before the guest takes it.
+            if self.state.queue.contains(intid) {
+                self.place_again(hw, intid, n);
+            }
         }
     }
 
@@ -331,6 +335,7 @@ impl Both<'_> {
         let underflow = self.state.forward != 0 && !self.state.queue.is_empty();
         if underflow != self.state.underflow {
             self.state.underflow = underflow;
+            self.state.set_direct();
             hw.set_underflow(underflow);
         }
     }

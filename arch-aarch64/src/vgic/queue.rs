@@ -28,6 +28,10 @@ impl Queue {
         }
     }
 
+    pub(super) const fn contains(&self, intid: u32) -> bool {
+        self.words[intid as usize >> 5 & 31] & 1 << (intid & 31) != 0
+    }
+
     #[inline]
     pub(super) const fn is_empty(&self) -> bool {
         self.summary == 0

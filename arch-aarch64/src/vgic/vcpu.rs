@@ -64,6 +64,9 @@ pub(super) struct VcpuState {
 
     /// All ones while the distributor forwards interrupts, else zero.
     pub(super) forward: u32,
+    /// All ones while nothing waits beside full list registers and the distributor forwards: what is raised for the
+    /// running vCPU may then go straight into a free one without passing by something better.
+    pub(super) direct: u32,
     /// Enabled, pending, routed here, and not (or not wholly) in a list register.
     pub(super) queue: Queue,
     pub(super) lrs: Lrs,
@@ -117,6 +120,7 @@ impl VgicVcpu {
             template: [0; PRIVATE as usize],
             senders: [0; 16],
             forward: 0,
+            direct: 0,
             queue: Queue::default(),
             lrs: Lrs::default(),
             underflow: false,
@@ -175,7 +179,7 @@ impl VgicVcpu {
         let intid = intid & (PRIVATE - 1);
         let bit = 1 << intid;
         let mut state = self.state.lock();
-        if state.enabled & state.forward & !state.latch & bit != 0 && state.place_private(hw, intid)
+        if state.enabled & state.direct & !state.latch & bit != 0 && state.place_private(hw, intid)
         {
             return;
         }
@@ -193,7 +197,7 @@ impl VgicVcpu {
         let bit = 1 << intid;
         let mut state = self.state.lock();
         state.timer_active = true;
-        if state.enabled & state.forward & !state.latch & bit != 0 && state.place_private(hw, intid)
+        if state.enabled & state.direct & !state.latch & bit != 0 && state.place_private(hw, intid)
         {
             return;
         }
@@ -346,6 +350,11 @@ impl VcpuState {
         self.priority[at] = priority & PRIORITY_MASK;
         let physical = (intid == timer).then_some(timer);
         self.template[at] = pending_lr(version, intid, self.priority[at], physical);
+    }
+
+    /// After a change of `forward` or `underflow`.
+    pub(super) fn set_direct(&mut self) {
+        self.direct = if self.underflow { 0 } else { self.forward };
     }
 
     /// Notes that a private interrupt is pending and queues it where it can be taken.
