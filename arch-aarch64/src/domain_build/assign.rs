@@ -86,7 +86,17 @@ const IOMMUS: &[&str] = &[
     "qcom,smmu-v2",
 ];
 /// Children of the root that are written anew.
-const REWRITTEN: &[&str] = &["cpus", "memory", "chosen", "hypervisor", "psci", "timer", "__symbols__", "__local_fixups__", "__fixups__"];
+const REWRITTEN: &[&str] = &[
+    "cpus",
+    "memory",
+    "chosen",
+    "hypervisor",
+    "psci",
+    "timer",
+    "__symbols__",
+    "__local_fixups__",
+    "__fixups__",
+];
 
 fn is_pmu(node: &Node<'_, '_>) -> bool {
     node.texts("compatible")
@@ -148,7 +158,9 @@ impl Devices {
                 disabled_until = node.end_id();
                 continue;
             }
-            let in_reserved = node.parent().is_some_and(|p| p.depth() == 1 && p.name() == "reserved-memory");
+            let in_reserved = node
+                .parent()
+                .is_some_and(|p| p.depth() == 1 && p.name() == "reserved-memory");
             if fate == Fate::Gic {
                 continue;
             }
@@ -174,7 +186,13 @@ impl Devices {
     }
 
     /// Takes out what is never dom0's: RAM, the interrupt controller's windows, the console's registers.
-    fn leave_out(&mut self, tree: &Tree<'_>, host: &Host<'_>, console: Option<NodeId>, ram: &RangeSet) {
+    fn leave_out(
+        &mut self,
+        tree: &Tree<'_>,
+        host: &Host<'_>,
+        console: Option<NodeId>,
+        ram: &RangeSet,
+    ) {
         let mut kept: Vec<PhysRange> = ram.iter().collect();
         let controller = tree.by_id(host.gic.node);
         let below = controller.iter().flat_map(Node::descendants);
@@ -215,10 +233,15 @@ fn pci_windows(bridge: Node<'_, '_>) -> Vec<PhysRange> {
         if cells.nth(2).is_none() {
             return out;
         }
-        let (Some(address), Some(size)) = (number(&mut cells, parent_cells), number(&mut cells, size_cells)) else {
+        let (Some(address), Some(size)) = (
+            number(&mut cells, parent_cells),
+            number(&mut cells, size_cells),
+        ) else {
             return out;
         };
-        let range = bridge.to_root(address, size).and_then(|start| PhysRange::new(start, size));
+        let range = bridge
+            .to_root(address, size)
+            .and_then(|start| PhysRange::new(start, size));
         out.extend(range.filter(|r| !r.is_empty()));
     }
 }
@@ -227,7 +250,9 @@ fn number(cells: &mut impl Iterator<Item = u32>, count: usize) -> Option<u64> {
     if count > 2 {
         return None;
     }
-    (0..count).try_fold(0u64, |value, _| Some(value << 32 | u64::from(cells.next()?)))
+    (0..count).try_fold(0u64, |value, _| {
+        Some(value << 32 | u64::from(cells.next()?))
+    })
 }
 
 /// The shared interrupt that a specifier of the GIC names.
@@ -236,6 +261,10 @@ fn spi(cells: &[u32]) -> Option<Spi> {
         return None;
     };
     let number = number.checked_add(FIRST_SPI).filter(|n| *n < 1020)?;
-    let trigger = if flags & 3 != 0 { Trigger::Edge } else { Trigger::Level };
+    let trigger = if flags & 3 != 0 {
+        Trigger::Edge
+    } else {
+        Trigger::Level
+    };
     Some(Spi { number, trigger })
 }

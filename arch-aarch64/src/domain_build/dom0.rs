@@ -96,7 +96,9 @@ pub fn dom0_tree(tree: &Tree<'_>, host: &Host<'_>, request: &Dom0Request<'_>) ->
 
 /// Phandles of nodes that dom0 does not see; sorted.
 fn hidden_phandles(tree: &Tree<'_>, host: &Host<'_>, console: Option<NodeId>) -> Vec<u32> {
-    let mut next = visible(tree, host, console).map(|(node, _)| node.id()).peekable();
+    let mut next = visible(tree, host, console)
+        .map(|(node, _)| node.id())
+        .peekable();
     let mut hidden = Vec::new();
     for node in tree.nodes() {
         if next.next_if_eq(&node.id()).is_none() {
@@ -124,7 +126,12 @@ fn copy_properties(writer: &mut Writer, tree: &Tree<'_>, node: Node<'_, '_>, hid
             continue;
         }
         // An alias of a node that is not there is no use; of those only the console's name is likely.
-        if is_aliases && node.text(property.name).and_then(|path| tree.node(path)).is_none() {
+        if is_aliases
+            && node
+                .text(property.name)
+                .and_then(|path| tree.node(path))
+                .is_none()
+        {
             continue;
         }
         writer.property(property.name, property.value);
@@ -147,8 +154,13 @@ fn write_gic(writer: &mut Writer, node: Node<'_, '_>, host: &Host<'_>, gic: &Vir
             writer.property(name, value);
         }
     }
-    let cells = node.parent().map_or((2, 2), |p| (p.address_cells(), p.size_cells()));
-    let physical = [gic.distributor].into_iter().chain(gic.cpu_interface).chain(gic.redistributors.iter().copied());
+    let cells = node
+        .parent()
+        .map_or((2, 2), |p| (p.address_cells(), p.size_cells()));
+    let physical = [gic.distributor]
+        .into_iter()
+        .chain(gic.cpu_interface)
+        .chain(gic.redistributors.iter().copied());
     // The entries of `reg` are those of the host, in order, some of them shorter: their bus addresses are unchanged.
     let bus = node.reg().unwrap_or_default();
     let windows: Vec<PhysRange> = bus
@@ -238,7 +250,12 @@ fn write_timer(writer: &mut Writer, host: &Host<'_>) {
     writer.end();
 }
 
-fn write_hypervisor(writer: &mut Writer, root: Node<'_, '_>, host: &Host<'_>, request: &Dom0Request<'_>) {
+fn write_hypervisor(
+    writer: &mut Writer,
+    root: Node<'_, '_>,
+    host: &Host<'_>,
+    request: &Dom0Request<'_>,
+) {
     let regions: Vec<PhysRange> = [request.grant_region]
         .into_iter()
         .chain(request.extended_regions.iter().copied())
@@ -247,14 +264,27 @@ fn write_hypervisor(writer: &mut Writer, root: Node<'_, '_>, host: &Host<'_>, re
     writer.texts("compatible", &["xen,xen-4.17", "xen,xen"]);
     writer.reg("reg", (root.address_cells(), root.size_cells()), &regions);
     writer.u32("interrupt-parent", host.gic.phandle);
-    writer.cells("interrupts", &ppi(request.event_ppi, host.gic.version, host.gic.interrupt_cells));
+    writer.cells(
+        "interrupts",
+        &ppi(
+            request.event_ppi,
+            host.gic.version,
+            host.gic.interrupt_cells,
+        ),
+    );
     writer.end();
 }
 
 /// Properties of `/chosen` that were meant for the hypervisor, or are written anew.
 fn is_ours(name: &str) -> bool {
-    matches!(name, "bootargs" | "stdout-path" | "linux,stdout-path" | "linux,initrd-start" | "linux,initrd-end")
-        || name.starts_with("xen,")
+    matches!(
+        name,
+        "bootargs"
+            | "stdout-path"
+            | "linux,stdout-path"
+            | "linux,initrd-start"
+            | "linux,initrd-end"
+    ) || name.starts_with("xen,")
         || name.starts_with("linux,uefi-")
         || matches!(name, "#address-cells" | "#size-cells" | "ranges")
 }
@@ -280,10 +310,18 @@ fn write_chosen(writer: &mut Writer, tree: &Tree<'_>, request: &Dom0Request<'_>)
 pub(super) fn fuzz_dom0(tree: &Tree<'_>, host: &Host<'_>, console: Option<NodeId>) {
     use super::Devices;
     use xenolith_core::boot::placement::{Bank, Placed, Source};
-    let ram: RangeSet = [PhysRange::between(0x4000_0000, 0x8000_0000)].into_iter().collect();
+    let ram: RangeSet = [PhysRange::between(0x4000_0000, 0x8000_0000)]
+        .into_iter()
+        .collect();
     let devices = Devices::of(tree, host, console, &ram);
     let plan = DomainPlan {
-        banks: ram.iter().map(|guest| Bank { guest, direct: true }).collect(),
+        banks: ram
+            .iter()
+            .map(|guest| Bank {
+                guest,
+                direct: true,
+            })
+            .collect(),
         kernel: Placed {
             at: PhysRange::between(0x4000_0000, 0x4100_0000),
             source: Source::InPlace,

@@ -143,7 +143,10 @@ fn write_memory(writer: &mut Writer, plan: &DomainPlan) {
 }
 
 fn write_gic(writer: &mut Writer, gic: &GuestGic) {
-    writer.begin(&format!("interrupt-controller@{:x}", gic.distributor.start()));
+    writer.begin(&format!(
+        "interrupt-controller@{:x}",
+        gic.distributor.start()
+    ));
     writer.text(
         "compatible",
         match gic.version {
@@ -160,7 +163,10 @@ fn write_gic(writer: &mut Writer, gic: &GuestGic) {
 }
 
 fn write_timer(writer: &mut Writer, request: &DomuRequest<'_>) {
-    let cells: Vec<u32> = TIMER_PPIS.into_iter().flat_map(|n| ppi(n, request.gic.version, 3)).collect();
+    let cells: Vec<u32> = TIMER_PPIS
+        .into_iter()
+        .flat_map(|n| ppi(n, request.gic.version, 3))
+        .collect();
     writer.begin("timer");
     writer.text("compatible", "arm,armv8-timer");
     writer.cells("interrupts", &cells);

@@ -147,11 +147,23 @@ impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "device tree: ")?;
         match self {
-            Self::NoGic => write!(f, "no GICv2 (with virtualization) or GICv3 node; this machine cannot be used, or its tree lacks the node"),
+            Self::NoGic => write!(
+                f,
+                "no GICv2 (with virtualization) or GICv3 node; this machine cannot be used, or its tree lacks the node"
+            ),
             Self::Gic(path, what) => write!(f, "{path} lacks {what}; correct its reg"),
-            Self::NoTimer => write!(f, "no \"arm,armv8-timer\" node; add the generic timer with its four interrupts"),
-            Self::Timer(path) => write!(f, "{path} lacks the hypervisor's timer; list its four interrupts (secure, physical, virtual, hypervisor)"),
-            Self::NoCpus => write!(f, "no CPU under /cpus; add a node with device_type = \"cpu\" and reg for each"),
+            Self::NoTimer => write!(
+                f,
+                "no \"arm,armv8-timer\" node; add the generic timer with its four interrupts"
+            ),
+            Self::Timer(path) => write!(
+                f,
+                "{path} lacks the hypervisor's timer; list its four interrupts (secure, physical, virtual, hypervisor)"
+            ),
+            Self::NoCpus => write!(
+                f,
+                "no CPU under /cpus; add a node with device_type = \"cpu\" and reg for each"
+            ),
         }
     }
 }
@@ -159,7 +171,10 @@ impl fmt::Display for HostError {
 impl<'a> Host<'a> {
     /// Reads the machine from its tree.
     pub fn from_tree(tree: &Tree<'a>) -> Result<Self, HostError> {
-        let find = |any: &[&str]| tree.nodes().find(|n| n.is_compatible(any) && n.is_enabled());
+        let find = |any: &[&str]| {
+            tree.nodes()
+                .find(|n| n.is_compatible(any) && n.is_enabled())
+        };
         let gic = find(GIC_V3)
             .map(gic_v3)
             .or_else(|| find(GIC_V2).map(gic_v2))
@@ -189,7 +204,10 @@ impl<'a> Host<'a> {
     pub fn virtual_gic(&self, vcpus: u32) -> VirtualGic {
         let wanted = u64::from(vcpus.max(1)).saturating_mul(REDISTRIBUTOR);
         let cut = |range: PhysRange, size: u64| {
-            PhysRange::between(range.start(), range.start().saturating_add(size.min(range.size())))
+            PhysRange::between(
+                range.start(),
+                range.start().saturating_add(size.min(range.size())),
+            )
         };
         let redistributors = match self.gic.redistributors.first() {
             Some(first) if first.size() >= wanted => alloc::vec![cut(*first, wanted)],
@@ -208,7 +226,12 @@ impl<'a> Host<'a> {
         match self.gic.version {
             GicVersion::V2 => 8,
             GicVersion::V3 => {
-                let room: u64 = self.gic.redistributors.iter().map(|r| r.size() / REDISTRIBUTOR).sum();
+                let room: u64 = self
+                    .gic
+                    .redistributors
+                    .iter()
+                    .map(|r| r.size() / REDISTRIBUTOR)
+                    .sum();
                 room.clamp(1, 4096) as u32
             }
         }
@@ -220,7 +243,9 @@ impl<'a> Host<'a> {
         let mut used = 0u32;
         for node in tree.nodes() {
             for interrupt in node.interrupts() {
-                if let (true, [1, number, ..]) = (interrupt.controller == self.gic.node, interrupt.cells()) {
+                if let (true, [1, number, ..]) =
+                    (interrupt.controller == self.gic.node, interrupt.cells())
+                {
                     used |= 1u32.checked_shl(*number).unwrap_or(0);
                 }
             }

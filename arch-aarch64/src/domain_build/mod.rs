@@ -10,7 +10,10 @@ mod host;
 
 pub use assign::{Devices, Spi, Trigger};
 pub use dom0::{Dom0Request, dom0_tree, dom0_tree_room};
-pub use domu::{DomuRequest, EVENT_PPI, GRANT_REGION, GUEST_BANKS, GuestGic, PL011, PL011_SPI, TIMER_PPIS, domu_tree};
+pub use domu::{
+    DomuRequest, EVENT_PPI, GRANT_REGION, GUEST_BANKS, GuestGic, PL011, PL011_SPI, TIMER_PPIS,
+    domu_tree,
+};
 pub use host::{Conduit, Gic, GicVersion, Host, HostCpu, HostError, TimerPpis, VirtualGic};
 
 /// The interrupt number of the first private peripheral interrupt.
@@ -33,7 +36,10 @@ pub fn fuzz_device_tree(bytes: &[u8]) {
     let _ = BootMemory::from_tree(&tree).map(|memory| memory.free());
     let _ = BootInfo::from_tree(&tree, &|_| None);
     if let Ok(host) = Host::from_tree(&tree) {
-        let console = tree.node("/chosen").and_then(|c| tree.resolve(c.text("stdout-path")?)).map(|n| n.id());
+        let console = tree
+            .node("/chosen")
+            .and_then(|c| tree.resolve(c.text("stdout-path")?))
+            .map(|n| n.id());
         dom0::fuzz_dom0(&tree, &host, console);
     }
 }
