@@ -409,7 +409,12 @@ fn place(
             })
         }
     };
-    let device_tree = tree_place(&rest, load.tree_size()).ok_or(fragmented)?;
+    // Near the kernel if possible: there the kernel surely maps it.
+    let bank = banks.enclosing(&kernel.at).unwrap_or_default();
+    let same: RangeSet = rest.iter().map(|r| r.intersection(&bank)).collect();
+    let device_tree = tree_place(&same, load.tree_size())
+        .or_else(|| tree_place(&rest, load.tree_size()))
+        .ok_or(fragmented)?;
     Ok(DomainPlan {
         entry: kernel.at.start().saturating_add(load.kernel.entry_offset()),
         banks: banks
