@@ -43,3 +43,6 @@ pub fn fuzz_device_tree(bytes: &[u8]) {
         dom0::fuzz_dom0(&tree, &host, console);
     }
 }
+
+#[cfg(test)]
+mod tests;

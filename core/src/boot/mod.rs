@@ -16,3 +16,6 @@ pub mod placement;
 pub mod range;
 
 pub use range::{PhysRange, RangeSet};
+
+#[cfg(test)]
+mod tests;

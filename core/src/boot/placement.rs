@@ -251,6 +251,10 @@ fn try_dom0(
     let fragmented = PlacementError::Fragmented {
         needed: load.needed(),
     };
+    // The kernel clears the memory behind its file: a ramdisk there would be lost.
+    if kernel.zip(ramdisk).is_some_and(|(k, r)| k.overlaps(&r)) {
+        return Err(fragmented);
+    }
     let mut usable = free.clone();
     let in_place = [kernel.map(|_| load.kernel_at), ramdisk];
     for module in in_place.into_iter().flatten() {
