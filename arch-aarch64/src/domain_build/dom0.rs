@@ -5,6 +5,7 @@
 //! Xen's documentation).
 
 use alloc::{format, vec::Vec};
+use core::fmt;
 
 use super::{
     FIRST_PPI, GicVersion, Host, VirtualGic,
@@ -55,9 +56,38 @@ pub fn dom0_tree_room(tree: &Tree<'_>, vcpus: u32, bootargs: &str) -> u64 {
     size.next_multiple_of(4096).min(MAX_TREE) as u64
 }
 
-/// Writes dom0's tree.
-#[must_use]
-pub fn dom0_tree(tree: &Tree<'_>, host: &Host<'_>, request: &Dom0Request<'_>) -> Vec<u8> {
+/// A tree does not fit the room that the plan has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeTooLarge {
+    size: usize,
+    room: u64,
+}
+
+impl fmt::Display for TreeTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, room } = self;
+        write!(
+            f,
+            "device tree for the domain: {size} bytes do not fit the {room} planned; remove nodes that this board does not have"
+        )
+    }
+}
+
+/// `blob`, if it fits the plan.
+pub(super) fn fitting(blob: Vec<u8>, plan: &DomainPlan) -> Result<Vec<u8>, TreeTooLarge> {
+    let (size, room) = (blob.len(), plan.device_tree.size());
+    if size as u64 > room {
+        return Err(TreeTooLarge { size, room });
+    }
+    Ok(blob)
+}
+
+/// Writes dom0's tree; it goes to `plan.device_tree`.
+pub fn dom0_tree(
+    tree: &Tree<'_>,
+    host: &Host<'_>,
+    request: &Dom0Request<'_>,
+) -> Result<Vec<u8>, TreeTooLarge> {
     let mut writer = Writer::new();
     let mut open: Vec<NodeId> = Vec::new();
     let gic = host.virtual_gic(request.vcpus);
@@ -91,7 +121,7 @@ pub fn dom0_tree(tree: &Tree<'_>, host: &Host<'_>, request: &Dom0Request<'_>) ->
     write_timer(&mut writer, host);
     write_hypervisor(&mut writer, tree.root(), host, request);
     write_chosen(&mut writer, tree, request);
-    writer.finish()
+    fitting(writer.finish(), request.plan)
 }
 
 /// Phandles of nodes that dom0 does not see; sorted.
@@ -344,5 +374,7 @@ pub(super) fn fuzz_dom0(tree: &Tree<'_>, host: &Host<'_>, console: Option<NodeId
             reserved: &devices.reserved,
         },
     );
-    assert!(Tree::parse(&blob).is_ok(), "dom0's tree can be read again");
+    if let Ok(blob) = blob {
+        assert!(Tree::parse(&blob).is_ok(), "dom0's tree can be read again");
+    }
 }

@@ -5,7 +5,7 @@ use alloc::{format, vec::Vec};
 
 use super::{
     GicVersion,
-    dom0::{ppi, write_psci},
+    dom0::{TreeTooLarge, fitting, ppi, write_psci},
     vcpu_affinity,
 };
 use xenolith_core::boot::{PhysRange, fdt::Writer, placement::DomainPlan};
@@ -75,9 +75,18 @@ pub struct DomuRequest<'r> {
     pub timer_frequency: Option<u32>,
 }
 
-/// Writes the tree.
+/// Bytes that [`domu_tree`] may need: the plan's room for the tree.
 #[must_use]
-pub fn domu_tree(request: &DomuRequest<'_>) -> Vec<u8> {
+pub fn domu_tree_room(vcpus: u32, bootargs: &str) -> u64 {
+    let vcpus = u64::from(vcpus).saturating_mul(256);
+    vcpus
+        .saturating_add(bootargs.len() as u64)
+        .saturating_add(3072)
+        .next_multiple_of(4096)
+}
+
+/// Writes the tree; it goes to `plan.device_tree`.
+pub fn domu_tree(request: &DomuRequest<'_>) -> Result<Vec<u8>, TreeTooLarge> {
     let mut writer = Writer::new();
     writer.begin("");
     writer.texts("compatible", &["xen,xenvm-4.17", "xen,xenvm"]);
@@ -101,7 +110,7 @@ pub fn domu_tree(request: &DomuRequest<'_>) -> Vec<u8> {
     if request.pl011 {
         write_pl011(&mut writer);
     }
-    writer.finish()
+    fitting(writer.finish(), request.plan)
 }
 
 fn write_chosen(writer: &mut Writer, request: &DomuRequest<'_>) {

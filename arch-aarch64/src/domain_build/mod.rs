@@ -9,10 +9,10 @@ mod domu;
 mod host;
 
 pub use assign::{Devices, Spi, Trigger};
-pub use dom0::{Dom0Request, dom0_tree, dom0_tree_room};
+pub use dom0::{Dom0Request, TreeTooLarge, dom0_tree, dom0_tree_room};
 pub use domu::{
     DomuRequest, EVENT_PPI, GRANT_REGION, GUEST_BANKS, GuestGic, PL011, PL011_SPI, TIMER_PPIS,
-    domu_tree,
+    domu_tree, domu_tree_room,
 };
 pub use host::{Conduit, Gic, GicVersion, Host, HostCpu, HostError, TimerPpis, VirtualGic};
 
@@ -43,3 +43,6 @@ pub fn fuzz_device_tree(bytes: &[u8]) {
         dom0::fuzz_dom0(&tree, &host, console);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! every failure is a value whose `Display` is one line that names what is wrong and what to do.
 
 pub mod cmdline;
+pub mod console;
 pub mod fdt;
 pub mod gzip;
 pub mod image;
@@ -15,3 +16,6 @@ pub mod placement;
 pub mod range;
 
 pub use range::{PhysRange, RangeSet};
+
+#[cfg(test)]
+mod tests;

@@ -251,6 +251,10 @@ fn try_dom0(
     let fragmented = PlacementError::Fragmented {
         needed: load.needed(),
     };
+    // The kernel clears the memory behind its file: a ramdisk there would be lost.
+    if kernel.zip(ramdisk).is_some_and(|(k, r)| k.overlaps(&r)) {
+        return Err(fragmented);
+    }
     let mut usable = free.clone();
     let in_place = [kernel.map(|_| load.kernel_at), ramdisk];
     for module in in_place.into_iter().flatten() {
@@ -409,7 +413,12 @@ fn place(
             })
         }
     };
-    let device_tree = tree_place(&rest, load.tree_size()).ok_or(fragmented)?;
+    // Near the kernel if possible: there the kernel surely maps it.
+    let bank = banks.enclosing(&kernel.at).unwrap_or_default();
+    let same: RangeSet = rest.iter().map(|r| r.intersection(&bank)).collect();
+    let device_tree = tree_place(&same, load.tree_size())
+        .or_else(|| tree_place(&rest, load.tree_size()))
+        .ok_or(fragmented)?;
     Ok(DomainPlan {
         entry: kernel.at.start().saturating_add(load.kernel.entry_offset()),
         banks: banks

@@ -14,6 +14,8 @@ const MAX_BLOB: usize = 2 << 20;
 const MAX_NODES: usize = 32 * 1024;
 const MAX_PROPERTIES: usize = 256 * 1024;
 const MAX_DEPTH: usize = 64;
+/// No bus has longer addresses; a larger number is damage and is looked over.
+const MAX_CELLS: u32 = 4;
 const MAX_RESERVATIONS: usize = 1024;
 
 /// Why a blob is no device tree.
@@ -600,7 +602,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     fn inherited(&self, name: &str) -> Option<usize> {
         core::iter::successors(Some(*self), Node::parent)
-            .find_map(|n| n.u32(name))
+            .find_map(|n| n.u32(name).filter(|cells| *cells <= MAX_CELLS))
             .map(|v| v as usize)
     }
 
