@@ -65,8 +65,4 @@ impl<H: Hal> Hypervisor<H> {
     pub(crate) fn send_timer_virq(&self, vcpu: &VcpuRef<H>) {
         let _ = vcpu;
     }
-
-    pub(crate) fn shutdown_domain(&self, _domain: &DomainRef<H>, _reason: u8) {}
-
-    pub(crate) fn latch_shutdown(&self, _domain: &DomainRef<H>, _reason: u8) {}
 }
