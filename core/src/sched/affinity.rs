@@ -8,14 +8,29 @@ use super::{Place, Policy};
 use crate::{DomainRef, Errno, Hypervisor, VcpuRef};
 
 /// What the scheduler knows of a domain.
-#[derive(Default)]
 pub struct DomainSched {
     /// How many of its vCPUs poll ports.
     pub(crate) pollers: AtomicU32,
     /// Which watchdogs are in use, one bit each.
     pub(crate) watchdogs: AtomicU32,
+    /// The reason that stands when the domain shuts down, or [`NO_REASON`].
+    pub(crate) latched_reason: AtomicU32,
     /// Whether the guest asked for the update mark in its runstate areas (`VMASST_TYPE_runstate_update_flag`).
     pub runstate_update_flag: AtomicBool,
+}
+
+/// In `latched_reason`: none was given in advance.
+pub(crate) const NO_REASON: u32 = u32::MAX;
+
+impl Default for DomainSched {
+    fn default() -> Self {
+        Self {
+            pollers: AtomicU32::new(0),
+            watchdogs: AtomicU32::new(0),
+            latched_reason: AtomicU32::new(NO_REASON),
+            runstate_update_flag: AtomicBool::new(false),
+        }
+    }
 }
 
 /// Which CPUs a vCPU runs on.

@@ -7,26 +7,15 @@ use std::{
     vec::Vec,
 };
 
-use xenolith_hal::{CpuId, CpuMask, Gfn, Hal, Mfn, Nanos, NoMemory, P2m, P2mType, TableFrames};
-use xenolith_sim::{Sim, SimDomain, SimVcpu};
+use xenolith_hal::{CpuId, CpuMask, Hal, Mfn, Nanos};
+use xenolith_sim::Sim;
 
 use crate::{
-    DomId, Domain, DomainRef, Hypervisor, VcpuRef,
-    domain::{DomainConfig, DomainParts},
-    memory::Memory,
+    DomainRef, Hypervisor, VcpuRef,
+    domain::DomainConfig,
     sched::{Affinity, Place, Work},
+    testing,
 };
-
-/// The simulated translation needs no frames for tables.
-struct NoTables;
-
-impl TableFrames for NoTables {
-    fn allocate(&self) -> Result<Mfn, NoMemory> {
-        Ok(Mfn(0))
-    }
-
-    fn free(&self, _: Mfn) {}
-}
 
 const NOWHERE: u16 = u16::MAX;
 
@@ -46,7 +35,7 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(cpus: u16) -> Self {
         let sim = Sim::new(cpus, &[(Mfn(0x4_0000), 4096)]);
-        let hv = Hypervisor::new(sim.clone(), Memory::new(&[]).unwrap());
+        let hv = testing::hypervisor(&sim);
         for cpu in 0..cpus {
             hv.sched.online(CpuId(cpu));
         }
@@ -63,22 +52,11 @@ impl Machine {
     /// A domain whose vCPUs are down.
     pub(super) fn domain(&self, id: u16, vcpus: u16) -> DomainRef<Sim> {
         let config = DomainConfig {
-            id: DomId(id),
             vcpus,
-            privileged: id == 0,
-            max_frames: 16,
-            direct_map: false,
+            ..testing::config(id)
         };
-        let domain = Domain::assemble(
-            config,
-            DomainParts {
-                arch: SimDomain::default(),
-                p2m: self.sim.new_p2m(),
-                vcpus: (0..vcpus).map(|_| SimVcpu::default()).collect(),
-                shared_info: Mfn(0x4_0000 + u64::from(id)),
-            },
-        );
-        self.hv.admit_domain(&domain).unwrap();
+        // Frame 0 to 3 of each guest are memory.
+        let domain = testing::domain_with(&self.hv, config, 4);
         for vcpu in VcpuRef::all(&domain) {
             let seen = Box::leak(Box::new(Seen {
                 loaded: AtomicU16::new(NOWHERE),
@@ -89,15 +67,6 @@ impl Machine {
         domain
     }
 
-    /// Gives a domain frames of memory from `gfn` on.
-    pub(super) fn map(&self, domain: &DomainRef<Sim>, gfn: Gfn, count: u64) {
-        let first = Mfn(0x4_0100 + u64::from(domain.id().0) * 16);
-        domain
-            .p2m
-            .map(gfn, first, count, P2mType::RamRw, &NoTables)
-            .unwrap();
-    }
-
     /// A domain whose vCPUs are up, and the vCPUs.
     pub(super) fn running_domain(&self, id: u16, vcpus: u16) -> Vec<VcpuRef<Sim>> {
         let domain = self.domain(id, vcpus);
@@ -106,6 +75,11 @@ impl Machine {
             assert!(self.hv.vcpu_up(vcpu));
         }
         vcpus
+    }
+
+    /// Drops what the test itself holds of the vCPUs.
+    pub(super) fn forget(&self) {
+        self.seen.borrow_mut().clear();
     }
 
     pub(super) fn vcpus(&self) -> Vec<VcpuRef<Sim>> {

@@ -6,16 +6,18 @@ use xenolith_abi::{
     sched::SchedOp,
     vcpu::VcpuOp,
 };
-use xenolith_hal::{CpuId, Gfn, GuestVirt, Nanos};
-use xenolith_sim::Sim;
+use xenolith_hal::{CpuId, GuestVirt, Nanos};
+use xenolith_sim::{MachineEnd, Sim, ended_with};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{SeqCst, machine::Machine};
 use crate::{
-    Errno, VcpuRef,
+    DomId, Errno, VcpuRef,
+    domain::{Destroyed, LifeState},
     guest::Caller,
     hypercall::Outcome,
     sched::{RunstateKind, sched_op},
+    testing,
     vcpu_op::vcpu_op,
 };
 
@@ -50,13 +52,12 @@ fn with<T: IntoBytes + Immutable>(
 }
 
 fn error(errno: Errno) -> Result<i64, i64> {
-    Err(errno.negative())
+    Err(errno.neg() as i64)
 }
 
 fn one_vcpu() -> (Machine, VcpuRef<Sim>) {
     let m = Machine::new(1);
     let vcpu = m.running_domain(1, 1).remove(0);
-    m.map(vcpu.domain(), Gfn(1), 2);
     m.settle();
     (m, vcpu)
 }
@@ -70,7 +71,7 @@ fn unknown_operations_and_bad_pointers_get_their_error_numbers() {
     };
     for cmd in [8, 77, u32::MAX] {
         let outcome = sched_op(caller, cmd, ARG);
-        assert_eq!(outcome, Outcome::Done(Errno::ENOSYS.negative()));
+        assert_eq!(outcome, Outcome::Done(Errno::ENOSYS.neg() as i64));
     }
     for op in [
         SchedOp::Shutdown,
@@ -230,4 +231,79 @@ fn vcpu_op_answers_where_firmware_starts_vcpus_as_xen_does_there() {
     for op in [VcpuOp::RegisterVcpuInfo, VcpuOp::RegisterRunstateMemoryArea] {
         assert_eq!(vcpu_op(caller, op.number(), 0, HOLE), Err(Errno::EFAULT));
     }
+}
+
+#[test]
+fn a_domain_that_shuts_down_stops_and_keeps_the_reason_that_it_latched_first() {
+    let (m, vcpu) = one_vcpu();
+    let reason = |reason| wire::Shutdown { reason };
+    assert_eq!(with(&m, &vcpu, SchedOp::ShutdownCode, &reason(3)), Ok(0));
+    assert_eq!(with(&m, &vcpu, SchedOp::Shutdown, &reason(0)), Ok(0));
+    m.settle();
+    assert!(m.current(0).is_none());
+    assert_eq!(vcpu.domain().life.state(), LifeState::Shutdown);
+    assert_eq!(vcpu.domain().life.reason(), 3);
+}
+
+#[test]
+fn the_end_of_the_privileged_domain_ends_the_machine() {
+    for (reason, end) in [(0, MachineEnd::PowerOff), (1, MachineEnd::Restart)] {
+        let m = Machine::new(1);
+        let vcpu = m.running_domain(0, 1).remove(0);
+        m.settle();
+        let what = wire::Shutdown { reason };
+        let ended = ended_with(|| {
+            let _ = with(&m, &vcpu, SchedOp::Shutdown, &what);
+        });
+        assert_eq!(ended, Some(end));
+    }
+}
+
+#[test]
+fn only_the_privileged_domain_shuts_others_down() {
+    let m = Machine::new(1);
+    let control = m.running_domain(0, 1).remove(0);
+    let other = m.running_domain(1, 1).remove(0);
+    m.settle();
+    let remote = |domain| wire::RemoteShutdown {
+        domain_id: DomId(domain),
+        reason: 2,
+        ..wire::RemoteShutdown::default()
+    };
+    let op = SchedOp::RemoteShutdown;
+    assert_eq!(with(&m, &other, op, &remote(0)), error(Errno::EPERM));
+    assert_eq!(with(&m, &control, op, &remote(9)), error(Errno::ESRCH));
+    assert_eq!(with(&m, &control, op, &remote(1)), Ok(0));
+    assert_eq!(other.domain().life.reason(), 2);
+}
+
+#[test]
+fn a_watchdog_that_is_not_fed_ends_its_domain() {
+    let (m, vcpu) = one_vcpu();
+    let what = wire::Watchdog { id: 0, timeout: 1 };
+    assert_eq!(with(&m, &vcpu, SchedOp::Watchdog, &what), Ok(1));
+    m.pass(Nanos(999 * MS), Nanos(MS));
+    assert_eq!(vcpu.domain().life.state(), LifeState::Running);
+    m.pass(Nanos(MS), Nanos(MS));
+    assert_eq!(vcpu.domain().life.reason(), 4);
+    assert!(m.current(0).is_none());
+}
+
+#[test]
+fn a_domain_destroyed_while_its_vcpus_run_and_wait_gives_everything_back() {
+    let m = Machine::new(1);
+    let free = m.hv.memory.free_frames();
+    let vcpus = m.running_domain(1, 3);
+    m.settle();
+    m.hv.set_timer(&vcpus[1], crate::timer::VcpuTimer::Poll, Nanos(MS));
+    let domain = vcpus[0].domain().clone();
+    drop(vcpus);
+    assert_eq!(m.hv.destroy(&domain), Destroyed::NotYet, "still on its CPU");
+    m.settle();
+    testing::destroy(&m.hv, &domain);
+    assert_eq!(m.hv.timers.summary(CpuId(0)).0, 0);
+    assert_eq!(m.hv.memory.free_frames(), free);
+    assert!(m.hv.domains.get(DomId(1)).is_none());
+    m.forget();
+    assert_eq!(alloc::sync::Arc::strong_count(&domain), 1);
 }
