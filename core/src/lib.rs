@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod boot;
 pub mod domain;
@@ -24,6 +26,7 @@ use alloc::sync::Arc;
 use xenolith_hal::Hal;
 
 pub use domain::{DomId, Domain, DomainTable};
+pub use event::InfoArea;
 pub use vcpu::{Vcpu, VcpuId, VcpuRef};
 pub use xenolith_abi::errno::Errno;
 

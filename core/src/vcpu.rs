@@ -2,25 +2,18 @@
 //!
 //! A vCPU lives inside its domain; whoever needs one for longer holds a [`VcpuRef`], which keeps the domain alive.
 
-use xenolith_hal::{
-    Hal, Mfn,
-    sync::{Mutex, Rank},
-};
+use xenolith_hal::Hal;
 
-use crate::{Domain, DomainRef, sched::VcpuSched, timer::VcpuTimers};
+use crate::{
+    Domain, DomainRef,
+    event::{InfoPlace, VirqPorts},
+    sched::VcpuSched,
+    timer::VcpuTimers,
+};
 
 /// A vCPU's number inside its domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuId(pub u16);
-
-/// Where a vCPU's `vcpu_info` stands: in the shared info frame until the guest registers its own place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InfoArea {
-    /// The frame; the domain holds a reference on it while it is registered.
-    pub mfn: Mfn,
-    /// Byte offset inside the frame.
-    pub offset: usize,
-}
 
 /// One virtual CPU.
 pub struct Vcpu<H: Hal> {
@@ -32,8 +25,10 @@ pub struct Vcpu<H: Hal> {
     pub sched: VcpuSched,
     /// Its timers.
     pub timers: VcpuTimers,
-    /// Its `vcpu_info`; `None` when its number has no place in the shared info frame and nothing is registered.
-    pub info: Mutex<Option<InfoArea>>,
+    /// Where its guest put its `vcpu_info`.
+    pub info: InfoPlace,
+    /// The ports that its virtual interrupts are bound to.
+    pub virqs: VirqPorts,
 }
 
 impl<H: Hal> Vcpu<H> {
@@ -44,7 +39,8 @@ impl<H: Hal> Vcpu<H> {
             arch,
             sched: VcpuSched::new(),
             timers: VcpuTimers::new(),
-            info: Mutex::new(Rank::Vcpu, None),
+            info: InfoPlace::new(),
+            virqs: VirqPorts::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub use addr::{Gfn, GuestPhys, GuestVirt, HostPhys, Mfn, Order, PAGE_MASK, PAGE_
 pub use cpu::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS};
 pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
 pub use time::{ArchTimer, Nanos};
+pub use xenolith_abi::shared_info::SharedInfoLayout;
 
 /// A guest address could not be read or written: not mapped, not permitted, or not memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,9 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// Whether guests start vCPUs and set timers by `vcpu_op` (x86). Where firmware calls and a timer of the CPU do
     /// that (ARM, RISC-V), those operations are refused as Xen refuses them there.
     const VCPU_OP_COMPLETE: bool = false;
+
+    /// Where the guests of this machine find event bits and time in the pages that they share with the core.
+    const SHARED_INFO: SharedInfoLayout = xenolith_abi::shared_info::COMMON;
 
     // ---- physical CPUs -------------------------------------------------------------------------------------
 

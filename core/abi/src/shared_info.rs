@@ -109,6 +109,9 @@ impl SharedInfoLayout {
     }
 }
 
+/// The form of every architecture but x86: one `vcpu_info` in the page, no upcall mask.
+pub const COMMON: SharedInfoLayout = crate::arm::SHARED_INFO;
+
 /// Builds both layouts from the structs of one architecture, so that they cannot drift apart.
 macro_rules! shared_info_layout {
     (upcall mask: $has_mask:expr, $mask_field:ident) => {

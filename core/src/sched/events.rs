@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
+use xenolith_abi::virq::Virq;
 use xenolith_hal::Hal;
 
 use super::{flag, state::ANY_PORT};
@@ -26,15 +27,9 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    /// Whether the vCPU's `vcpu_info` says that an event is pending and not masked.
-    pub(crate) fn upcall_pending(&self, vcpu: &VcpuRef<H>) -> bool {
-        let _ = vcpu;
-        false
-    }
-
     /// Sends the timer virtual interrupt.
     pub(crate) fn send_timer_virq(&self, vcpu: &VcpuRef<H>) {
-        let _ = vcpu;
+        self.send_guest_vcpu_virq(vcpu.domain(), vcpu, Virq::Timer);
     }
 
     /// A watchdog of the domain was not fed in time.

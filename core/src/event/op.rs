@@ -1,0 +1,189 @@
+//! The hypercall: `event_channel_op`, and its old form with the sub-operation in memory.
+//!
+//! Every argument struct is copied in once; a struct with results is copied back whole. When that last copy faults the
+//! operation has happened all the same, as on Xen.
+
+use core::sync::atomic::Ordering::Acquire;
+
+use xenolith_abi::{
+    Errno,
+    event_channel::{
+        AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
+        EventChannelOp as Op, Reset, SendEvent, SetPriority, Status, Unmask,
+    },
+};
+use xenolith_hal::{GuestVirt, Hal};
+
+use super::close::Progress;
+use crate::{DomId, DomainRef, guest::Caller, hypercall::Outcome};
+/// Interrupt numbers of the widest machine; `bind_pirq` refuses larger ones.
+const PIRQS: u32 = 1024;
+
+/// Serves `event_channel_op`: the sub-operation and a pointer to its struct.
+pub fn event_channel_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Outcome {
+    // The sub-operation is an `int`; the upper half of the register means nothing.
+    let op = match Op::try_from(cmd as u32) {
+        Ok(op) => op,
+        Err(errno) => return Err(errno).into(),
+    };
+    let ports = Ports { caller, arg };
+    match op {
+        Op::Send => ports.send(),
+        Op::Unmask => ports.unmask(),
+        Op::BindInterdomain => ports.bind_interdomain(),
+        Op::BindVirq => ports.bind_virq(),
+        Op::BindPirq => ports.bind_pirq(),
+        Op::Close => ports.close(),
+        Op::Status => ports.status(),
+        Op::AllocUnbound => ports.alloc_unbound(),
+        Op::BindIpi => ports.bind_ipi(),
+        Op::BindVcpu => ports.bind_vcpu(),
+        Op::Reset => return ports.reset(cmd),
+        // The FIFO ABI is not offered; a guest that asks stays with two levels.
+        Op::InitControl | Op::ExpandArray => Err(Errno::ENOSYS),
+        Op::SetPriority => ports.set_priority(),
+    }
+    .map(|()| 0)
+    .into()
+}
+
+/// Serves the form of interfaces before 0x00030202: one struct with the sub-operation in front.
+pub fn event_channel_op_compat<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Outcome {
+    match caller.read::<u32>(arg) {
+        Ok(cmd) if cmd <= Op::Unmask.number() => {
+            event_channel_op(caller, cmd.into(), arg.plus(size_of::<u32>() as u64))
+        }
+        Ok(_) => Err(Errno::ENOSYS).into(),
+        Err(errno) => Err(errno).into(),
+    }
+}
+
+struct Ports<'a, H: Hal> {
+    caller: Caller<'a, H>,
+    arg: GuestVirt,
+}
+
+impl<'a, H: Hal> Ports<'a, H> {
+    fn own(&self) -> &'a DomainRef<H> {
+        self.caller.domain()
+    }
+
+    /// The domain that a guest names; `ESRCH` when there is none.
+    fn named(&self, id: DomId) -> Result<DomainRef<H>, Errno> {
+        let own = self.own();
+        if id == DomId::SELF || id == own.id() {
+            return Ok(own.clone());
+        }
+        let found = self.caller.hv.domains.get(id);
+        found.ok_or(Errno::ESRCH)
+    }
+
+    /// The domain that a guest names and may act for: itself, or any if it is privileged.
+    fn target(&self, id: DomId) -> Result<DomainRef<H>, Errno> {
+        let domain = self.named(id)?;
+        if domain.id() != self.own().id() && !self.own().config.privileged {
+            return Err(Errno::EPERM);
+        }
+        Ok(domain)
+    }
+
+    fn send(&self) -> Result<(), Errno> {
+        let SendEvent { port } = self.caller.read(self.arg)?;
+        self.caller.hv.send_event(self.own(), port)
+    }
+
+    fn unmask(&self) -> Result<(), Errno> {
+        let Unmask { port } = self.caller.read(self.arg)?;
+        let word = self.own().events.valid(port)?.word();
+        self.caller.hv.unmask_port(self.own(), word.vcpu(), port);
+        Ok(())
+    }
+
+    fn alloc_unbound(&self) -> Result<(), Errno> {
+        let mut args: AllocUnbound = self.caller.read(self.arg)?;
+        let domain = self.target(args.dom)?;
+        let remote = match args.remote_dom {
+            DomId::SELF => self.own().id(),
+            named => named,
+        };
+        args.port = domain.events.alloc_unbound(remote)?;
+        self.caller.write(self.arg, &args)
+    }
+
+    fn bind_interdomain(&self) -> Result<(), Errno> {
+        let mut args: BindInterdomain = self.caller.read(self.arg)?;
+        let remote = self.named(args.remote_dom)?;
+        let hv = self.caller.hv;
+        args.local_port = hv.bind_interdomain(self.own(), &remote, args.remote_port)?;
+        self.caller.write(self.arg, &args)
+    }
+
+    fn bind_virq(&self) -> Result<(), Errno> {
+        let mut args: BindVirq = self.caller.read(self.arg)?;
+        args.port = self.caller.hv.bind_virq(self.own(), args.virq, args.vcpu)?;
+        self.caller.write(self.arg, &args)
+    }
+
+    /// Physical interrupts reach guests through the virtual interrupt controller. None is numbered for event
+    /// channels, so there is no record that a binding could be kept in: Xen says "no memory" then.
+    fn bind_pirq(&self) -> Result<(), Errno> {
+        let BindPirq { pirq, .. } = self.caller.read(self.arg)?;
+        Err(match pirq < PIRQS {
+            true => Errno::ENOMEM,
+            false => Errno::EINVAL,
+        })
+    }
+
+    fn bind_ipi(&self) -> Result<(), Errno> {
+        let mut args: BindIpi = self.caller.read(self.arg)?;
+        args.port = self.caller.hv.bind_ipi(self.own(), args.vcpu)?;
+        self.caller.write(self.arg, &args)
+    }
+
+    fn bind_vcpu(&self) -> Result<(), Errno> {
+        let BindVcpu { port, vcpu } = self.caller.read(self.arg)?;
+        self.caller.hv.bind_vcpu(self.own(), port, vcpu)
+    }
+
+    fn close(&self) -> Result<(), Errno> {
+        let Close { port } = self.caller.read(self.arg)?;
+        self.caller.hv.close_port(self.own(), port)
+    }
+
+    fn status(&self) -> Result<(), Errno> {
+        let mut args: Status = self.caller.read(self.arg)?;
+        let status = self.target(args.dom)?.events.status(args.port)?;
+        args.status = status.state.number();
+        args.vcpu = status.vcpu.0.into();
+        args.peer = status.peer;
+        self.caller.write(self.arg, &args)
+    }
+
+    fn set_priority(&self) -> Result<(), Errno> {
+        let SetPriority { port, .. } = self.caller.read(self.arg)?;
+        self.own().events.valid(port)?;
+        Err(Errno::ENOSYS)
+    }
+
+    /// Closed ports stay closed, so the call goes on simply by being made again.
+    fn reset(&self, cmd: u64) -> Outcome {
+        let domain = match self.reset_target() {
+            Ok(domain) => domain,
+            Err(errno) => return Err(errno).into(),
+        };
+        match self.caller.hv.reset_ports(&domain) {
+            Progress::Finished => Outcome::Done(0),
+            Progress::Interrupted => Outcome::Again([cmd, self.arg.0, 0, 0, 0]),
+        }
+    }
+
+    /// Another domain's ports are only reset while none of its vCPUs runs.
+    fn reset_target(&self) -> Result<DomainRef<H>, Errno> {
+        let Reset { dom } = self.caller.read(self.arg)?;
+        let domain = self.target(dom)?;
+        if domain.id() != self.own().id() && domain.pause_count.load(Acquire) == 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(domain)
+    }
+}

@@ -1,0 +1,191 @@
+//! The two-level ABI: a pending bit and a mask bit per port, a selector word and an upcall byte per vCPU.
+//!
+//! The hand-off between sender and guest is written over [`Words`], so that the very functions that run over guest
+//! memory also run over loom's atomics (`tests/event_handoff.rs`). Every access is sequentially consistent. The promise:
+//! a bit that goes from clear to pending while its port is not masked is seen by a guest that follows the order of
+//! `xen.h`: clear the upcall byte, take the selector, then look at the words.
+
+use core::marker::PhantomData;
+
+use xenolith_abi::shared_info::{EVENT_WORDS, SharedInfoLayout};
+use xenolith_hal::{
+    AtomicOp::{And, Load, Or},
+    Hal, Mfn,
+};
+
+use crate::{Domain, InfoArea, Vcpu};
+
+/// How many ports the ABI has.
+pub const PORTS: u32 = (EVENT_WORDS * 64) as u32;
+
+/// The shared words as one vCPU's delivery sees them; each method is one atomic access.
+pub trait Words {
+    /// Sets bits of a pending word; returns the old word.
+    fn set_pending(&self, word: usize, bits: u64) -> u64;
+    /// Clears bits of a pending word.
+    fn clear_pending(&self, word: usize, bits: u64);
+    /// Reads a pending word.
+    fn pending(&self, word: usize) -> u64;
+    /// Reads a mask word.
+    fn mask(&self, word: usize) -> u64;
+    /// Clears bits of a mask word; returns the old word.
+    fn clear_mask(&self, word: usize, bits: u64) -> u64;
+    /// Sets bits of the vCPU's selector; returns the old selector.
+    fn select(&self, bits: u64) -> u64;
+    /// Sets the vCPU's upcall byte; tells whether it was set already.
+    fn set_upcall(&self) -> bool;
+}
+
+/// What a change of the words asks of the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// The event was pending before: nothing changed.
+    Already,
+    /// It is pending now, but the guest is either masking it or told already.
+    Quiet,
+    /// The vCPU is to be interrupted.
+    Upcall,
+}
+
+const fn place(port: u32) -> (usize, u64) {
+    ((port / 64) as usize, 1 << (port % 64))
+}
+
+/// Makes a port pending.
+#[inline]
+pub fn raise(words: &impl Words, port: u32) -> Signal {
+    let (word, bit) = place(port);
+    if words.set_pending(word, bit) & bit != 0 {
+        return Signal::Already;
+    }
+    if words.mask(word) & bit != 0 {
+        return Signal::Quiet;
+    }
+    tell(words, word)
+}
+
+/// Unmasks a port; what became pending while it was masked is told now.
+pub fn unmask(words: &impl Words, port: u32) -> Signal {
+    let (word, bit) = place(port);
+    if words.clear_mask(word, bit) & bit == 0 || words.pending(word) & bit == 0 {
+        return Signal::Quiet;
+    }
+    tell(words, word)
+}
+
+#[inline]
+fn tell(words: &impl Words, word: usize) -> Signal {
+    let bit = 1 << word;
+    if words.select(bit) & bit != 0 || words.set_upcall() {
+        return Signal::Quiet;
+    }
+    Signal::Upcall
+}
+
+/// The words in a domain's shared info and in one vCPU's `vcpu_info`.
+///
+/// The frames are RAM that the domain keeps, so no access fails; a failed one would change nothing and counts as "told
+/// already". A vCPU without a `vcpu_info` counts so too: when it registers one, it is told of everything.
+pub(super) struct GuestWords<'a, H: Hal> {
+    hal: &'a H,
+    shared: Mfn,
+    info: Option<InfoArea>,
+    marker: PhantomData<H>,
+}
+
+impl<'a, H: Hal> GuestWords<'a, H> {
+    const LAYOUT: SharedInfoLayout = H::SHARED_INFO;
+
+    #[inline]
+    pub(super) fn new(hal: &'a H, domain: &Domain<H>, vcpu: &Vcpu<H>) -> Self {
+        Self {
+            hal,
+            shared: domain.shared_info,
+            info: domain.info_area(vcpu),
+            marker: PhantomData,
+        }
+    }
+
+    /// For accesses that concern no vCPU.
+    pub(super) fn of_domain(hal: &'a H, domain: &Domain<H>) -> Self {
+        Self {
+            hal,
+            shared: domain.shared_info,
+            info: None,
+            marker: PhantomData,
+        }
+    }
+
+    const fn pending_at(word: usize) -> usize {
+        Self::LAYOUT.evtchn_pending + word * 8
+    }
+
+    const fn mask_at(word: usize) -> usize {
+        Self::LAYOUT.evtchn_mask + word * 8
+    }
+
+    pub(super) fn is_pending(&self, port: u32) -> bool {
+        let (word, bit) = place(port);
+        self.pending(word) & bit != 0
+    }
+
+    pub(super) fn is_masked(&self, port: u32) -> bool {
+        let (word, bit) = place(port);
+        self.mask(word) & bit != 0
+    }
+
+    pub(super) fn clear(&self, port: u32) {
+        let (word, bit) = place(port);
+        self.clear_pending(word, bit);
+    }
+}
+
+impl<H: Hal> Words for GuestWords<'_, H> {
+    #[inline]
+    fn set_pending(&self, word: usize, bits: u64) -> u64 {
+        self.hal
+            .atomic64(self.shared, Self::pending_at(word), Or(bits))
+            .unwrap_or(u64::MAX)
+    }
+
+    fn clear_pending(&self, word: usize, bits: u64) {
+        let _ = self
+            .hal
+            .atomic64(self.shared, Self::pending_at(word), And(!bits));
+    }
+
+    fn pending(&self, word: usize) -> u64 {
+        self.hal
+            .atomic64(self.shared, Self::pending_at(word), Load)
+            .unwrap_or(0)
+    }
+
+    #[inline]
+    fn mask(&self, word: usize) -> u64 {
+        self.hal
+            .atomic64(self.shared, Self::mask_at(word), Load)
+            .unwrap_or(u64::MAX)
+    }
+
+    fn clear_mask(&self, word: usize, bits: u64) -> u64 {
+        self.hal
+            .atomic64(self.shared, Self::mask_at(word), And(!bits))
+            .unwrap_or(0)
+    }
+
+    #[inline]
+    fn select(&self, bits: u64) -> u64 {
+        let at = Self::LAYOUT.vcpu.evtchn_pending_sel;
+        self.info
+            .and_then(|info| self.hal.atomic64(info.mfn, info.offset + at, Or(bits)).ok())
+            .unwrap_or(u64::MAX)
+    }
+
+    #[inline]
+    fn set_upcall(&self) -> bool {
+        let at = Self::LAYOUT.vcpu.evtchn_upcall_pending;
+        self.info
+            .and_then(|info| self.hal.atomic8(info.mfn, info.offset + at, Or(1)).ok())
+            .is_none_or(|old| old & 1 != 0)
+    }
+}
