@@ -1,8 +1,9 @@
 //! From "this port has an event" to an interrupted vCPU.
 //!
 //! [`Backend`] is the place where the two-level ABI and a later one differ; everything above it is common. Delivery
-//! takes no lock of its own: the words in guest memory are atomic, and a port that is closed meanwhile may at worst show
-//! its own domain one event that nobody sent.
+//! takes no lock of its own: the words in guest memory are atomic. The caller sees to it that the domain's pages stay:
+//! it is a vCPU of the domain, or holds the lock of a channel that is bound. A port that a domain closes while it sends
+//! an IPI through it may at worst show that domain one event that nobody sent.
 
 use xenolith_abi::Port;
 use xenolith_hal::{AtomicOp::Load, Hal};
@@ -72,7 +73,7 @@ impl<H: Hal> Hypervisor<H> {
         }
         self.act_on(signal, domain, vcpu);
         // A poller announces itself, then looks at the bit; the bit was set before this look. One of both sees it.
-        self.poll_check(domain, port);
+        self.wake_pollers(domain, port);
     }
 
     /// Takes a port's mask away and tells the vCPU what became pending under it.

@@ -55,8 +55,7 @@ impl InfoPlace {
             .is_ok()
     }
 
-    /// Forgets the place when the domain ends; the caller drops the reference on the frame.
-    pub fn take(&self) -> Option<InfoArea> {
+    fn take(&self) -> Option<InfoArea> {
         let area = self.get();
         self.0.store(NOWHERE, Release);
         area
@@ -103,20 +102,23 @@ impl<H: Hal> Hypervisor<H> {
             return Err(Errno::EINVAL);
         }
         let domain = vcpu.domain();
-        let mfn = self.pin_own_frame(domain, gfn)?;
+        let frame = self.pin_own(domain, gfn).ok_or(Errno::EINVAL)?;
+        let mfn = frame.mfn();
         let area = InfoArea { mfn, offset };
-        let moved = self
-            .copy_info(domain.info_area(vcpu), area, layout.size)
-            .and_then(|()| match vcpu.info.register(area) {
-                true => Ok(()),
-                false => Err(Errno::EINVAL),
-            });
-        if moved.is_err() {
-            self.unpin_own_frame(mfn);
-            return moved;
+        self.copy_info(domain.info_area(vcpu), area, layout.size)?;
+        if !vcpu.info.register(area) {
+            return Err(Errno::EINVAL);
         }
+        frame.keep();
         self.mark_everything(vcpu, area);
         Ok(())
+    }
+
+    /// Lets go of the places that the guest registered. The domain ends: none of its vCPUs runs.
+    pub fn forget_vcpu_infos(&self, domain: &Domain<H>) {
+        for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.take()) {
+            self.put_frame(area.mfn);
+        }
     }
 
     fn copy_info(&self, from: Option<InfoArea>, to: InfoArea, len: usize) -> Result<(), Errno> {

@@ -12,7 +12,6 @@ mod delivery;
 mod dump;
 mod info;
 mod op;
-mod pin;
 mod poll;
 mod send;
 mod status;

@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering::Acquire;
 
 use xenolith_abi::{
-    DomId as WireDomId, Errno,
+    Errno,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
         EventChannelOp as Op, Reset, SendEvent, SetPriority, Status, Unmask,
@@ -69,17 +69,17 @@ impl<'a, H: Hal> Ports<'a, H> {
     }
 
     /// The domain that a guest names; `ESRCH` when there is none.
-    fn named(&self, id: WireDomId) -> Result<DomainRef<H>, Errno> {
+    fn named(&self, id: DomId) -> Result<DomainRef<H>, Errno> {
         let own = self.own();
-        if id == WireDomId::SELF || id.0 == own.id().0 {
+        if id == DomId::SELF || id == own.id() {
             return Ok(own.clone());
         }
-        let found = self.caller.hv.domains.get(DomId(id.0));
+        let found = self.caller.hv.domains.get(id);
         found.ok_or(Errno::ESRCH)
     }
 
     /// The domain that a guest names and may act for: itself, or any if it is privileged.
-    fn target(&self, id: WireDomId) -> Result<DomainRef<H>, Errno> {
+    fn target(&self, id: DomId) -> Result<DomainRef<H>, Errno> {
         let domain = self.named(id)?;
         if domain.id() != self.own().id() && !self.own().config.privileged {
             return Err(Errno::EPERM);
@@ -103,8 +103,8 @@ impl<'a, H: Hal> Ports<'a, H> {
         let mut args: AllocUnbound = self.caller.read(self.arg)?;
         let domain = self.target(args.dom)?;
         let remote = match args.remote_dom {
-            WireDomId::SELF => self.own().id(),
-            WireDomId(id) => DomId(id),
+            DomId::SELF => self.own().id(),
+            named => named,
         };
         args.port = domain.events.alloc_unbound(remote)?;
         self.caller.write(self.arg, &args)

@@ -1,7 +1,7 @@
 //! What a port is bound to, as `EVTCHNOP_status` tells it.
 
 use xenolith_abi::{
-    DomId as WireDomId, Errno, Port,
+    Errno, Port,
     event_channel::{PortState, StatusPeer},
 };
 use xenolith_hal::Hal;
@@ -22,15 +22,14 @@ impl<H: Hal> EventTable<H> {
         let channel = self.valid(port)?;
         let guard = channel.lock();
         let word = channel.word();
-        let wire = |id: DomId| WireDomId(id.0);
         let (state, peer) = match word.binding() {
             Binding::Free | Binding::Reserved => (PortState::Closed, StatusPeer::default()),
-            Binding::Unbound { remote } => (PortState::Unbound, StatusPeer::unbound(wire(remote))),
+            Binding::Unbound { remote } => (PortState::Unbound, StatusPeer::unbound(remote)),
             Binding::Interdomain { remote } => {
                 let peer = guard.as_ref().map_or(DomId::SELF, |peer| peer.domain.id());
                 (
                     PortState::Interdomain,
-                    StatusPeer::interdomain(wire(peer), remote),
+                    StatusPeer::interdomain(peer, remote),
                 )
             }
             Binding::Virq { virq } => (PortState::Virq, StatusPeer::irq(virq)),

@@ -1,10 +1,10 @@
 //! Event channels through the hypercall, on a simulated machine.
 
-use alloc::{sync::Arc, vec, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::fmt::Debug;
 
 use xenolith_abi::{
-    DomId as WireDomId, Errno, Port,
+    Errno, Port,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
         EventChannelOp as Op, PortState, Reset, SendEvent, SetPriority, Status, StatusPeer, Unmask,
@@ -13,34 +13,20 @@ use xenolith_abi::{
 };
 use xenolith_hal::{
     AtomicOp::{And, Load, Or, Swap},
-    CpuId, Gfn, GuestVirt, Hal, Mfn, NoMemory, P2m, P2mType, TableFrames,
+    CpuId, Gfn, GuestVirt, Hal,
 };
-use xenolith_sim::{Sim, SimDomain, SimVcpu};
+use xenolith_sim::Sim;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{PortFacts, event_channel_op, event_channel_op_compat};
 use crate::{
-    DomId, Domain, DomainRef, Hypervisor, VcpuId, VcpuRef,
-    domain::{DomainConfig, DomainParts},
-    guest::Caller,
-    hypercall::Outcome,
-    memory::Memory,
+    DomId, DomainRef, Hypervisor, VcpuId, VcpuRef, guest::Caller, hypercall::Outcome, testing,
 };
 
 const ARGS: GuestVirt = GuestVirt(0x1000);
 const LAYOUT: xenolith_hal::SharedInfoLayout = Sim::SHARED_INFO;
 
-struct NoTables;
-
-impl TableFrames for NoTables {
-    fn allocate(&self) -> Result<Mfn, NoMemory> {
-        Ok(Mfn(0))
-    }
-    fn free(&self, _: Mfn) {}
-}
-
-/// A machine with a privileged domain 0 and plain domains 1 and 2 of two vCPUs each. Guest frame n of domain d is
-/// machine frame 0x40000 + d * 0x100 + n, for n up to 15; frame 0 is its shared info.
+/// A machine with a privileged domain 0 and plain domains 1 and 2 of two vCPUs and 16 frames each.
 struct Rig {
     hv: Hypervisor<Sim>,
     domains: Vec<DomainRef<Sim>>,
@@ -48,34 +34,9 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let sim = Sim::small();
-        let hv = Hypervisor::new(sim.clone(), Memory {});
-        let domains = (0..3).map(|id| Self::domain(&sim, id)).collect::<Vec<_>>();
-        for domain in &domains {
-            assert!(hv.domains.insert(domain.clone()).is_ok());
-        }
+        let hv = testing::hypervisor(&Sim::small());
+        let domains = (0..3).map(|id| testing::domain(&hv, id, 16)).collect();
         Self { hv, domains }
-    }
-
-    fn domain(sim: &Sim, id: u16) -> DomainRef<Sim> {
-        let base = Mfn(0x4_0000 + u64::from(id) * 0x100);
-        let p2m = sim.new_p2m();
-        p2m.map(Gfn(1), base.plus(1), 15, P2mType::RamRw, &NoTables)
-            .unwrap();
-        let config = DomainConfig {
-            id: DomId(id),
-            vcpus: 2,
-            privileged: id == 0,
-            max_frames: 100,
-            direct_map: false,
-        };
-        let parts = DomainParts {
-            arch: SimDomain::default(),
-            p2m,
-            vcpus: vec![SimVcpu::default(), SimVcpu::default()],
-            shared_info: base,
-        };
-        Domain::assemble(config, parts)
     }
 
     fn vcpu(&self, domain: usize, vcpu: u16) -> VcpuRef<Sim> {
@@ -102,8 +63,8 @@ impl Rig {
 
     fn alloc_unbound(&self, domain: usize, remote: u16) -> Port {
         let args = AllocUnbound {
-            dom: WireDomId::SELF,
-            remote_dom: WireDomId(remote),
+            dom: DomId::SELF,
+            remote_dom: DomId(remote),
             port: Port(0),
         };
         self.call(domain, Op::AllocUnbound, args).unwrap().port
@@ -111,7 +72,7 @@ impl Rig {
 
     fn connect(&self, domain: usize, remote: u16, remote_port: Port) -> Result<Port, Errno> {
         let args = BindInterdomain {
-            remote_dom: WireDomId(remote),
+            remote_dom: DomId(remote),
             remote_port,
             ..Default::default()
         };
@@ -154,7 +115,7 @@ impl Rig {
 
     fn status(&self, caller: usize, dom: u16, port: Port) -> Result<Status, Errno> {
         let args = Status {
-            dom: WireDomId(dom),
+            dom: DomId(dom),
             port,
             ..Default::default()
         };
@@ -162,7 +123,7 @@ impl Rig {
     }
 
     fn state(&self, domain: usize, port: Port) -> PortState {
-        let status = self.status(domain, WireDomId::SELF.0, port).unwrap();
+        let status = self.status(domain, DomId::SELF.0, port).unwrap();
         PortState::try_from(status.status).unwrap()
     }
 
@@ -269,7 +230,7 @@ fn only_the_awaited_domain_connects_and_only_once() {
     assert_eq!(refused(rig.connect(1, 2, Port(9))), Errno::EINVAL);
     assert_eq!(refused(rig.connect(1, 2, Port(4000))), Errno::EINVAL);
     assert_eq!(refused(rig.connect(1, 77, far)), Errno::ESRCH);
-    assert_eq!(refused(rig.connect(1, WireDomId::IO.0, far)), Errno::ESRCH);
+    assert_eq!(refused(rig.connect(1, DomId::IO.0, far)), Errno::ESRCH);
     rig.connect(1, 2, far).unwrap();
     assert_eq!(refused(rig.connect(1, 2, far)), Errno::EINVAL);
     // The refused attempts gave their ports back.
@@ -279,10 +240,10 @@ fn only_the_awaited_domain_connects_and_only_once() {
 #[test]
 fn a_domain_connects_to_itself_but_no_port_to_itself() {
     let rig = Rig::new();
-    let one = rig.alloc_unbound(1, WireDomId::SELF.0);
+    let one = rig.alloc_unbound(1, DomId::SELF.0);
     // The next free port is the very one that would be bound.
     let next = Port(one.0 + 1);
-    let own = WireDomId::SELF.0;
+    let own = DomId::SELF.0;
     assert_eq!(refused(rig.connect(1, own, next)), Errno::EINVAL);
     let two = rig.connect(1, own, one).unwrap();
     assert_eq!(two, next);
@@ -302,7 +263,7 @@ fn closing_one_end_lets_the_other_wait_again() {
     assert_eq!(rig.state(1, near), PortState::Closed);
     let status = rig.status(2, 2, far).unwrap();
     assert_eq!(status.status, PortState::Unbound.number());
-    assert_eq!(status.peer, StatusPeer::unbound(WireDomId(1)));
+    assert_eq!(status.peer, StatusPeer::unbound(DomId(1)));
     // An unbound port swallows what is sent; a closed one refuses it and has lost its pending bit.
     rig.send(2, far).unwrap();
     assert_eq!(refused(rig.send(1, near)), Errno::EINVAL);
@@ -316,8 +277,8 @@ fn closing_one_end_lets_the_other_wait_again() {
 fn a_plain_domain_acts_for_itself_only() {
     let rig = Rig::new();
     let args = |dom: u16| AllocUnbound {
-        dom: WireDomId(dom),
-        remote_dom: WireDomId(0),
+        dom: DomId(dom),
+        remote_dom: DomId(0),
         port: Port(0),
     };
     let alloc = |caller, dom| rig.call(caller, Op::AllocUnbound, args(dom));
@@ -330,7 +291,7 @@ fn a_plain_domain_acts_for_itself_only() {
     let status = rig.status(0, 1, Port(2)).unwrap();
     assert_eq!(status.status, PortState::Unbound.number());
     let reset = |caller, dom: u16| {
-        let dom = WireDomId(dom);
+        let dom = DomId(dom);
         rig.call(caller, Op::Reset, Reset { dom })
     };
     assert_eq!(refused(reset(1, 2)), Errno::EPERM);
@@ -442,7 +403,7 @@ fn a_reset_closes_everything_and_goes_on_after_an_interrupt() {
         hv: &rig.hv,
         vcpu: &vcpu,
     };
-    let dom = WireDomId::SELF;
+    let dom = DomId::SELF;
     caller.write(ARGS, &Reset { dom }).unwrap();
     rig.hv.hal.cpu_record(CpuId(0)).interrupt_after(2);
     let reset = || event_channel_op(caller, Op::Reset.number().into(), ARGS);
@@ -498,6 +459,21 @@ fn a_registered_vcpu_info_takes_everything_over() {
     assert!(!rig.hv.upcall_pending(&vcpu));
     rig.send(2, far).unwrap();
     assert_eq!(rig.take_events(1, 0), [near]);
+}
+
+#[test]
+fn a_frame_with_a_vcpu_info_is_held_until_the_domain_ends() {
+    let rig = Rig::new();
+    let domain = &rig.domains[1];
+    let vcpu = rig.vcpu(1, 0);
+    rig.hv.register_vcpu_info(&vcpu, Gfn(2), 0).unwrap();
+    let mfn = vcpu.info.get().unwrap().mfn;
+    let held = || rig.hv.memory.record(mfn).unwrap().state().count();
+    assert_eq!(held(), 2);
+    rig.hv.forget_vcpu_infos(domain);
+    assert_eq!(held(), 1);
+    rig.hv.forget_vcpu_infos(domain);
+    assert_eq!(held(), 1);
 }
 
 #[test]
@@ -632,7 +608,7 @@ fn ends_that_are_closed_and_bound_by_many_threads_stay_in_pairs() {
                 return;
             };
             let peer = rig.domains[other].events.status(remote).unwrap();
-            let us = StatusPeer::interdomain(WireDomId(domain as u16), facts.port);
+            let us = StatusPeer::interdomain(DomId(domain as u16), facts.port);
             assert_eq!(peer.peer, us);
         });
         let _ = rig.hv.close_all_ports(&rig.domains[domain]);

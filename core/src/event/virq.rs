@@ -11,6 +11,7 @@ use xenolith_abi::{
 };
 use xenolith_hal::Hal;
 
+use super::channel::Binding;
 use crate::{DomId, DomainRef, Hypervisor, Vcpu};
 
 /// The port of each VIRQ of a vCPU; 0 for none. Global VIRQs stand in those of vCPU 0.
@@ -54,10 +55,17 @@ impl<H: Hal> Hypervisor<H> {
     /// Raises a per-vCPU VIRQ; nothing happens when the guest has not bound it. `vcpu` is one of `domain`.
     #[inline]
     pub fn send_guest_vcpu_virq(&self, domain: &DomainRef<H>, vcpu: &Vcpu<H>, virq: Virq) {
-        if let Some(port) = vcpu.virqs.port(virq.number())
-            && let Some(channel) = domain.events.channel(port)
-        {
-            self.set_pending(domain, channel.word().vcpu(), port);
+        let Some(port) = vcpu.virqs.port(virq.number()) else {
+            return;
+        };
+        let Some(channel) = domain.events.channel(port) else {
+            return;
+        };
+        // Unlike an IPI, this may come while the domain is taken apart. Its pages are there as long as the port is.
+        let _guard = channel.lock();
+        let word = channel.word();
+        if matches!(word.binding(), Binding::Virq { .. }) {
+            self.set_pending(domain, word.vcpu(), port);
         }
     }
 

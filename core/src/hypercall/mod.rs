@@ -28,6 +28,7 @@ pub fn dispatch<H: xenolith_hal::Hal>(
 ) -> Outcome {
     use xenolith_hal::GuestVirt;
     match nr {
+        12 => crate::memory::op::memory_op(caller, args[0], GuestVirt(args[1])),
         17 => Outcome::Done(if args[0] == 0 { 0x40011 } else { -38 }),
         18 if args[0] == 0 => {
             let mut buf = [0u8; 256];

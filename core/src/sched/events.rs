@@ -9,10 +9,16 @@ use super::{flag, state::ANY_PORT};
 use crate::{DomainRef, Hypervisor, VcpuRef};
 
 impl<H: Hal> Hypervisor<H> {
-    /// A port of the domain became pending: wakes vCPUs that poll it. Called after the pending bit was set; worth the call
-    /// only when somebody polls.
+    /// A port of the domain became pending: wakes vCPUs that poll it. Called after the pending bit was set.
+    #[inline]
+    pub fn wake_pollers(&self, domain: &DomainRef<H>, port: Port) {
+        if domain.sched.pollers.load(SeqCst) != 0 {
+            self.look_for_pollers(domain, port);
+        }
+    }
+
     #[cold]
-    pub fn poll_check(&self, domain: &DomainRef<H>, port: Port) {
+    fn look_for_pollers(&self, domain: &DomainRef<H>, port: Port) {
         for vcpu in VcpuRef::all(domain) {
             let polled = vcpu.sched.poll_port.load(SeqCst);
             if vcpu.sched.flags() & flag::POLLING != 0 && (polled == port.0 || polled == ANY_PORT) {

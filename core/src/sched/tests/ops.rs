@@ -137,10 +137,10 @@ fn a_poll_wakes_for_its_port_only() {
     };
     assert_eq!(with(&m, &vcpu, SchedOp::Poll, &poll), Ok(0));
     m.settle();
-    m.hv.poll_check(vcpu.domain(), Port(8));
+    m.hv.wake_pollers(vcpu.domain(), Port(8));
     m.settle();
     assert!(m.current(0).is_none());
-    m.hv.poll_check(vcpu.domain(), Port(7));
+    m.hv.wake_pollers(vcpu.domain(), Port(7));
     m.settle();
     assert!(m.current(0).is_some());
 }
