@@ -1,0 +1,239 @@
+//! The QEMU command line of one machine: board, boot files, console.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::boards::{Board, Modules};
+use crate::device_tree;
+use crate::layout::{self, Sizes};
+use crate::paths;
+
+/// A machine to be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// The board that QEMU models.
+    pub(crate) board: &'static Board,
+    /// Processors.
+    pub(crate) cpus: u32,
+    /// Memory in MiB.
+    pub(crate) memory: u64,
+    /// Another processor model than the board's.
+    pub(crate) cpu: Option<String>,
+    /// Count instructions: one is a nanosecond of the machine's time.
+    pub(crate) icount: bool,
+    /// What starts it.
+    pub(crate) boot: Boot,
+    /// Wait for gdb on this TCP port before the first instruction.
+    pub(crate) gdb: Option<u16>,
+    /// Further words for QEMU.
+    pub(crate) extra: Vec<String>,
+}
+
+/// What a machine starts from.
+#[derive(Clone, Debug)]
+pub(crate) enum Boot {
+    /// QEMU loads the files itself.
+    Direct(Files),
+    /// U-Boot reads them from a disk image.
+    Disk {
+        /// The disk image.
+        image: PathBuf,
+        /// U-Boot's file.
+        firmware: PathBuf,
+    },
+}
+
+/// The files of a direct boot.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// Xenolith, or Xen in a reference run.
+    pub(crate) hypervisor: PathBuf,
+    /// The hypervisor's own command line.
+    pub(crate) words: String,
+    /// The domains' files.
+    pub(crate) dom0: Option<Dom0>,
+}
+
+/// dom0's files and command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Dom0 {
+    /// The kernel.
+    pub(crate) kernel: PathBuf,
+    /// The initial root.
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub(crate) words: String,
+}
+
+/// How the console is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Terminal<'a> {
+    /// The user's terminal, in raw mode; Ctrl-] is the escape to QEMU.
+    Users {
+        /// What the machine says goes here too.
+        log: &'a Path,
+    },
+    /// Plain pipes.
+    Pipes,
+}
+
+impl Machine {
+    /// The board as it is, with nothing special.
+    pub(crate) fn new(board: &'static Board, boot: Boot) -> Machine {
+        Machine {
+            board,
+            cpus: board.cpus,
+            memory: board.memory,
+            cpu: None,
+            icount: false,
+            boot,
+            gdb: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// QEMU's command line. `name` distinguishes files made for this run from those of another at the same time.
+    pub(crate) fn command(&self, terminal: Terminal<'_>, name: &str) -> Result<Command> {
+        if self.cpus == 0 || self.cpus > self.board.most_cpus {
+            bail!(
+                "board {} has 1 to {} CPUs, not {}",
+                self.board.name,
+                self.board.most_cpus,
+                self.cpus
+            );
+        }
+        let mut qemu = Command::new(self.board.arch.qemu());
+        qemu.args(self.board.qemu).args([
+            "-accel",
+            if self.icount {
+                "tcg"
+            } else {
+                "tcg,thread=multi"
+            },
+        ]);
+        if let Some(cpu) = self.cpu.as_deref().or(self.board.cpu) {
+            qemu.args(["-cpu", cpu]);
+        }
+        qemu.arg("-smp")
+            .arg(self.cpus.to_string())
+            .arg("-m")
+            .arg(self.memory.to_string());
+        qemu.args(["-display", "none", "-nic", "none"]);
+        if self.icount {
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
+        console(&mut qemu, terminal);
+        match &self.boot {
+            Boot::Direct(files) => self.direct(&mut qemu, files, name)?,
+            Boot::Disk { image, firmware } => self.disk(&mut qemu, image, firmware)?,
+        }
+        if let Some(port) = self.gdb {
+            qemu.args(["-S", "-gdb"])
+                .arg(format!("tcp:127.0.0.1:{port}"));
+        }
+        qemu.args(&self.extra);
+        Ok(qemu)
+    }
+
+    fn direct(&self, qemu: &mut Command, files: &Files, name: &str) -> Result<()> {
+        qemu.arg("-kernel").arg(&files.hypervisor);
+        if !files.words.is_empty() {
+            qemu.arg("-append").arg(&files.words);
+        }
+        let Some(dom0) = &files.dom0 else {
+            return Ok(());
+        };
+        let sizes = Sizes {
+            hypervisor: size(&files.hypervisor)?.max(4 << 20),
+            kernel: size(&dom0.kernel)?,
+            initrd: dom0.initrd.as_deref().map(size).transpose()?,
+        };
+        let layout = layout::place(self.board.memory_start, self.memory << 20, sizes)?;
+        match &self.board.modules {
+            Modules::GuestLoader => {
+                let words = if dom0.words.is_empty() {
+                    String::new()
+                } else {
+                    format!(",bootargs={}", escaped(&dom0.words))
+                };
+                let kernel = escaped(&dom0.kernel.display().to_string());
+                qemu.arg("-device").arg(format!(
+                    "guest-loader,addr={:#x},kernel={kernel}{words}",
+                    layout.kernel.address
+                ));
+                if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
+                    let initrd = escaped(&initrd.display().to_string());
+                    qemu.arg("-device").arg(format!(
+                        "guest-loader,addr={:#x},initrd={initrd}",
+                        place.address
+                    ));
+                }
+            }
+            Modules::DeviceTree { file, corrections } => {
+                let tree = paths::work().join(format!("{name}.dtb"));
+                device_tree::complete(self.board.arch, file, corrections, dom0, &layout, &tree)?;
+                qemu.arg("-dtb").arg(&tree);
+                load(qemu, layout.kernel.address, &dom0.kernel);
+                if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
+                    load(qemu, place.address, initrd);
+                }
+            }
+            Modules::None => bail!("no domain runs on board {} yet", self.board.name),
+        }
+        Ok(())
+    }
+
+    fn disk(&self, qemu: &mut Command, image: &Path, firmware: &Path) -> Result<()> {
+        let Some(uboot) = &self.board.uboot else {
+            bail!("board {} has no U-Boot here", self.board.name)
+        };
+        qemu.arg("-bios").arg(firmware);
+        let image = escaped(&image.display().to_string());
+        qemu.args(
+            uboot
+                .disk
+                .iter()
+                .map(|word| word.replace("{image}", &image)),
+        );
+        Ok(())
+    }
+}
+
+fn console(qemu: &mut Command, terminal: Terminal<'_>) {
+    match terminal {
+        // signal=off puts Ctrl-C on the line to the guest; Ctrl-a, QEMU's usual escape, is Xenolith's.
+        Terminal::Users { log } => {
+            let log = escaped(&log.display().to_string());
+            qemu.arg("-chardev")
+                .arg(format!("stdio,id=console,mux=on,signal=off,logfile={log}"));
+            qemu.args(["-echr", "0x1d", "-mon", "chardev=console,mode=readline"])
+        }
+        Terminal::Pipes => qemu.args([
+            "-chardev",
+            "stdio,id=console,signal=off",
+            "-monitor",
+            "none",
+            "-no-reboot",
+        ]),
+    };
+    qemu.args(["-serial", "chardev:console"]);
+}
+
+fn load(qemu: &mut Command, address: u64, file: &Path) {
+    let file = escaped(&file.display().to_string());
+    qemu.arg("-device")
+        .arg(format!("loader,addr={address:#x},file={file},force-raw=on"));
+}
+
+fn size(file: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(file)
+        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?
+        .len())
+}
+
+/// A value inside a QEMU option list: a comma is written twice.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}

@@ -1,0 +1,9 @@
+//! One file per verb of the command line.
+
+pub(crate) mod boards;
+pub(crate) mod build;
+pub(crate) mod clean;
+pub(crate) mod image;
+pub(crate) mod run;
+pub(crate) mod setup;
+pub(crate) mod smoke;
