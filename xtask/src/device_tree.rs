@@ -14,19 +14,37 @@ use crate::fetch::Debian;
 use crate::layout::{Layout, Place};
 use crate::{paths, process};
 
-/// Writes the tree of the kernel package's `file`, corrected and with dom0's modules, to `output`.
-pub(crate) fn complete(
-    arch: Arch,
-    file: &str,
-    corrections: &str,
-    dom0: &Dom0,
-    layout: &Layout,
-    output: &Path,
-) -> Result<()> {
-    let original = Debian::fetch(arch)?.device_tree(file)?;
-    let source = decompile(&original)?;
-    let text = format!("{source}\n{corrections}\n{}", chosen(dom0, layout));
-    compile(&text, output)
+/// A device tree as source text, in the parts that make the whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tree {
+    /// The machine's own tree.
+    pub(crate) machine: String,
+    /// What is added behind the modules' nodes, and so changes them.
+    pub(crate) amendments: String,
+}
+
+impl Tree {
+    /// The tree of a board from Debian's kernel package, with its corrections.
+    pub(crate) fn from_kernel_package(arch: Arch, file: &str, corrections: &str) -> Result<Tree> {
+        let original = decompile(&Debian::fetch(arch)?.device_tree(file)?)?;
+        Ok(Tree {
+            machine: format!("{original}\n{corrections}\n"),
+            amendments: String::new(),
+        })
+    }
+
+    /// Writes the binary form, with dom0's modules, to `output`.
+    pub(crate) fn write(&self, dom0: &Dom0, layout: &Layout, output: &Path) -> Result<()> {
+        compile(
+            &format!(
+                "{}\n{}\n{}",
+                self.machine,
+                chosen(dom0, layout),
+                self.amendments
+            ),
+            output,
+        )
+    }
 }
 
 /// The source text of a binary device tree.

@@ -6,9 +6,9 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::boards::{Board, Modules};
-use crate::device_tree;
-use crate::layout::{self, Sizes};
-use crate::paths;
+use crate::device_tree::{self, Tree};
+use crate::layout::{self, Layout, Sizes};
+use crate::{paths, process};
 
 /// A machine to be started.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) icount: bool,
     /// What starts it.
     pub(crate) boot: Boot,
+    /// A device tree in place of the machine's own.
+    pub(crate) tree: Option<Tree>,
     /// Wait for gdb on this TCP port before the first instruction.
     pub(crate) gdb: Option<u16>,
     /// Further words for QEMU.
@@ -89,6 +91,7 @@ impl Machine {
             cpu: None,
             icount: false,
             boot,
+            tree: None,
             gdb: None,
             extra: Vec::new(),
         }
@@ -137,6 +140,37 @@ impl Machine {
         Ok(qemu)
     }
 
+    /// The device tree that QEMU makes for this machine, as source text.
+    pub(crate) fn own_tree(&self, name: &str) -> Result<String> {
+        let file = paths::work().join(format!("{name}-own.dtb"));
+        paths::make_dir(&paths::work())?;
+        let mut qemu = self.command(Terminal::Pipes, name)?;
+        let dump = escaped(&file.display().to_string());
+        process::output(qemu.arg("-machine").arg(format!("dumpdtb={dump}")))?;
+        device_tree::decompile(&file)
+    }
+
+    /// Where the boot modules go, if there are any.
+    pub(crate) fn layout(&self) -> Result<Option<Layout>> {
+        match &self.boot {
+            Boot::Direct(files) => files
+                .dom0
+                .as_ref()
+                .map(|dom0| self.place(files, dom0))
+                .transpose(),
+            Boot::Disk { .. } => Ok(None),
+        }
+    }
+
+    fn place(&self, files: &Files, dom0: &Dom0) -> Result<Layout> {
+        let sizes = Sizes {
+            hypervisor: size(&files.hypervisor)?.max(4 << 20),
+            kernel: size(&dom0.kernel)?,
+            initrd: dom0.initrd.as_deref().map(size).transpose()?,
+        };
+        layout::place(self.board.memory_start, self.memory << 20, sizes)
+    }
+
     fn direct(&self, qemu: &mut Command, files: &Files, name: &str) -> Result<()> {
         qemu.arg("-kernel").arg(&files.hypervisor);
         if !files.words.is_empty() {
@@ -145,40 +179,15 @@ impl Machine {
         let Some(dom0) = &files.dom0 else {
             return Ok(());
         };
-        let sizes = Sizes {
-            hypervisor: size(&files.hypervisor)?.max(4 << 20),
-            kernel: size(&dom0.kernel)?,
-            initrd: dom0.initrd.as_deref().map(size).transpose()?,
-        };
-        let layout = layout::place(self.board.memory_start, self.memory << 20, sizes)?;
+        let layout = self.place(files, dom0)?;
+        if let Some(tree) = &self.tree {
+            return loaded(qemu, tree, dom0, &layout, name);
+        }
         match &self.board.modules {
-            Modules::GuestLoader => {
-                let words = if dom0.words.is_empty() {
-                    String::new()
-                } else {
-                    format!(",bootargs={}", escaped(&dom0.words))
-                };
-                let kernel = escaped(&dom0.kernel.display().to_string());
-                qemu.arg("-device").arg(format!(
-                    "guest-loader,addr={:#x},kernel={kernel}{words}",
-                    layout.kernel.address
-                ));
-                if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
-                    let initrd = escaped(&initrd.display().to_string());
-                    qemu.arg("-device").arg(format!(
-                        "guest-loader,addr={:#x},initrd={initrd}",
-                        place.address
-                    ));
-                }
-            }
+            Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
             Modules::DeviceTree { file, corrections } => {
-                let tree = paths::work().join(format!("{name}.dtb"));
-                device_tree::complete(self.board.arch, file, corrections, dom0, &layout, &tree)?;
-                qemu.arg("-dtb").arg(&tree);
-                load(qemu, layout.kernel.address, &dom0.kernel);
-                if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
-                    load(qemu, place.address, initrd);
-                }
+                let tree = Tree::from_kernel_package(self.board.arch, file, corrections)?;
+                loaded(qemu, &tree, dom0, &layout, name)?;
             }
             Modules::None => bail!("no domain runs on board {} yet", self.board.name),
         }
@@ -219,6 +228,39 @@ fn console(qemu: &mut Command, terminal: Terminal<'_>) {
         ]),
     };
     qemu.args(["-serial", "chardev:console"]);
+}
+
+/// The modules by QEMU's own device, which also adds their nodes to the machine's tree.
+fn guest_loader(qemu: &mut Command, dom0: &Dom0, layout: &Layout) {
+    let words = if dom0.words.is_empty() {
+        String::new()
+    } else {
+        format!(",bootargs={}", escaped(&dom0.words))
+    };
+    let kernel = escaped(&dom0.kernel.display().to_string());
+    qemu.arg("-device").arg(format!(
+        "guest-loader,addr={:#x},kernel={kernel}{words}",
+        layout.kernel.address
+    ));
+    if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
+        let initrd = escaped(&initrd.display().to_string());
+        qemu.arg("-device").arg(format!(
+            "guest-loader,addr={:#x},initrd={initrd}",
+            place.address
+        ));
+    }
+}
+
+/// The modules loaded plainly, and a tree that names them.
+fn loaded(qemu: &mut Command, tree: &Tree, dom0: &Dom0, layout: &Layout, name: &str) -> Result<()> {
+    let file = paths::work().join(format!("{name}.dtb"));
+    tree.write(dom0, layout, &file)?;
+    qemu.arg("-dtb").arg(&file);
+    load(qemu, layout.kernel.address, &dom0.kernel);
+    if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
+        load(qemu, place.address, initrd);
+    }
+    Ok(())
 }
 
 fn load(qemu: &mut Command, address: u64, file: &Path) {

@@ -9,10 +9,12 @@ mod device_tree;
 mod elf;
 mod emulator;
 mod fetch;
+mod guest;
 mod layout;
 mod paths;
 mod prepare;
 mod process;
+mod results;
 mod rootfs;
 mod terminal;
 mod toolchain;
@@ -53,6 +55,10 @@ enum Verb {
     Run(verbs::run::RunArgs),
     /// Boot dom0 without a terminal, run a few commands in it, and check what they say
     Smoke(verbs::smoke::SmokeArgs),
+    /// Run every test, on the host and in the emulator
+    Test(verbs::test::TestArgs),
+    /// Check format, clippy, and the rules of layers and unsafe code
+    Lint,
     /// List the boards
     Boards,
     /// Remove built images, logs and results
@@ -77,6 +83,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Build(args) => verbs::build::run(args, cli.arch)?,
         Verb::Run(args) => verbs::run::run(args, cli.arch)?,
         Verb::Smoke(args) => verbs::smoke::run(args, cli.arch)?,
+        Verb::Test(args) => return verbs::test::run(args),
+        Verb::Lint => return verbs::lint::run(),
         Verb::Boards => verbs::boards::run(cli.arch)?,
         Verb::Clean(args) => verbs::clean::run(args)?,
     }
