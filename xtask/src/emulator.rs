@@ -58,6 +58,18 @@ pub(crate) struct Files {
     pub(crate) dom0: Option<Dom0>,
 }
 
+impl Files {
+    /// The sizes from which the places in memory follow.
+    pub(crate) fn sizes(&self, dom0: &Dom0) -> Result<Sizes> {
+        Ok(Sizes {
+            // Room for the zeroed data behind the image.
+            hypervisor: size(&self.hypervisor)?.max(4 << 20),
+            kernel: size(&dom0.kernel)?,
+            initrd: dom0.initrd.as_deref().map(size).transpose()?,
+        })
+    }
+}
+
 /// dom0's files and command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Dom0 {
@@ -163,12 +175,11 @@ impl Machine {
     }
 
     fn place(&self, files: &Files, dom0: &Dom0) -> Result<Layout> {
-        let sizes = Sizes {
-            hypervisor: size(&files.hypervisor)?.max(4 << 20),
-            kernel: size(&dom0.kernel)?,
-            initrd: dom0.initrd.as_deref().map(size).transpose()?,
-        };
-        layout::place(self.board.memory_start, self.memory << 20, sizes)
+        layout::place(
+            self.board.memory_start,
+            self.memory << 20,
+            files.sizes(dom0)?,
+        )
     }
 
     fn direct(&self, qemu: &mut Command, files: &Files, name: &str) -> Result<()> {

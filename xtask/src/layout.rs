@@ -55,24 +55,61 @@ pub(crate) fn place(start: u64, memory: u64, sizes: Sizes) -> Result<Layout> {
     let tree = (start + (memory / 2).min(128 * MIB))
         .max(hypervisor.end())
         .next_multiple_of(BOUNDARY);
+    let (kernel, initrd) = stack(tree + TREE_ROOM, sizes);
+    fits(initrd.unwrap_or(kernel).end(), start, memory)?;
+    Ok(Layout { kernel, initrd })
+}
+
+/// Places for a boot loader that is told where to load everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskLayout {
+    /// The hypervisor.
+    pub(crate) hypervisor: u64,
+    /// The device tree, where the image carries one.
+    pub(crate) tree: u64,
+    /// The domains' files.
+    pub(crate) modules: Layout,
+}
+
+/// Places everything from 128 MiB above the start of memory, which U-Boot leaves free: it sits at the top of memory and
+/// keeps its scripts at the bottom.
+pub(crate) fn place_for_boot_loader(start: u64, memory: u64, sizes: Sizes) -> Result<DiskLayout> {
+    let hypervisor = start + 128 * MIB;
+    let tree = (hypervisor + sizes.hypervisor + BOUNDARY).next_multiple_of(BOUNDARY);
+    let (kernel, initrd) = stack(tree + TREE_ROOM, sizes);
+    fits(initrd.unwrap_or(kernel).end(), start, memory)?;
+    Ok(DiskLayout {
+        hypervisor,
+        tree,
+        modules: Layout { kernel, initrd },
+    })
+}
+
+/// The kernel at `from`, and the initrd behind it.
+fn stack(from: u64, sizes: Sizes) -> (Place, Option<Place>) {
     let kernel = Place {
-        address: tree + TREE_ROOM,
+        address: from,
         size: sizes.kernel,
     };
     // A kernel's zeroed data lies behind its file; leave room as a loader of the bare kernel would.
-    let initrd = sizes.initrd.map(|size| Place {
-        address: (kernel.end() + 4 * MIB).next_multiple_of(BOUNDARY),
-        size,
-    });
-    let end = initrd.unwrap_or(kernel).end();
+    let behind = (kernel.end() + 4 * MIB).next_multiple_of(BOUNDARY);
+    (
+        kernel,
+        sizes.initrd.map(|size| Place {
+            address: behind,
+            size,
+        }),
+    )
+}
+
+fn fits(end: u64, start: u64, memory: u64) -> Result<()> {
     if end > start + memory {
-        let needed = (end - start).div_ceil(MIB);
+        let (needed, memory) = ((end - start).div_ceil(MIB), memory / MIB);
         bail!(
-            "the boot modules need {needed} MiB and the machine has {} MiB: give it more with --memory",
-            memory / MIB
+            "the boot files need {needed} MiB and the machine has {memory} MiB: give it more with --memory"
         );
     }
-    Ok(Layout { kernel, initrd })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -102,6 +139,15 @@ mod tests {
                 assert_eq!(layout.kernel.address % BOUNDARY, 0);
             }
         }
+    }
+
+    #[test]
+    fn a_boot_loaders_places_do_not_overlap() {
+        let places = place_for_boot_loader(START, 2048 * MIB, sizes(33 * MIB, MIB)).unwrap();
+        assert!(places.tree >= places.hypervisor + MIB);
+        assert!(places.modules.kernel.address >= places.tree + TREE_ROOM);
+        assert!(places.modules.initrd.unwrap().address >= places.modules.kernel.end());
+        assert!(place_for_boot_loader(START, 128 * MIB, sizes(33 * MIB, MIB)).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod console;
 mod cpio;
 mod debian;
 mod device_tree;
+mod disk;
 mod elf;
 mod emulator;
 mod fetch;
@@ -59,6 +60,8 @@ enum Verb {
     Test(verbs::test::TestArgs),
     /// Check format, clippy, and the rules of layers and unsafe code
     Lint,
+    /// Make a disk image that a board boots by U-Boot, as one would write it to an SD card
+    Image(verbs::image::ImageArgs),
     /// List the boards
     Boards,
     /// Remove built images, logs and results
@@ -85,6 +88,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Smoke(args) => verbs::smoke::run(args, cli.arch)?,
         Verb::Test(args) => return verbs::test::run(args),
         Verb::Lint => return verbs::lint::run(),
+        Verb::Image(args) => verbs::image::run(args, cli.arch)?,
         Verb::Boards => verbs::boards::run(cli.arch)?,
         Verb::Clean(args) => verbs::clean::run(args)?,
     }

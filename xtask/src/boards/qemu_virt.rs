@@ -23,7 +23,7 @@ pub(super) const BOARD: Board = Board {
 /// U-Boot of this machine, with either interrupt controller.
 pub(super) const UBOOT: UBoot = UBoot {
     interface: "virtio",
-    tree_address: "fdt_addr",
+    tree_address: Some("fdt_addr"),
     firmware: Some("qemu_arm64/u-boot.bin"),
     disk: &[
         "-drive",

@@ -22,7 +22,7 @@ pub(super) const BOARD: Board = Board {
     stage: Stage::Dom0,
     uboot: Some(UBoot {
         interface: "mmc",
-        tree_address: "fdtcontroladdr",
+        tree_address: None,
         firmware: None,
         disk: &[],
     }),
