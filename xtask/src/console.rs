@@ -125,34 +125,6 @@ impl Console {
         }
     }
 
-    /// Waits for any of several texts; returns which one came first and the text before it.
-    pub(crate) fn wait_for_any(&mut self, texts: &[&str]) -> Result<(usize, String)> {
-        loop {
-            let fresh = self.text.get(self.seen..).unwrap_or_default();
-            let found = texts
-                .iter()
-                .enumerate()
-                .filter_map(|(which, text)| Some((fresh.find(text)?, which, text.len())));
-            if let Some((at, which, length)) = found.min() {
-                let before = fresh.get(..at).unwrap_or_default().to_string();
-                self.seen += at + length;
-                return Ok((which, before));
-            }
-            match self.more()? {
-                More::Text => {}
-                More::Ended => bail!(
-                    "the machine ended before it said any of {texts:?}\n{}",
-                    self.tail()
-                ),
-                More::TimeIsUp => bail!(
-                    "the machine said none of {texts:?} within {} s\n{}",
-                    self.limit.as_secs(),
-                    self.tail()
-                ),
-            }
-        }
-    }
-
     /// Lets the machine run to its own end and returns how the emulator ended.
     pub(crate) fn wait_for_end(&mut self) -> Result<ExitStatus> {
         loop {
@@ -182,6 +154,16 @@ impl Console {
         &self.text
     }
 
+    /// Takes in what was said and not yet read, and returns the last lines.
+    pub(crate) fn drain(&mut self) -> String {
+        while let Ok(bytes) = self.chunks.try_recv() {
+            // The log is for reading afterwards; an error in writing it must not hide the one that is being reported.
+            let _ = self.log.write_all(&bytes);
+            self.filter.feed(&bytes, &mut self.text);
+        }
+        self.tail()
+    }
+
     /// Time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -209,12 +191,14 @@ impl Console {
         match self.chunks.recv_timeout(left) {
             Ok(bytes) => {
                 self.log.write_all(&bytes)?;
+                let from = self.text.len();
+                self.filter.feed(&bytes, &mut self.text);
                 if self.echo == Echo::Stdout {
                     let mut out = std::io::stdout();
+                    let fresh = self.text.get(from..).unwrap_or_default();
                     // A closed standard output is no reason to stop the machine.
-                    let _ = out.write_all(&bytes).and_then(|()| out.flush());
+                    let _ = out.write_all(fresh.as_bytes()).and_then(|()| out.flush());
                 }
-                self.filter.feed(&bytes, &mut self.text);
                 Ok(More::Text)
             }
             Err(RecvTimeoutError::Disconnected) => Ok(More::Ended),

@@ -23,6 +23,8 @@ pub(crate) struct Machine {
     pub(crate) cpu: Option<String>,
     /// Count instructions: one is a nanosecond of the machine's time.
     pub(crate) icount: bool,
+    /// With `icount`: record the run in this file, so that QEMU knows the count.
+    pub(crate) record: Option<PathBuf>,
     /// What starts it.
     pub(crate) boot: Boot,
     /// A device tree in place of the machine's own.
@@ -102,6 +104,7 @@ impl Machine {
             memory: board.memory,
             cpu: None,
             icount: false,
+            record: None,
             boot,
             tree: None,
             gdb: None,
@@ -137,7 +140,12 @@ impl Machine {
             .arg(self.memory.to_string());
         qemu.args(["-display", "none", "-nic", "none"]);
         if self.icount {
-            qemu.args(["-icount", "shift=0,sleep=off"]);
+            let record = self
+                .record
+                .as_ref()
+                .map(|file| format!(",rr=record,rrfile={}", escaped(&file.display().to_string())));
+            qemu.arg("-icount")
+                .arg(format!("shift=0,sleep=off{}", record.unwrap_or_default()));
         }
         console(&mut qemu, terminal);
         match &self.boot {

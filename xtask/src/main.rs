@@ -11,6 +11,7 @@ mod elf;
 mod emulator;
 mod fetch;
 mod guest;
+mod icount;
 mod layout;
 mod paths;
 mod prepare;
@@ -58,6 +59,8 @@ enum Verb {
     Smoke(verbs::smoke::SmokeArgs),
     /// Run every test, on the host and in the emulator
     Test(verbs::test::TestArgs),
+    /// Measure Xenolith and Debian's Xen side by side, in instructions
+    Bench(verbs::bench::BenchArgs),
     /// Check format, clippy, and the rules of layers and unsafe code
     Lint,
     /// Make a disk image that a board boots by U-Boot, as one would write it to an SD card
@@ -87,6 +90,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Run(args) => verbs::run::run(args, cli.arch)?,
         Verb::Smoke(args) => verbs::smoke::run(args, cli.arch)?,
         Verb::Test(args) => return verbs::test::run(args),
+        Verb::Bench(args) => return verbs::bench::run(args, cli.arch),
         Verb::Lint => return verbs::lint::run(),
         Verb::Image(args) => verbs::image::run(args, cli.arch)?,
         Verb::Boards => verbs::boards::run(cli.arch)?,

@@ -1,5 +1,6 @@
-//! One file per verb of the command line.
+//! One file or folder per verb of the command line.
 
+pub(crate) mod bench;
 pub(crate) mod boards;
 pub(crate) mod build;
 pub(crate) mod clean;
