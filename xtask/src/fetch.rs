@@ -50,11 +50,6 @@ impl Debian {
         Ok(self.one_in("usr/lib", "linux-image-")?.join(file))
     }
 
-    /// The versions of the packages, a line each.
-    pub(crate) fn versions(&self) -> String {
-        fs::read_to_string(self.folder.join("packages")).unwrap_or_default()
-    }
-
     fn one_in(&self, folder: &str, prefix: &str) -> Result<PathBuf> {
         let folder = self.folder.join(folder);
         let entries = fs::read_dir(&folder).with_context(|| incomplete(&folder))?;

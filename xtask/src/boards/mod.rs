@@ -35,8 +35,6 @@ pub(crate) struct Board {
     pub(crate) qemu: &'static [&'static str],
     /// The processor model, where the machine lets one choose.
     pub(crate) cpu: Option<&'static str>,
-    /// The version of the interrupt controller's architecture, if it is a GIC.
-    pub(crate) gic: Option<u8>,
     /// Processors unless `--smp` says otherwise.
     pub(crate) cpus: u32,
     /// The most processors that the machine has.

@@ -9,7 +9,6 @@ pub(super) const BOARD: Board = Board {
     summary: "QEMU q35, x86-64 with SVM (hypervisor start only)",
     qemu: &["-machine", "q35", "-no-reboot"],
     cpu: Some("qemu64,+svm,+npt"),
-    gic: None,
     cpus: 4,
     most_cpus: 8,
     memory: 2048,

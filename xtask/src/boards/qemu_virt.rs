@@ -9,7 +9,6 @@ pub(super) const BOARD: Board = Board {
     summary: "QEMU virt, Cortex-A57, GICv3",
     qemu: &["-machine", "virt,virtualization=on,gic-version=3"],
     cpu: Some("cortex-a57"),
-    gic: Some(3),
     cpus: 4,
     most_cpus: 64,
     memory: 2048,

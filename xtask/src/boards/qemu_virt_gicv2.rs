@@ -9,7 +9,6 @@ pub(super) const BOARD: Board = Board {
     summary: "QEMU virt, Cortex-A57, GICv2",
     qemu: &["-machine", "virt,virtualization=on,gic-version=2"],
     cpu: Some("cortex-a57"),
-    gic: Some(2),
     cpus: 4,
     most_cpus: 8,
     memory: 2048,

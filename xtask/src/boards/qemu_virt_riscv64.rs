@@ -9,7 +9,6 @@ pub(super) const BOARD: Board = Board {
     summary: "QEMU virt, RISC-V with H extension, OpenSBI (hypervisor start only)",
     qemu: &["-machine", "virt,aclint=on", "-bios", "default"],
     cpu: Some("rv64"),
-    gic: None,
     cpus: 4,
     most_cpus: 8,
     memory: 2048,

@@ -9,7 +9,6 @@ pub(super) const BOARD: Board = Board {
     summary: "Xilinx ZCU102 (Zynq UltraScale+), Cortex-A53, GICv2",
     qemu: &["-machine", "xlnx-zcu102,virtualization=on"],
     cpu: None,
-    gic: Some(2),
     cpus: 4,
     most_cpus: 4,
     memory: 2048,

@@ -4,7 +4,10 @@
 //! `target/xenolith/ARCH/`.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -98,19 +101,21 @@ pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
 fn cargo_build(target: &str, package: &str, more: &[&str]) -> Result<Vec<PathBuf>> {
     let toolchain = Toolchain::find()?;
     let mut command = toolchain.cargo("build", target);
-    command
-        .args(["--release", "--quiet", "--package", package])
-        .args(more);
+    command.args(["--release", "--package", package]).args(more);
     command.args(["--message-format", "json-render-diagnostics"]);
-    let started = std::time::Instant::now();
-    eprintln!("building {package} for {target} ({})", toolchain.origin);
-    let output = command.stderr(std::process::Stdio::inherit()).output();
+    // At a terminal cargo shows its own progress; a log gets one line, and only if there was something to do.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    let started = Instant::now();
+    let output = command.stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("cannot start {}", process::shown(&command)))?;
     if !output.status.success() {
         bail!("{package} does not build (messages above)");
     }
     if started.elapsed().as_secs() > 5 {
-        eprintln!("built in {} s", started.elapsed().as_secs());
+        let (seconds, origin) = (started.elapsed().as_secs(), toolchain.origin);
+        eprintln!("built {package} for {target} with {origin} in {seconds} s");
     }
     Ok(executables(&String::from_utf8_lossy(&output.stdout)))
 }
