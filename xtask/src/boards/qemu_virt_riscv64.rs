@@ -1,0 +1,20 @@
+//! QEMU's RISC-V `virt` machine, started by OpenSBI in HS-mode.
+
+use super::{Board, Modules, Stage};
+use crate::arch::Arch;
+
+pub(super) const BOARD: Board = Board {
+    name: "qemu-virt-riscv64",
+    arch: Arch::Riscv64,
+    summary: "QEMU virt, RISC-V with H extension, OpenSBI (hypervisor start only)",
+    qemu: &["-machine", "virt,aclint=on", "-bios", "default"],
+    cpu: Some("rv64"),
+    cpus: 4,
+    most_cpus: 8,
+    memory: 2048,
+    memory_start: 0x8000_0000,
+    words: "",
+    modules: Modules::None,
+    stage: Stage::Hypervisor(&["Xenolith", "CPUs online: {cpus}"]),
+    uboot: None,
+};

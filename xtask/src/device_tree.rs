@@ -1,0 +1,119 @@
+//! Completes a board's device tree with the boot modules, as a boot loader on the board would.
+//!
+//! The bindings are those of Xen: nodes `multiboot,module` under `/chosen`. The tree is edited as source text, with the
+//! device tree compiler on both ends: a later node of the same name adds to the earlier one.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::arch::Arch;
+use crate::emulator::Dom0;
+use crate::fetch::Debian;
+use crate::layout::{Layout, Place};
+use crate::{paths, process};
+
+/// A device tree as source text, in the parts that make the whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tree {
+    /// The machine's own tree.
+    pub(crate) machine: String,
+    /// What is added behind the modules' nodes, and so changes them.
+    pub(crate) amendments: String,
+}
+
+impl Tree {
+    /// The tree of a board from Debian's kernel package, with its corrections.
+    pub(crate) fn from_kernel_package(arch: Arch, file: &str, corrections: &str) -> Result<Tree> {
+        let original = decompile(&Debian::fetch(arch)?.device_tree(file)?)?;
+        Ok(Tree {
+            machine: format!("{original}\n{corrections}\n"),
+            amendments: String::new(),
+        })
+    }
+
+    /// Writes the binary form, with dom0's modules, to `output`.
+    pub(crate) fn write(&self, dom0: &Dom0, layout: &Layout, output: &Path) -> Result<()> {
+        compile(
+            &format!(
+                "{}\n{}\n{}",
+                self.machine,
+                chosen(dom0, layout),
+                self.amendments
+            ),
+            output,
+        )
+    }
+}
+
+/// The source text of a binary device tree.
+pub(crate) fn decompile(tree: &Path) -> Result<String> {
+    process::output(
+        Command::new("dtc")
+            .args(["-q", "-I", "dtb", "-O", "dts"])
+            .arg(tree),
+    )
+    .with_context(|| format!("cannot read the device tree {}", paths::shown(tree)))
+}
+
+/// Writes the binary form of a device tree's source text.
+pub(crate) fn compile(source: &str, output: &Path) -> Result<()> {
+    let text = output.with_extension("dts");
+    paths::write(&text, source.as_bytes())?;
+    process::output(
+        Command::new("dtc")
+            .args(["-q", "-I", "dts", "-O", "dtb", "-o"])
+            .arg(output)
+            .arg(&text),
+    )
+    .map(drop)
+}
+
+fn chosen(dom0: &Dom0, layout: &Layout) -> String {
+    let mut nodes = node("multiboot,kernel", layout.kernel, &dom0.words);
+    if let Some(place) = layout.initrd {
+        nodes.push_str(&node("multiboot,ramdisk", place, ""));
+    }
+    format!("/ {{\n chosen {{\n  #address-cells = <2>;\n  #size-cells = <2>;\n{nodes} }};\n}};\n")
+}
+
+fn node(kind: &str, place: Place, words: &str) -> String {
+    let Place { address, size } = place;
+    let words = if words.is_empty() {
+        String::new()
+    } else {
+        format!("   bootargs = {};\n", quoted(words))
+    };
+    format!(
+        "  module@{address:x} {{\n   compatible = \"{kind}\", \"multiboot,module\";\n   reg = <{:#x} {:#x} {:#x} {:#x}>;\n{words}  }};\n",
+        address >> 32,
+        address & 0xffff_ffff,
+        size >> 32,
+        size & 0xffff_ffff
+    )
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_node_has_its_address_in_two_cells() {
+        let text = node(
+            "multiboot,kernel",
+            Place {
+                address: 0x8_4000_0000,
+                size: 0x10,
+            },
+            "a \"b\"",
+        );
+        assert!(text.contains("module@840000000 {"), "{text}");
+        assert!(text.contains("reg = <0x8 0x40000000 0x0 0x10>;"), "{text}");
+        assert!(text.contains(r#"bootargs = "a \"b\"";"#), "{text}");
+    }
+}

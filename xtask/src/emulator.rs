@@ -1,0 +1,300 @@
+//! The QEMU command line of one machine: board, boot files, console.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::boards::{Board, Modules};
+use crate::device_tree::{self, Tree};
+use crate::layout::{self, Layout, Sizes};
+use crate::{paths, process};
+
+/// A machine to be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// The board that QEMU models.
+    pub(crate) board: &'static Board,
+    /// Processors.
+    pub(crate) cpus: u32,
+    /// Memory in MiB.
+    pub(crate) memory: u64,
+    /// Another processor model than the board's.
+    pub(crate) cpu: Option<String>,
+    /// Count instructions: one is a nanosecond of the machine's time.
+    pub(crate) icount: bool,
+    /// With `icount`: record the run in this file, so that QEMU knows the count.
+    pub(crate) record: Option<PathBuf>,
+    /// What starts it.
+    pub(crate) boot: Boot,
+    /// A device tree in place of the machine's own.
+    pub(crate) tree: Option<Tree>,
+    /// Wait for gdb on this TCP port before the first instruction.
+    pub(crate) gdb: Option<u16>,
+    /// Further words for QEMU.
+    pub(crate) extra: Vec<String>,
+}
+
+/// What a machine starts from.
+#[derive(Clone, Debug)]
+pub(crate) enum Boot {
+    /// QEMU loads the files itself.
+    Direct(Files),
+    /// U-Boot reads them from a disk image.
+    Disk {
+        /// The disk image.
+        image: PathBuf,
+        /// U-Boot's file.
+        firmware: PathBuf,
+    },
+}
+
+/// The files of a direct boot.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// Xenolith, or Xen in a reference run.
+    pub(crate) hypervisor: PathBuf,
+    /// The hypervisor's own command line.
+    pub(crate) words: String,
+    /// The domains' files.
+    pub(crate) dom0: Option<Dom0>,
+}
+
+impl Files {
+    /// The sizes from which the places in memory follow.
+    pub(crate) fn sizes(&self, dom0: &Dom0) -> Result<Sizes> {
+        Ok(Sizes {
+            // Room for the zeroed data behind the image.
+            hypervisor: size(&self.hypervisor)?.max(4 << 20),
+            kernel: size(&dom0.kernel)?,
+            initrd: dom0.initrd.as_deref().map(size).transpose()?,
+        })
+    }
+}
+
+/// dom0's files and command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Dom0 {
+    /// The kernel.
+    pub(crate) kernel: PathBuf,
+    /// The initial root.
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub(crate) words: String,
+}
+
+/// How the console is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Terminal<'a> {
+    /// The user's terminal, in raw mode; Ctrl-] is the escape to QEMU.
+    Users {
+        /// What the machine says goes here too.
+        log: &'a Path,
+    },
+    /// Plain pipes.
+    Pipes,
+}
+
+impl Machine {
+    /// The board as it is, with nothing special.
+    pub(crate) fn new(board: &'static Board, boot: Boot) -> Machine {
+        Machine {
+            board,
+            cpus: board.cpus,
+            memory: board.memory,
+            cpu: None,
+            icount: false,
+            record: None,
+            boot,
+            tree: None,
+            gdb: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// QEMU's command line. `name` distinguishes files made for this run from those of another at the same time.
+    pub(crate) fn command(&self, terminal: Terminal<'_>, name: &str) -> Result<Command> {
+        if self.cpus == 0 || self.cpus > self.board.most_cpus {
+            bail!(
+                "board {} has 1 to {} CPUs, not {}",
+                self.board.name,
+                self.board.most_cpus,
+                self.cpus
+            );
+        }
+        let mut qemu = Command::new(self.board.arch.qemu());
+        qemu.args(self.board.qemu).args([
+            "-accel",
+            if self.icount {
+                "tcg"
+            } else {
+                "tcg,thread=multi"
+            },
+        ]);
+        if let Some(cpu) = self.cpu.as_deref().or(self.board.cpu) {
+            qemu.args(["-cpu", cpu]);
+        }
+        qemu.arg("-smp")
+            .arg(self.cpus.to_string())
+            .arg("-m")
+            .arg(self.memory.to_string());
+        qemu.args(["-display", "none", "-nic", "none"]);
+        if self.icount {
+            let record = self
+                .record
+                .as_ref()
+                .map(|file| format!(",rr=record,rrfile={}", escaped(&file.display().to_string())));
+            qemu.arg("-icount")
+                .arg(format!("shift=0,sleep=off{}", record.unwrap_or_default()));
+        }
+        console(&mut qemu, terminal);
+        match &self.boot {
+            Boot::Direct(files) => self.direct(&mut qemu, files, name)?,
+            Boot::Disk { image, firmware } => self.disk(&mut qemu, image, firmware)?,
+        }
+        if let Some(port) = self.gdb {
+            qemu.args(["-S", "-gdb"])
+                .arg(format!("tcp:127.0.0.1:{port}"));
+        }
+        qemu.args(&self.extra);
+        Ok(qemu)
+    }
+
+    /// The device tree that QEMU makes for this machine, as source text.
+    pub(crate) fn own_tree(&self, name: &str) -> Result<String> {
+        let file = paths::work().join(format!("{name}-own.dtb"));
+        paths::make_dir(&paths::work())?;
+        let mut qemu = self.command(Terminal::Pipes, name)?;
+        let dump = escaped(&file.display().to_string());
+        process::output(qemu.arg("-machine").arg(format!("dumpdtb={dump}")))?;
+        device_tree::decompile(&file)
+    }
+
+    /// Where the boot modules go, if there are any.
+    pub(crate) fn layout(&self) -> Result<Option<Layout>> {
+        match &self.boot {
+            Boot::Direct(files) => files
+                .dom0
+                .as_ref()
+                .map(|dom0| self.place(files, dom0))
+                .transpose(),
+            Boot::Disk { .. } => Ok(None),
+        }
+    }
+
+    fn place(&self, files: &Files, dom0: &Dom0) -> Result<Layout> {
+        layout::place(
+            self.board.memory_start,
+            self.memory << 20,
+            files.sizes(dom0)?,
+        )
+    }
+
+    fn direct(&self, qemu: &mut Command, files: &Files, name: &str) -> Result<()> {
+        qemu.arg("-kernel").arg(&files.hypervisor);
+        if !files.words.is_empty() {
+            qemu.arg("-append").arg(&files.words);
+        }
+        let Some(dom0) = &files.dom0 else {
+            return Ok(());
+        };
+        let layout = self.place(files, dom0)?;
+        if let Some(tree) = &self.tree {
+            return loaded(qemu, tree, dom0, &layout, name);
+        }
+        match &self.board.modules {
+            Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
+            Modules::DeviceTree { file, corrections } => {
+                let tree = Tree::from_kernel_package(self.board.arch, file, corrections)?;
+                loaded(qemu, &tree, dom0, &layout, name)?;
+            }
+            Modules::None => bail!("no domain runs on board {} yet", self.board.name),
+        }
+        Ok(())
+    }
+
+    fn disk(&self, qemu: &mut Command, image: &Path, firmware: &Path) -> Result<()> {
+        let Some(uboot) = &self.board.uboot else {
+            bail!("board {} has no U-Boot here", self.board.name)
+        };
+        qemu.arg("-bios").arg(firmware);
+        let image = escaped(&image.display().to_string());
+        qemu.args(
+            uboot
+                .disk
+                .iter()
+                .map(|word| word.replace("{image}", &image)),
+        );
+        Ok(())
+    }
+}
+
+fn console(qemu: &mut Command, terminal: Terminal<'_>) {
+    match terminal {
+        // signal=off puts Ctrl-C on the line to the guest; Ctrl-a, QEMU's usual escape, is Xenolith's.
+        Terminal::Users { log } => {
+            let log = escaped(&log.display().to_string());
+            qemu.arg("-chardev")
+                .arg(format!("stdio,id=console,mux=on,signal=off,logfile={log}"));
+            qemu.args(["-echr", "0x1d", "-mon", "chardev=console,mode=readline"])
+        }
+        Terminal::Pipes => qemu.args([
+            "-chardev",
+            "stdio,id=console,signal=off",
+            "-monitor",
+            "none",
+            "-no-reboot",
+        ]),
+    };
+    qemu.args(["-serial", "chardev:console"]);
+}
+
+/// The modules by QEMU's own device, which also adds their nodes to the machine's tree.
+fn guest_loader(qemu: &mut Command, dom0: &Dom0, layout: &Layout) {
+    let words = if dom0.words.is_empty() {
+        String::new()
+    } else {
+        format!(",bootargs={}", escaped(&dom0.words))
+    };
+    let kernel = escaped(&dom0.kernel.display().to_string());
+    qemu.arg("-device").arg(format!(
+        "guest-loader,addr={:#x},kernel={kernel}{words}",
+        layout.kernel.address
+    ));
+    if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
+        let initrd = escaped(&initrd.display().to_string());
+        qemu.arg("-device").arg(format!(
+            "guest-loader,addr={:#x},initrd={initrd}",
+            place.address
+        ));
+    }
+}
+
+/// The modules loaded plainly, and a tree that names them.
+fn loaded(qemu: &mut Command, tree: &Tree, dom0: &Dom0, layout: &Layout, name: &str) -> Result<()> {
+    let file = paths::work().join(format!("{name}.dtb"));
+    tree.write(dom0, layout, &file)?;
+    qemu.arg("-dtb").arg(&file);
+    load(qemu, layout.kernel.address, &dom0.kernel);
+    if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
+        load(qemu, place.address, initrd);
+    }
+    Ok(())
+}
+
+fn load(qemu: &mut Command, address: u64, file: &Path) {
+    let file = escaped(&file.display().to_string());
+    qemu.arg("-device")
+        .arg(format!("loader,addr={address:#x},file={file},force-raw=on"));
+}
+
+fn size(file: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(file)
+        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?
+        .len())
+}
+
+/// A value inside a QEMU option list: a comma is written twice.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}

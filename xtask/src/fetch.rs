@@ -1,0 +1,113 @@
+//! Debian's files for a machine: the kernel, its device trees, busybox, and Debian's Xen for reference runs.
+//!
+//! They are taken out of Debian's packages once and kept in the cache; while the cache is complete nothing touches the
+//! network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::arch::Arch;
+use crate::debian::private_root::{PrivateRoot, unpack};
+use crate::paths;
+
+/// Files from Debian's packages, unpacked.
+#[derive(Clone, Debug)]
+pub(crate) struct Debian {
+    folder: PathBuf,
+}
+
+impl Debian {
+    /// The files for `arch`, fetched if they are not in the cache.
+    pub(crate) fn fetch(arch: Arch) -> Result<Debian> {
+        let folder = paths::cache().join(format!("debian-{}", arch.debian()));
+        let stamp = folder.join("packages");
+        if !stamp.exists() {
+            fill(arch, &folder)?;
+            // The stamp comes last: an interrupted fetch starts again.
+        }
+        Ok(Debian { folder })
+    }
+
+    /// The kernel as it is in the package.
+    pub(crate) fn kernel(&self) -> Result<PathBuf> {
+        self.one_in("boot", "vmlinuz-")
+    }
+
+    /// The statically linked busybox.
+    pub(crate) fn busybox(&self) -> PathBuf {
+        self.folder.join("bin/busybox")
+    }
+
+    /// Debian's Xen, in the form that a boot loader starts.
+    pub(crate) fn xen(&self) -> Result<PathBuf> {
+        self.one_in("boot", "xen-")
+    }
+
+    /// A device tree of the kernel package.
+    pub(crate) fn device_tree(&self, file: &str) -> Result<PathBuf> {
+        Ok(self.one_in("usr/lib", "linux-image-")?.join(file))
+    }
+
+    fn one_in(&self, folder: &str, prefix: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(folder);
+        let entries = fs::read_dir(&folder).with_context(|| incomplete(&folder))?;
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+            })
+            .collect();
+        found.sort();
+        found
+            .into_iter()
+            .next()
+            .with_context(|| incomplete(&folder))
+    }
+}
+
+fn incomplete(folder: &Path) -> String {
+    format!(
+        "{} is not complete: `cargo xtask clean --all` and run again",
+        paths::shown(folder)
+    )
+}
+
+fn fill(arch: Arch, folder: &Path) -> Result<()> {
+    if arch != Arch::Aarch64 {
+        bail!(
+            "no domain runs on {} yet, so there is nothing to fetch for it",
+            arch.name()
+        );
+    }
+    let root = PrivateRoot::new(arch)?;
+    let kernel = root.behind_meta_package("linux-image-arm64", "linux-image-6.")?;
+    let names = [
+        kernel.as_str(),
+        "busybox-static",
+        "xen-hypervisor-4.17-arm64",
+    ];
+    let downloads = paths::cache().join("packages");
+    let files = root.download(&names, &downloads)?;
+    let wanted: [&[&str]; 3] = [
+        &["./boot/vmlinuz-*", "./usr/lib/linux-image-*/xilinx/*.dtb"],
+        &["./bin/busybox"],
+        &["./boot/xen-4.17-arm64"],
+    ];
+    let _ = fs::remove_dir_all(folder);
+    for (package, members) in files.iter().zip(wanted) {
+        unpack(package, members, folder)?;
+    }
+    let versions: Vec<String> = files
+        .iter()
+        .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    paths::write(
+        &folder.join("packages"),
+        (versions.join("\n") + "\n").as_bytes(),
+    )?;
+    let _ = fs::remove_dir_all(&downloads);
+    Ok(())
+}

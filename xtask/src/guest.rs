@@ -1,0 +1,97 @@
+//! Runs one of our test guests as dom0, on Xenolith or on Debian's Xen, and reads its results.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::boards::Board;
+use crate::console::{Console, Echo};
+use crate::emulator::{Boot, Dom0, Files, Machine, Terminal};
+use crate::fetch::Debian;
+use crate::results::Results;
+use crate::verbs::build::{self, Built};
+
+/// Which hypervisor a guest runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    /// Ours.
+    Xenolith,
+    /// Debian's, to compare with.
+    Xen,
+}
+
+impl On {
+    /// The name in file names and messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            On::Xenolith => "xenolith",
+            On::Xen => "xen",
+        }
+    }
+
+    /// The file that QEMU starts.
+    pub(crate) fn image(self, board: &Board) -> Result<std::path::PathBuf> {
+        match self {
+            On::Xenolith => Ok(build::hypervisor(board.arch)?.bin),
+            On::Xen => Debian::fetch(board.arch)?.xen(),
+        }
+    }
+}
+
+/// How a guest is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'a> {
+    /// The board.
+    pub(crate) board: &'static Board,
+    /// Processors.
+    pub(crate) cpus: u32,
+    /// Count instructions.
+    pub(crate) icount: bool,
+    /// Words for the guest.
+    pub(crate) words: &'a str,
+    /// Words for the hypervisor, beside those of the board.
+    pub(crate) xen_words: &'a str,
+    /// The time limit.
+    pub(crate) limit: Duration,
+}
+
+/// Runs a guest to its end. The log is named after the guest, the board and the hypervisor.
+pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
+    let machine = machine(&guest.bin, on, run)?;
+    let name = format!(
+        "{}-{}-{}{}",
+        guest.name,
+        run.board.name,
+        on.name(),
+        if run.icount { "-icount" } else { "" }
+    );
+    let mut qemu = machine.command(Terminal::Pipes, &name)?;
+    let mut console = Console::start(&mut qemu, &name, run.limit, Echo::Log)?;
+    console
+        .wait_for_power_off()
+        .with_context(|| format!("{} on {}", guest.name, on.name()))?;
+    let results = Results::parse(console.text());
+    results
+        .check_complete()
+        .with_context(|| format!("{} on {}\n{}", guest.name, on.name(), console.tail()))?;
+    Ok(results)
+}
+
+/// The machine that runs a guest.
+pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
+    let words = format!("{} dom0_mem=256M {}", run.board.words, run.xen_words);
+    let dom0 = Dom0 {
+        kernel: guest.to_path_buf(),
+        initrd: None,
+        words: run.words.to_string(),
+    };
+    let files = Files {
+        hypervisor: on.image(run.board)?,
+        words: words.trim().to_string(),
+        dom0: Some(dom0),
+    };
+    let mut machine = Machine::new(run.board, Boot::Direct(files));
+    (machine.cpus, machine.icount, machine.memory) = (run.cpus, run.icount, 1024);
+    Ok(machine)
+}

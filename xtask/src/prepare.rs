@@ -1,0 +1,210 @@
+//! From command-line options to a machine that can be started: checks the tools, builds, fetches, makes the root.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::arch::Arch;
+use crate::boards::{self, Board, Modules, Stage};
+use crate::emulator::{Boot, Dom0, Files, Machine};
+use crate::fetch::Debian;
+use crate::verbs::{build, image, setup};
+use crate::{paths, rootfs};
+
+/// Options that choose a machine and what it boots; `run` and `smoke` share them.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct MachineArgs {
+    /// Board to run (`cargo xtask boards` lists them) [default: the first of the architecture]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) board: Option<String>,
+    /// Number of CPUs [default: the board's, usually 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) smp: Option<u32>,
+    /// Memory, in MiB or with a suffix M or G [default: 2G]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub(crate) memory: Option<u64>,
+    /// Processor model, as QEMU names it [default: the board's]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
+    /// Kernel for dom0 instead of Debian's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial root for dom0 instead of the one made from busybox
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Words added to dom0's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub(crate) append: Option<String>,
+    /// Words added to Xenolith's own command line, for example "loglvl=all dom0_mem=512M"
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub(crate) xen_append: Option<String>,
+    /// Boot from a disk image by U-Boot (see `cargo xtask image`) instead of loading the files directly
+    #[arg(long)]
+    pub(crate) uboot: bool,
+    /// Seconds until the machine is stopped by force
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+    /// Run Debian's Xen in place of Xenolith, to compare with
+    #[arg(long, hide = true)]
+    pub(crate) reference: bool,
+}
+
+impl MachineArgs {
+    /// The board that the options choose.
+    pub(crate) fn board(&self, arch: Option<Arch>) -> Result<&'static Board> {
+        boards::find(self.board.as_deref(), arch)
+    }
+
+    /// The time limit, with the one to use where none was given.
+    pub(crate) fn limit(&self, otherwise: u64) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(otherwise))
+    }
+
+    /// Makes everything that the machine needs, and describes it.
+    pub(crate) fn machine(&self, arch: Option<Arch>) -> Result<Machine> {
+        let board = self.board(arch)?;
+        setup::ensure(board.arch)?;
+        let files = self.files(board)?;
+        let boot = if self.uboot {
+            image::boot(board, &files, self.reference)?
+        } else {
+            Boot::Direct(files)
+        };
+        let mut machine = Machine::new(board, boot);
+        machine.cpus = self.smp.unwrap_or(board.cpus);
+        machine.memory = self.memory.unwrap_or(board.memory);
+        machine.cpu = self.cpu.clone();
+        Ok(machine)
+    }
+
+    /// The files that the machine boots, and their command lines.
+    pub(crate) fn files(&self, board: &'static Board) -> Result<Files> {
+        let hypervisor = self.hypervisor(board)?;
+        let dom0 = match (&board.stage, &self.kernel) {
+            (Stage::Hypervisor(_), None) => None,
+            (Stage::Hypervisor(_), Some(_)) => bail!(
+                "no domain runs on board {} yet: leave --kernel out",
+                board.name
+            ),
+            (Stage::Dom0, _) => Some(self.dom0(board)?),
+        };
+        Ok(Files {
+            hypervisor,
+            words: self.words(board, dom0.is_some()),
+            dom0,
+        })
+    }
+
+    fn hypervisor(&self, board: &Board) -> Result<PathBuf> {
+        if self.reference {
+            return Debian::fetch(board.arch)?.xen();
+        }
+        let built = build::hypervisor(board.arch)?;
+        // QEMU takes an x86 kernel as an ELF file, and the others as the flat image that boot loaders take.
+        Ok(if board.arch == Arch::X86_64 {
+            built.elf
+        } else {
+            built.bin
+        })
+    }
+
+    fn dom0(&self, board: &Board) -> Result<Dom0> {
+        let kernel = match &self.kernel {
+            Some(file) => existing(file)?,
+            None => Debian::fetch(board.arch)?.kernel()?,
+        };
+        let initrd = match (&self.initrd, &self.kernel) {
+            (Some(file), _) => existing(file)?,
+            (None, _) => rootfs::dom0(board.arch.name(), &Debian::fetch(board.arch)?.busybox())?,
+        };
+        Ok(Dom0 {
+            kernel,
+            initrd: Some(initrd),
+            words: joined(&["console=hvc0", self.append.as_deref().unwrap_or("")]),
+        })
+    }
+
+    /// The hypervisor's command line: half of the memory is dom0's unless told otherwise.
+    fn words(&self, board: &Board, dom0: bool) -> String {
+        let given = self.xen_append.as_deref().unwrap_or("");
+        let share = (self.memory.unwrap_or(board.memory) / 2).min(1024);
+        let memory = if !dom0 || given.contains("dom0_mem=") {
+            String::new()
+        } else {
+            format!("dom0_mem={share}M")
+        };
+        joined(&[board.words, &memory, given])
+    }
+}
+
+/// Whether the root, and so its prompt, is the one that xtask makes.
+pub(crate) fn has_our_root(args: &MachineArgs, board: &Board) -> bool {
+    args.initrd.is_none() && !matches!(board.modules, Modules::None)
+}
+
+fn existing(file: &std::path::Path) -> Result<PathBuf> {
+    if !file.is_file() {
+        bail!("there is no file {}", file.display());
+    }
+    if paths::read(file)?.is_empty() {
+        bail!("the file {} is empty", file.display());
+    }
+    Ok(std::path::absolute(file)?)
+}
+
+fn joined(words: &[&str]) -> String {
+    words
+        .iter()
+        .copied()
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Parses an amount of memory into MiB.
+fn memory(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("\"{text}\" is no amount of memory: write MiB, or for example 512M or 2G");
+    let (number, factor) = match text.strip_suffix(['G', 'g']) {
+        Some(number) => (number, 1024),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number
+        .checked_mul(factor)
+        .filter(|&mib| mib > 0 && mib <= 1 << 20)
+        .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_mebibytes_unless_a_suffix_says_gigabytes() {
+        assert_eq!(memory("2G"), Ok(2048));
+        assert_eq!(memory("512M"), Ok(512));
+        assert_eq!(memory("512"), Ok(512));
+        assert!(
+            memory("0").is_err()
+                && memory("2T").is_err()
+                && memory("99999999999999999999G").is_err()
+        );
+    }
+
+    #[test]
+    fn the_users_own_dom0_mem_replaces_ours() {
+        let board = boards::find(None, Some(Arch::Aarch64)).unwrap();
+        let args = MachineArgs {
+            xen_append: Some("dom0_mem=64M".into()),
+            ..MachineArgs::default()
+        };
+        assert_eq!(args.words(board, true), "console=dtuart dom0_mem=64M");
+        assert_eq!(
+            MachineArgs::default().words(board, true),
+            "console=dtuart dom0_mem=1024M"
+        );
+    }
+}

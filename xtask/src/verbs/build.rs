@@ -1,0 +1,174 @@
+//! `cargo xtask build`: the bootable images and the test guests.
+//!
+//! Cargo makes an ELF file; beside it the flat binary is written that boot loaders take. Both are in
+//! `target/xenolith/ARCH/`.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::arch::Arch;
+use crate::toolchain::Toolchain;
+use crate::{elf, paths, process};
+
+/// What to build.
+#[derive(Args, Debug)]
+pub(crate) struct BuildArgs {
+    /// Build for all three architectures
+    #[arg(long)]
+    all: bool,
+    /// Cargo features of the image, for example boards' drivers
+    #[arg(long, value_name = "LIST")]
+    features: Option<String>,
+    /// Only the hypervisor, not the test guests
+    #[arg(long)]
+    no_guests: bool,
+}
+
+/// One built image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Built {
+    /// The name of the binary.
+    pub(crate) name: String,
+    /// The ELF file, with symbols.
+    pub(crate) elf: PathBuf,
+    /// The flat binary.
+    pub(crate) bin: PathBuf,
+    /// Bytes of the flat binary.
+    pub(crate) size: u64,
+}
+
+/// Builds what the options say and prints where it is.
+pub(crate) fn run(args: &BuildArgs, arch: Option<Arch>) -> Result<()> {
+    let arches: Vec<Arch> = if args.all {
+        Arch::ALL.to_vec()
+    } else {
+        vec![arch.unwrap_or(Arch::Aarch64)]
+    };
+    for arch in arches {
+        shown(&hypervisor_with(arch, args.features.as_deref())?);
+        if !args.no_guests {
+            guests(arch)?.iter().for_each(shown);
+        }
+    }
+    Ok(())
+}
+
+fn shown(built: &Built) {
+    println!(
+        "{} ({} KiB)",
+        paths::shown(&built.bin),
+        built.size.div_ceil(1024)
+    );
+}
+
+/// Builds Xenolith with its default features.
+pub(crate) fn hypervisor(arch: Arch) -> Result<Built> {
+    hypervisor_with(arch, None)
+}
+
+fn hypervisor_with(arch: Arch, features: Option<&str>) -> Result<Built> {
+    let package = arch.image_package();
+    let features: Vec<&str> = features
+        .map(|list| vec!["--features", list])
+        .unwrap_or_default();
+    let elves = cargo_build(&arch.image_target(), package, &features)?;
+    let [elf] = elves.as_slice() else {
+        bail!("package {package} has {} programs, not one", elves.len())
+    };
+    flat("xenolith", elf, &arch.images())
+}
+
+/// Builds the test guests, if there are any for the architecture.
+pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
+    let Some(target) = arch.guest_target() else {
+        return Ok(Vec::new());
+    };
+    let elves = cargo_build(&target, "xenolith-guests", &["--bins"])?;
+    let folder = arch.images().join("guests");
+    elves
+        .iter()
+        .map(|elf| flat(&file_name(elf), elf, &folder))
+        .collect()
+}
+
+/// Builds one package for bare metal and returns its ELF files.
+fn cargo_build(target: &str, package: &str, more: &[&str]) -> Result<Vec<PathBuf>> {
+    let toolchain = Toolchain::find()?;
+    let mut command = toolchain.cargo("build", target);
+    command.args(["--release", "--package", package]).args(more);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    // At a terminal cargo shows its own progress; a log gets one line, and only if there was something to do.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    let started = Instant::now();
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start {}", process::shown(&command)))?;
+    if !output.status.success() {
+        bail!("{package} does not build (messages above)");
+    }
+    if started.elapsed().as_secs() > 5 {
+        let (seconds, origin) = (started.elapsed().as_secs(), toolchain.origin);
+        eprintln!("built {package} for {target} with {origin} in {seconds} s");
+    }
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The programs named in cargo's messages.
+fn executables(messages: &str) -> Vec<PathBuf> {
+    let parsed = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut found: Vec<PathBuf> = parsed
+        .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
+        .collect();
+    found.sort();
+    found
+}
+
+fn flat(name: &str, elf: &Path, folder: &Path) -> Result<Built> {
+    let bytes = paths::read(elf)?;
+    let flat = elf::flatten(&bytes)
+        .with_context(|| format!("{} cannot be made a flat image", paths::shown(elf)))?;
+    let built = Built {
+        name: name.to_string(),
+        elf: folder.join(format!("{name}.elf")),
+        bin: folder.join(format!("{name}.bin")),
+        size: flat.bytes.len() as u64,
+    };
+    // Unchanged files keep their times, so that what is made from them need not be made again.
+    for (path, content) in [(&built.elf, &bytes), (&built.bin, &flat.bytes)] {
+        if fs::read(path).ok().as_ref() != Some(content) {
+            paths::write(path, content)?;
+        }
+    }
+    Ok(built)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_cargos_messages() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/release/b\"}\nnot json\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/release/a\"}\n{\"reason\":\"build-finished\"}\n";
+        assert_eq!(
+            executables(messages),
+            [PathBuf::from("/t/release/a"), PathBuf::from("/t/release/b")]
+        );
+    }
+}

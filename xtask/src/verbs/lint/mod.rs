@@ -1,0 +1,86 @@
+//! `cargo xtask lint`: format, clippy for the host and for bare metal, and the rules of the design that no compiler
+//! checks.
+
+mod layers;
+mod source;
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::arch::Arch;
+use crate::toolchain::Toolchain;
+use crate::{paths, process};
+
+/// Runs every check, also after one has failed.
+pub(crate) fn run() -> Result<ExitCode> {
+    let checks: [(&str, fn() -> Result<()>); 5] = [
+        ("format", format),
+        ("layers", layers::check),
+        ("source rules", source::check),
+        ("clippy on the host", clippy),
+        ("clippy on bare metal", bare_metal),
+    ];
+    let mut failed = 0;
+    for (name, check) in checks {
+        match check() {
+            Ok(()) => println!("ok   {name}"),
+            Err(error) => {
+                println!("FAIL {name}\n{error:#}");
+                failed += 1;
+            }
+        }
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::root());
+    command
+}
+
+fn format() -> Result<()> {
+    let mut command = cargo();
+    command.args(["fmt", "--all", "--", "--check", "--color", "never"]);
+    let output = command.output()?;
+    if !output.status.success() {
+        let changes = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .take(40)
+            .collect::<Vec<_>>()
+            .join("\n");
+        bail!(
+            "run `cargo fmt --all`:\n{changes}\n{}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+fn clippy() -> Result<()> {
+    process::run(cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))
+}
+
+/// The images and the guests, by clippy where the toolchain for bare metal has it, else by the compiler alone.
+fn bare_metal() -> Result<()> {
+    let toolchain = Toolchain::find()?;
+    for arch in Arch::ALL {
+        let image = (arch.image_target(), arch.image_package());
+        let guests = arch
+            .guest_target()
+            .map(|target| (target, "xenolith-guests"));
+        for (target, package) in std::iter::once(image).chain(guests) {
+            let mut command = toolchain
+                .clippy(&target)
+                .unwrap_or_else(|| toolchain.cargo("check", &target));
+            command.args(["--quiet", "--release", "--package", package]);
+            process::run(&mut command)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask setup`: installs what building, running and testing need, or names it.
+//!
+//! A check costs one call of dpkg; apt runs only when something is missing.
+
+use anyhow::Result;
+
+use crate::arch::Arch;
+use crate::debian::install;
+use crate::process;
+use crate::toolchain::{self, Toolchain};
+
+/// What running and testing need: Debian package, and the program that shows it is there on other systems.
+const TOOLS: &[(&str, &str)] = &[
+    ("device-tree-compiler", "dtc"),
+    ("dpkg-dev", "dpkg-parsechangelog"),
+    ("gcc", "gcc"),
+    ("libxen-dev", ""),
+    ("mtools", "mcopy"),
+    ("opensbi", ""),
+    ("qemu-system-arm", "qemu-system-aarch64"),
+    ("qemu-system-misc", "qemu-system-riscv64"),
+    ("qemu-system-x86", "qemu-system-x86_64"),
+    ("u-boot-qemu", ""),
+    ("u-boot-tools", "mkimage"),
+];
+
+/// Installs everything for every verb and every architecture.
+pub(crate) fn run() -> Result<()> {
+    let mut wanted: Vec<&str> = TOOLS.iter().map(|(package, _)| *package).collect();
+    let toolchain = Toolchain::find();
+    if !toolchain.as_ref().is_ok_and(|found| !found.is_debian()) {
+        wanted.extend(toolchain::DEBIAN_PACKAGES);
+        wanted.push("rust-web-clippy");
+    }
+    let missing = install::missing(&wanted);
+    if !missing.is_empty() {
+        println!("missing: {}", missing.join(" "));
+        install::install(&missing)?;
+    }
+    println!("toolchain for bare metal: {}", Toolchain::find()?.origin);
+    println!("everything is installed");
+    Ok(())
+}
+
+/// What `run` needs for one architecture: checked each time, installed if it can be.
+pub(crate) fn ensure(arch: Arch) -> Result<()> {
+    let toolchain = Toolchain::find().is_ok();
+    if toolchain && process::exists(arch.qemu()) && process::exists("dtc") {
+        return Ok(());
+    }
+    run()
+}

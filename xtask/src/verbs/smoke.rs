@@ -1,0 +1,215 @@
+//! `cargo xtask smoke`: does Debian's kernel come up as dom0, see its hypervisor, and go down again?
+//!
+//! The commands are typed at dom0's prompt and what they say is printed. On a port that starts no domains yet, the
+//! hypervisor's own lines are asked for instead.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::arch::Arch;
+use crate::boards::Stage;
+use crate::console::{Console, Echo};
+use crate::emulator::{Machine, Terminal};
+use crate::prepare::MachineArgs;
+use crate::rootfs;
+
+/// The time limit of one smoke run, unless `--timeout` says otherwise.
+const LIMIT: u64 = 240;
+
+/// What to smoke-test.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SmokeArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// How dom0 runs, on x86_64
+    #[arg(long, value_name = "KIND")]
+    pub(crate) dom0: Option<Dom0Kind>,
+    /// The emulator
+    #[arg(long, value_name = "NAME", default_value = "qemu")]
+    pub(crate) emulator: Emulator,
+}
+
+/// How dom0 runs on x86-64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dom0Kind {
+    /// Paravirtualised
+    Pv,
+    /// In hardware, without emulated devices
+    Pvh,
+}
+
+/// The machine emulator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Emulator {
+    /// QEMU
+    #[default]
+    Qemu,
+    /// Bochs, which has Intel's VMX
+    Bochs,
+}
+
+/// Runs the smoke test; an error says what was wrong.
+pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
+    let board = args.machine.board(arch)?;
+    if args.emulator == Emulator::Bochs {
+        bail!("Bochs models PCs only, and no domain runs on x86_64 yet: leave --emulator out");
+    }
+    if args.dom0.is_some() {
+        bail!(
+            "--dom0 chooses how dom0 runs on x86_64, where none runs yet; {} has one kind: leave it out",
+            board.name
+        );
+    }
+    let machine = args.machine.machine(arch)?;
+    let name = log_name(args, board.name);
+    check(&machine, &name, args.machine.limit(LIMIT), Echo::Stdout)
+}
+
+/// The name of the log of a smoke run with these options.
+pub(crate) fn log_name(args: &SmokeArgs, board: &str) -> String {
+    let on = if args.machine.reference { "-xen" } else { "" };
+    let by = if args.machine.uboot { "-uboot" } else { "" };
+    format!("smoke-{board}{on}{by}")
+}
+
+/// Boots the machine and asks of it what its port has reached.
+pub(crate) fn check(machine: &Machine, name: &str, limit: Duration, echo: Echo) -> Result<()> {
+    let mut qemu = machine.command(Terminal::Pipes, name)?;
+    let mut console = Console::start(&mut qemu, name, limit, Echo::Log)?;
+    match machine.board.stage {
+        Stage::Dom0 => dom0(&mut console, machine.cpus, echo),
+        Stage::Hypervisor(lines) => hypervisor(&mut console, lines, machine.cpus, echo),
+    }
+}
+
+/// Types the commands into dom0 and looks at what they say.
+fn dom0(console: &mut Console, cpus: u32, echo: Echo) -> Result<()> {
+    console.wait_for(rootfs::PROMPT)?;
+    if echo == Echo::Stdout {
+        println!(
+            "dom0 reached user space after {:.1} s",
+            console.elapsed().as_secs_f32()
+        );
+    }
+    let mut ask = |command: &str| answer(console, command, echo);
+    let kernel = ask("uname -a")?;
+    let kind = ask("cat /sys/hypervisor/type")?;
+    let version = ask("cat /sys/hypervisor/version/*")?;
+    let processors = ask("nproc")?;
+    let interrupts = ask("cat /proc/interrupts")?;
+
+    ensure!(kernel.starts_with("Linux "), "uname -a said \"{kernel}\"");
+    ensure!(
+        kind == "xen",
+        "/sys/hypervisor/type is \"{kind}\", not \"xen\""
+    );
+    ensure!(
+        version.lines().count() >= 2,
+        "/sys/hypervisor/version has no major and minor number: \"{version}\""
+    );
+    ensure!(
+        processors == cpus.to_string(),
+        "the machine has {cpus} CPUs and dom0 sees {processors}"
+    );
+    check_interrupts(&interrupts, cpus)?;
+
+    console.send("exit\n")?;
+    console.wait_for("Power down")?;
+    console.wait_for_power_off()?;
+    if echo == Echo::Stdout {
+        println!("powered off after {:.1} s", console.elapsed().as_secs_f32());
+    }
+    Ok(())
+}
+
+/// Types one command and returns what it said.
+fn answer(console: &mut Console, command: &str, echo: Echo) -> Result<String> {
+    console.send(&format!("{command}\n"))?;
+    // The terminal echoes what is typed; the answer starts on the next line.
+    console.wait_for(&format!("{command}\n"))?;
+    let said = console.wait_for(rootfs::PROMPT)?;
+    let said = said.trim_end();
+    if echo == Echo::Stdout {
+        println!("$ {command}\n{said}");
+    }
+    Ok(said.to_string())
+}
+
+/// Every processor has a column, and the timer's interrupts and the event channels' have come.
+fn check_interrupts(table: &str, cpus: u32) -> Result<()> {
+    let columns = table
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter(|word| word.starts_with("CPU"))
+        .count();
+    ensure!(
+        columns == cpus as usize,
+        "/proc/interrupts has {columns} CPUs, not {cpus}"
+    );
+    for source in ["arch_timer", "events"] {
+        let total: u64 = table
+            .lines()
+            .filter(|line| line.contains(source))
+            .flat_map(|line| {
+                line.split_whitespace()
+                    .skip(1)
+                    .map_while(|word| word.parse::<u64>().ok())
+            })
+            .sum();
+        ensure!(
+            total > 0,
+            "/proc/interrupts shows no interrupt of \"{source}\""
+        );
+    }
+    Ok(())
+}
+
+/// Waits for the hypervisor's own lines.
+fn hypervisor(console: &mut Console, lines: &[&str], cpus: u32, echo: Echo) -> Result<()> {
+    for line in lines {
+        console.wait_for(&line.replace("{cpus}", &cpus.to_string()))?;
+    }
+    console.wait_for("\n")?;
+    if echo == Echo::Stdout {
+        print!("{}", console.text());
+        println!(
+            "the hypervisor came up after {:.1} s",
+            console.elapsed().as_secs_f32()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "           CPU0       CPU1\n 11:        5       6     GICv3  27 Level     arch_timer\n\
+                         14:       31       0     GICv3  31 Level     events\n";
+
+    #[test]
+    fn a_table_with_all_cpus_and_both_sources_is_good() {
+        check_interrupts(TABLE, 2).unwrap();
+    }
+
+    #[test]
+    fn a_missing_cpu_or_a_silent_timer_is_named() {
+        assert!(
+            check_interrupts(TABLE, 4)
+                .unwrap_err()
+                .to_string()
+                .contains("not 4")
+        );
+        let silent = TABLE.replace("5       6", "0       0");
+        assert!(
+            check_interrupts(&silent, 2)
+                .unwrap_err()
+                .to_string()
+                .contains("arch_timer")
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! Boot files and command lines that are wrong: the hypervisor must say in one line what is wrong, and not fault.
+//!
+//! Each test is one row: what is spoilt, and words of which the line must hold one each. The machine is stopped once the
+//! line is there, for what a hypervisor does next is not the same for all of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::boards::Board;
+use crate::console::{Console, Echo};
+use crate::device_tree::Tree;
+use crate::emulator::{Boot, Files, Machine, Terminal};
+use crate::layout::Place;
+use crate::paths;
+use crate::prepare::MachineArgs;
+use crate::verbs::test::{Case, Needs};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Words that only a fault of the hypervisor itself prints.
+const FAULTS: &[&str] = &["panicked", "Unhandled exception", "unexpected exception"];
+
+struct Row {
+    name: &'static str,
+    spoil: Spoil,
+    /// All in one line, in any case of letters.
+    says: &'static [&'static str],
+}
+
+enum Spoil {
+    /// dom0's kernel becomes these bytes.
+    Kernel(fn(Vec<u8>) -> Vec<u8>),
+    /// These words are added to the hypervisor's command line.
+    Words(&'static str),
+    /// This source text is added to QEMU's device tree, before the modules' nodes.
+    Tree(&'static str),
+    /// The initrd's node tells this place; given are the kernel's and its own.
+    Initrd(fn(Place, Place) -> Place),
+    /// There are no modules at all.
+    NoModules,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "no-kernel",
+        spoil: Spoil::NoModules,
+        says: &["/chosen names no kernel"],
+    },
+    Row {
+        name: "kernel-of-40-bytes",
+        spoil: Spoil::Kernel(|kernel| kernel.into_iter().take(40).collect()),
+        says: &["kernel: "],
+    },
+    Row {
+        name: "garbage-kernel",
+        spoil: Spoil::Kernel(|_| garbage()),
+        says: &["kernel: ", "no arm64 image"],
+    },
+    Row {
+        name: "truncated-gzip-kernel",
+        spoil: Spoil::Kernel(|kernel| cut_gzip(&kernel)),
+        says: &["kernel: ", "truncated"],
+    },
+    Row {
+        name: "unknown-word",
+        spoil: Spoil::Words("no_such_word=1"),
+        says: &["unknown word", "no_such_word"],
+    },
+    Row {
+        name: "value-not-understood",
+        spoil: Spoil::Words("dom0_max_vcpus=many"),
+        says: &["not understood", "dom0_max_vcpus"],
+    },
+    Row {
+        name: "too-much-dom0-mem",
+        spoil: Spoil::Words("dom0_mem=64G"),
+        says: &["memory asked for", "lower dom0_mem"],
+    },
+    Row {
+        name: "too-little-dom0-mem",
+        spoil: Spoil::Words("dom0_mem=16M"),
+        says: &["raise dom0_mem"],
+    },
+    Row {
+        name: "no-gic",
+        spoil: Spoil::Tree("/ { /delete-node/ intc@8000000; };"),
+        says: &["gic"],
+    },
+    Row {
+        name: "no-timer",
+        spoil: Spoil::Tree("/ { /delete-node/ timer; };"),
+        says: &["timer"],
+    },
+    Row {
+        name: "overlapping-modules",
+        spoil: Spoil::Initrd(|kernel, initrd| Place {
+            address: kernel.address + 0x1000,
+            ..initrd
+        }),
+        says: &["overlaps"],
+    },
+    Row {
+        name: "module-outside-memory",
+        spoil: Spoil::Initrd(|_, initrd| Place {
+            address: 0x10_0000_0000,
+            ..initrd
+        }),
+        says: &["outside ram"],
+    },
+    Row {
+        name: "empty-module",
+        spoil: Spoil::Initrd(|_, initrd| Place { size: 0, ..initrd }),
+        says: &["size is 0"],
+    },
+];
+
+/// One test per row.
+pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
+    let case = |row: &'static Row| Case {
+        name: format!("bad-input/{}", row.name),
+        needs: Needs::Emulator,
+        run: Box::new(move || check(board, row)),
+    };
+    ROWS.iter().map(case).collect()
+}
+
+fn check(board: &'static Board, row: &Row) -> Result<()> {
+    let name = format!("bad-{}", row.name);
+    let machine = spoilt(board, row, &name)?;
+    let mut qemu = machine.command(Terminal::Pipes, &name)?;
+    let mut console = Console::start(&mut qemu, &name, LIMIT, Echo::Log)?;
+    loop {
+        let line = console.wait_for("\n")?;
+        if let Some(fault) = FAULTS.iter().find(|fault| line.contains(**fault)) {
+            bail!("the hypervisor faulted (\"{fault}\")\n{}", console.tail());
+        }
+        let line = line.to_lowercase();
+        if row.says.iter().all(|word| line.contains(word)) {
+            return Ok(());
+        }
+    }
+}
+
+fn spoilt(board: &'static Board, row: &Row, name: &str) -> Result<Machine> {
+    let mut files: Files = MachineArgs::default().files(board)?;
+    let mut tree = None;
+    match &row.spoil {
+        Spoil::Kernel(spoil) => {
+            if let Some(dom0) = &mut files.dom0 {
+                dom0.kernel = written(name, &spoil(paths::read(&dom0.kernel)?))?;
+            }
+        }
+        Spoil::Words(words) => files.words = format!("{} {words}", files.words),
+        Spoil::Tree(text) => tree = Some((*text, String::new())),
+        Spoil::Initrd(moved) => tree = Some(("", initrd_elsewhere(board, &files, *moved)?)),
+        Spoil::NoModules => files.dom0 = None,
+    }
+    let mut machine = Machine::new(board, Boot::Direct(files));
+    if let Some((added, amendments)) = tree {
+        let own = machine.own_tree(name)?;
+        machine.tree = Some(Tree {
+            machine: format!("{own}\n{added}\n"),
+            amendments,
+        });
+    }
+    Ok(machine)
+}
+
+/// A tree in which the initrd's node, still of the same name, tells another place.
+fn initrd_elsewhere(
+    board: &'static Board,
+    files: &Files,
+    moved: fn(Place, Place) -> Place,
+) -> Result<String> {
+    let machine = Machine::new(board, Boot::Direct(files.clone()));
+    let Some(layout) = machine.layout()? else {
+        bail!("there are no modules")
+    };
+    let Some(initrd) = layout.initrd else {
+        bail!("there is no initrd")
+    };
+    let Place { address, size } = moved(layout.kernel, initrd);
+    let (high, low) = (address >> 32, address & 0xffff_ffff);
+    Ok(format!(
+        "/ {{ chosen {{ module@{:x} {{ reg = <{high:#x} {low:#x} 0x0 {size:#x}>; }}; }}; }};\n",
+        initrd.address
+    ))
+}
+
+/// 64 KiB that are no kernel, the same each time.
+fn garbage() -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(64 << 10).collect()
+}
+
+/// The first half of the compressed kernel.
+fn cut_gzip(kernel: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut encoder = flate2::read::GzEncoder::new(kernel, flate2::Compression::fast());
+    // Reading from memory into memory cannot fail.
+    let _ = std::io::Read::read_to_end(&mut encoder, &mut packed);
+    packed.truncate(packed.len() / 2);
+    packed
+}
+
+fn written(name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let path = paths::work().join(format!("{name}.kernel"));
+    paths::write(&path, bytes)?;
+    Ok(path)
+}

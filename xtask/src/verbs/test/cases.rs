@@ -1,0 +1,91 @@
+//! The list of tests in the emulator.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::arch::Arch;
+use crate::boards::{self, Board, Stage};
+use crate::console::Echo;
+use crate::prepare::MachineArgs;
+use crate::verbs::smoke;
+use crate::verbs::test::{Case, Needs, bad_input, guests};
+
+/// Every test beside the host's.
+pub(crate) fn all() -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    cases.extend(
+        boards::ALL
+            .iter()
+            .map(|board| smoke(board, "", MachineArgs::default())),
+    );
+    cases.extend(
+        boards::ALL
+            .iter()
+            .filter(|board| starts_from_disk(board))
+            .map(|board| {
+                smoke(
+                    board,
+                    "/uboot",
+                    MachineArgs {
+                        uboot: true,
+                        ..MachineArgs::default()
+                    },
+                )
+            }),
+    );
+    let virt = boards::find(None, Some(Arch::Aarch64))?;
+    cases.push(smoke(
+        virt,
+        "/one-cpu",
+        MachineArgs {
+            smp: Some(1),
+            ..MachineArgs::default()
+        },
+    ));
+    cases.push(smoke(
+        virt,
+        "/small-memory",
+        MachineArgs {
+            memory: Some(512),
+            ..MachineArgs::default()
+        },
+    ));
+    cases.push(smoke(
+        virt,
+        "/newest-cpu",
+        MachineArgs {
+            cpu: Some("max".into()),
+            ..MachineArgs::default()
+        },
+    ));
+    cases.extend(guests::cases());
+    cases.extend(bad_input::cases(virt));
+    Ok(cases)
+}
+
+fn starts_from_disk(board: &Board) -> bool {
+    matches!(board.stage, Stage::Dom0)
+        && board
+            .uboot
+            .as_ref()
+            .is_some_and(|uboot| uboot.firmware.is_some())
+}
+
+fn smoke(board: &'static Board, variant: &str, mut args: MachineArgs) -> Case {
+    args.board = Some(board.name.to_string());
+    let log = format!("smoke-{}{}", board.name, variant.replace('/', "-"));
+    let run = move || {
+        smoke::check(
+            &args.machine(None)?,
+            &log,
+            Duration::from_secs(240),
+            Echo::Log,
+        )
+    };
+    Case {
+        name: format!("smoke/{}{variant}", board.name),
+        needs: Needs::Emulator,
+        run: Box::new(run),
+    }
+}

@@ -1,0 +1,80 @@
+//! Our test guests, as dom0 on Xenolith and on Debian's Xen: both must answer alike.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::arch::Arch;
+use crate::boards::{self, Board, Stage};
+use crate::guest::{self, On, Run};
+use crate::results;
+use crate::verbs::build;
+use crate::verbs::test::{Case, Needs, differences};
+
+/// A guest and how it is run.
+struct Plan {
+    guest: &'static str,
+    cpus: u32,
+    limit: u64,
+}
+
+/// The guests that test; those that measure belong to `bench`.
+const PLANS: &[Plan] = &[
+    Plan {
+        guest: "guest-abi",
+        cpus: 1,
+        limit: 120,
+    },
+    Plan {
+        guest: "guest-smp",
+        cpus: 4,
+        limit: 180,
+    },
+];
+
+/// One test per guest and board.
+pub(crate) fn cases() -> Vec<Case> {
+    let boards = boards::ALL
+        .iter()
+        .filter(|board| board.arch == Arch::Aarch64 && matches!(board.stage, Stage::Dom0));
+    boards
+        .flat_map(|board| PLANS.iter().map(|plan| case(board, plan)))
+        .collect()
+}
+
+fn case(board: &'static Board, plan: &'static Plan) -> Case {
+    Case {
+        name: format!("guest/{}/{}", plan.guest, board.name),
+        needs: Needs::Emulator,
+        run: Box::new(move || compare(board, plan)),
+    }
+}
+
+fn compare(board: &'static Board, plan: &Plan) -> Result<()> {
+    let guests = build::guests(board.arch)?;
+    let guest = guests.iter().find(|guest| guest.name == plan.guest);
+    let guest =
+        guest.with_context(|| format!("package xenolith-guests has no program {}", plan.guest))?;
+    let how = Run {
+        board,
+        cpus: plan.cpus,
+        icount: false,
+        words: "",
+        xen_words: "",
+        limit: Duration::from_secs(plan.limit),
+    };
+    let ours = guest::run(guest, On::Xenolith, &how)?;
+    let theirs = guest::run(guest, On::Xen, &how)?;
+    let listed = differences::listed();
+    let known = |case: &str| listed.contains(&format!("{}: {case}", guest.name));
+    let found = results::differences(&ours, &theirs, &known);
+    if !found.is_empty() {
+        bail!(
+            "{} of {} cases differ (mend them, or list them in docs/compatibility.md):\n{}",
+            found.len(),
+            ours.cases.len(),
+            found.join("\n")
+        );
+    }
+    Ok(())
+}
