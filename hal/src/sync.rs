@@ -173,7 +173,8 @@ mod order {
 
     pub(super) fn leave(rank: Rank) {
         if let Some(held) = held() {
-            held[rank as usize].fetch_sub(1, Relaxed);
+            // A lock that was taken before there was a hook was not counted.
+            let _ = held[rank as usize].fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
         }
     }
 }

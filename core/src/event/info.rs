@@ -98,7 +98,10 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<(), Errno> {
         let layout = H::SHARED_INFO.vcpu;
         let offset = offset as usize;
-        if offset > PAGE_SIZE - layout.size || offset % 8 != 0 || vcpu.info.get().is_some() {
+        if offset > PAGE_SIZE - layout.size
+            || !offset.is_multiple_of(8)
+            || vcpu.info.get().is_some()
+        {
             return Err(Errno::EINVAL);
         }
         let domain = vcpu.domain();

@@ -14,7 +14,7 @@ use xenolith_abi::{
 };
 use xenolith_hal::{GuestVirt, Hal};
 
-use super::close::Progress;
+use super::Progress;
 use crate::{DomId, DomainRef, guest::Caller, hypercall::Outcome};
 /// Interrupt numbers of the widest machine; `bind_pirq` refuses larger ones.
 const PIRQS: u32 = 1024;

@@ -427,10 +427,7 @@ fn a_domain_that_ends_holds_no_other_and_binds_nothing_more() {
     let own = rig.alloc_unbound(1, 1);
     rig.connect(1, 1, own).unwrap();
     let domain = &rig.domains[1];
-    assert_eq!(
-        rig.hv.close_all_ports(domain),
-        super::close::Progress::Finished
-    );
+    assert_eq!(rig.hv.close_all_ports(domain), super::Progress::Finished);
     assert_eq!(Arc::strong_count(domain), 2);
     assert_eq!(Arc::strong_count(&rig.domains[2]), 2);
     assert_eq!(domain.events.alloc_unbound(DomId(0)), Err(Errno::EINVAL));
