@@ -24,6 +24,7 @@ mod affinity;
 mod area;
 mod dump;
 mod events;
+pub mod handoff;
 mod op;
 mod place;
 mod policy;
@@ -48,11 +49,11 @@ use xenolith_hal::{
 use crate::{Hypervisor, VcpuRef};
 
 pub use affinity::{Affinity, DomainSched};
+pub(crate) use handoff::{Place, flag};
 pub use op::sched_op;
 use policy::{Active, Entering, Policy};
 pub use runstate::{RunstateKind, RunstateTimes};
 pub use state::VcpuSched;
-pub(crate) use state::{Place, flag};
 
 bitflags::bitflags! {
     /// What a CPU has to look at before it enters a guest (see [`Scheduler::work`]).

@@ -11,32 +11,11 @@ use core::sync::atomic::{
 
 use xenolith_hal::{AtomicCpuMask, CpuId};
 
-use super::{area::Area, runstate::Runstate};
-
-/// Why a vCPU may not run.
-pub(crate) mod flag {
-    /// Not started, or taken down.
-    pub(crate) const DOWN: u32 = 1 << 0;
-    /// Waits for an interrupt.
-    pub(crate) const BLOCKED: u32 = 1 << 1;
-    /// Waits for one of some ports; an interrupt ends the wait too.
-    pub(crate) const POLLING: u32 = 1 << 2;
-    /// Those that [`wake`](crate::Hypervisor::wake) clears.
-    pub(crate) const WAITING: u32 = BLOCKED | POLLING;
-}
-
-/// Where a vCPU is. Only the party named may change it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// On no CPU and in no queue; it last ran there. Whoever makes it runnable claims it by compare-and-swap.
-    Off(CpuId),
-    /// In that CPU's queue, or about to be put there by whoever claimed it. A CPU that takes it out moves it.
-    Queued(CpuId),
-    /// That CPU's current vCPU; moved by that CPU.
-    Running(CpuId),
-    /// No longer current, its registers are still that CPU's; moved by that CPU.
-    Leaving(CpuId),
-}
+use super::{
+    area::Area,
+    handoff::{Place, flag},
+    runstate::Runstate,
+};
 
 impl Place {
     const fn pack(self) -> u32 {

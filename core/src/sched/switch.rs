@@ -9,6 +9,7 @@ use xenolith_hal::{CpuId, Hal, Nanos, sync::MutexGuard};
 
 use super::{
     Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Scheduler, Work, flag,
+    handoff::Words,
     policy::{SLICE, Turn, Verdict},
 };
 use crate::{Hypervisor, VcpuRef};
@@ -20,6 +21,41 @@ enum Change {
     Same,
     /// Another vCPU runs, or none.
     Switched,
+}
+
+impl<H: Hal> Words for VcpuRef<H> {
+    #[inline]
+    fn set(&self, flags: u32) -> u32 {
+        self.sched.set(flags)
+    }
+    #[inline]
+    fn clear(&self, flags: u32) -> u32 {
+        self.sched.clear(flags)
+    }
+    #[inline]
+    fn flags(&self) -> u32 {
+        self.sched.flags()
+    }
+    #[inline]
+    fn runnable(&self) -> bool {
+        VcpuRef::runnable(self)
+    }
+    #[inline]
+    fn place(&self) -> Place {
+        self.sched.place()
+    }
+    #[inline]
+    fn move_to(&self, place: Place) {
+        self.sched.move_to(place);
+    }
+    #[inline]
+    fn claim(&self, seen: Place, to: Place) -> bool {
+        self.sched.claim(seen, to)
+    }
+    #[inline]
+    fn fence(&self) {
+        fence(SeqCst);
+    }
 }
 
 impl<H: Hal> VcpuRef<H> {
@@ -153,15 +189,14 @@ impl<H: Hal> Hypervisor<H> {
                 return (queue, Some(vcpu));
             }
             drop(queue);
-            self.make_runnable(&vcpu);
+            self.park(&vcpu, cpu);
             // It may be the last reference on a domain: not to be let go under a lock.
             drop(vcpu);
             queue = slot.queue.lock();
         }
     }
 
-    /// A vCPU was taken out of a queue to run on `cpu`. If it may not, it is parked, and the caller looks again, without a
-    /// lock, whether it became runnable meanwhile.
+    /// A vCPU was taken out of a queue to run on `cpu`. If it may not, the caller parks it when it holds no lock.
     #[inline]
     fn take(&self, vcpu: &VcpuRef<H>, cpu: CpuId) -> bool {
         vcpu.sched.move_to(Place::Running(cpu));
@@ -203,7 +238,7 @@ impl<H: Hal> Hypervisor<H> {
                 if self.take(&vcpu, cpu) {
                     return Some(vcpu);
                 }
-                self.make_runnable(&vcpu);
+                self.park(&vcpu, cpu);
             }
         }
     }
@@ -220,10 +255,8 @@ impl<H: Hal> Hypervisor<H> {
             return;
         };
         if !vcpu.runnable() {
-            vcpu.sched.move_to(Place::Off(cpu));
             drop(queue);
-            // It may have been made runnable before it could be seen to be off.
-            self.make_runnable(&vcpu);
+            self.park(&vcpu, cpu);
             return;
         }
         if vcpu.sched.runstate.kind() != RunstateKind::Runnable {

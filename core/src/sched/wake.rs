@@ -1,14 +1,11 @@
 //! What makes a vCPU runnable, and what stops it.
 
-use core::sync::atomic::{
-    Ordering::{Relaxed, SeqCst},
-    fence,
-};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use xenolith_hal::{CpuId, Hal, Nanos, sync::MutexGuard};
 
 use super::{
-    Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Work, flag,
+    Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Work, flag, handoff,
     policy::{Turn, Verdict},
     state::count_down,
 };
@@ -29,9 +26,7 @@ impl<H: Hal> Hypervisor<H> {
     /// An interrupt was made pending for the vCPU: it is woken if it waits; if it runs on another CPU, that CPU is made to
     /// look. Nothing is done for the current vCPU of this CPU, which looks before it enters its guest.
     pub fn notify(&self, vcpu: &VcpuRef<H>) {
-        // The interrupt was made pending before the flags are looked at: see `block`.
-        fence(SeqCst);
-        if vcpu.sched.flags() & flag::WAITING != 0 {
+        if handoff::wants_wake(vcpu) {
             self.wake(vcpu);
         } else if let Place::Running(cpu) = vcpu.sched.place()
             && cpu != self.hal.cpu()
@@ -43,12 +38,7 @@ impl<H: Hal> Hypervisor<H> {
     /// The current vCPU waits for an interrupt; it goes on at once if one is there. Takes effect at the next
     /// [`Self::schedule`], which is asked for.
     pub fn block(&self, current: &VcpuRef<H>) {
-        current.sched.set(flag::BLOCKED);
-        // Who makes an interrupt pending does that first and then looks at the flag.
-        fence(SeqCst);
-        if self.interrupt_deliverable(current) {
-            current.sched.clear(flag::BLOCKED);
-        } else {
+        if handoff::begin_block(current, || self.interrupt_deliverable(current)) {
             self.reschedule(self.hal.cpu());
         }
     }
@@ -173,22 +163,26 @@ impl<H: Hal> Hypervisor<H> {
             let kind = vcpu.parked_as();
             vcpu.sched.runstate.change(kind, self.hal.now());
         }
-        vcpu.sched.move_to(Place::Off(cpu));
         drop(queue);
-        self.make_runnable(&vcpu);
+        self.park(&vcpu, cpu);
+    }
+
+    /// Parks a vCPU that is the caller's to move, unless it became runnable meanwhile: then it is queued where it belongs.
+    pub(super) fn park(&self, vcpu: &VcpuRef<H>, cpu: CpuId) {
+        if let Some(last) = handoff::park(vcpu, cpu) {
+            self.queue_claimed(vcpu, last);
+        }
     }
 
     /// Puts a runnable vCPU that is nowhere into a queue. Nothing happens to any other.
     pub(super) fn make_runnable(&self, vcpu: &VcpuRef<H>) {
-        let seen = vcpu.sched.place();
-        let Place::Off(last) = seen else { return };
-        if !vcpu.runnable() {
-            return;
+        if let Some(last) = handoff::claim_runnable(vcpu) {
+            self.queue_claimed(vcpu, last);
         }
-        // Claimed for the CPU where it last was; nobody else moves it then, and a target can be chosen at leisure.
-        if !vcpu.sched.claim(seen, Place::Queued(last)) {
-            return;
-        }
+    }
+
+    /// Puts a vCPU that was claimed for the CPU where it last was into the best queue. Nobody else moves it meanwhile.
+    fn queue_claimed(&self, vcpu: &VcpuRef<H>, last: CpuId) {
         let target = self.sched.placement(vcpu, last);
         vcpu.sched.move_to(Place::Queued(target));
         vcpu.sched
