@@ -226,12 +226,9 @@ impl<'a> Host<'a> {
         match self.gic.version {
             GicVersion::V2 => 8,
             GicVersion::V3 => {
-                let room: u64 = self
-                    .gic
-                    .redistributors
-                    .iter()
-                    .map(|r| r.size() / REDISTRIBUTOR)
-                    .sum();
+                let regions = self.gic.redistributors.iter();
+                let room =
+                    regions.fold(0u64, |sum, r| sum.saturating_add(r.size() / REDISTRIBUTOR));
                 room.clamp(1, 4096) as u32
             }
         }

@@ -149,7 +149,7 @@ impl Arm64Header {
         if header.image_size == 0 {
             header.text_offset = OLD_TEXT_OFFSET;
         }
-        if header.text_offset >= ARM64_ALIGN || header.text_offset % 4096 != 0 {
+        if header.text_offset >= ARM64_ALIGN || !header.text_offset.is_multiple_of(4096) {
             return Err(ImageError::Header("text_offset", header.text_offset));
         }
         if header.image_size > MAX_IMAGE {

@@ -5,11 +5,13 @@
 //! specification's 31 characters are taken as they are: boards ship them.
 
 mod interrupt;
+mod node;
 mod read;
 mod write;
 
 pub use interrupt::Interrupt;
-pub use read::{Node, NodeId, Property, Tree, TreeError, blob_size};
+pub use node::Node;
+pub use read::{NodeId, Property, Tree, TreeError, blob_size};
 pub use write::Writer;
 
 const MAGIC: u32 = 0xd00d_feed;
