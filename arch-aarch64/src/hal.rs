@@ -1,6 +1,6 @@
 //! The machine as the core sees it.
 
-use xenolith_hal::{ArchTimer, AtomicOp, CpuId, Fault, GuestVirt, Hal, Mfn, Nanos, Order};
+use xenolith_hal::{ArchTimer, AtomicOp, CpuId, Fault, Features, GuestVirt, Hal, Mfn, Nanos, Order};
 
 use crate::{
     console,
@@ -22,6 +22,11 @@ impl Hal for Aarch64 {
     type Vcpu = ArchVcpu;
     type Domain = ArchDomain;
     type P2m = Stage2;
+
+    const CAPABILITIES: &'static str = "xen-3.0-aarch64 ";
+    const FEATURES: Features = Features::ARM_SMCCC_SUPPORTED;
+    // What Xen 4.17 says: a number of its own layout that no guest uses.
+    const VIRT_START: u64 = 0x20_0000;
 
     #[inline(always)]
     fn cpu(&self) -> CpuId {

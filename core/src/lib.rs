@@ -10,6 +10,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod boot;
+pub mod console;
+pub mod debug_keys;
 pub mod domain;
 pub mod event;
 pub mod grant;
@@ -22,6 +24,7 @@ pub(crate) mod testing;
 pub mod timer;
 pub mod vcpu;
 pub mod vcpu_op;
+pub mod wallclock;
 
 use alloc::sync::Arc;
 use xenolith_hal::Hal;
@@ -43,6 +46,12 @@ pub struct Hypervisor<H: Hal> {
     pub sched: sched::Scheduler<H>,
     /// Timers, one heap per CPU.
     pub timers: timer::Timers<H>,
+    /// The machine's console.
+    pub console: console::Console<H>,
+    /// The time of day.
+    pub wallclock: wallclock::Wallclock,
+    /// The hypervisor's command line, once it is known.
+    pub command_line: spin::Once<alloc::boxed::Box<str>>,
 }
 
 /// Shared ownership of a domain.
@@ -57,6 +66,9 @@ impl<H: Hal> Hypervisor<H> {
             domains: DomainTable::new(),
             sched: sched::Scheduler::new(),
             timers: timer::Timers::new(),
+            console: console::Console::new(),
+            wallclock: wallclock::Wallclock::new(),
+            command_line: spin::Once::new(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub use addr::{Gfn, GuestPhys, GuestVirt, HostPhys, Mfn, Order, PAGE_MASK, PAGE_
 pub use cpu::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS};
 pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
 pub use time::{ArchTimer, Nanos};
-pub use xenolith_abi::shared_info::SharedInfoLayout;
+pub use xenolith_abi::{shared_info::SharedInfoLayout, version::Features};
 
 /// A guest address could not be read or written: not mapped, not permitted, or not memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// Where the guests of this machine find event bits and time in the pages that they share with the core.
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::shared_info::COMMON;
+
+    /// Guest types that this machine runs, as tools look for them: names such as `xen-3.0-aarch64`, a blank after each.
+    const CAPABILITIES: &'static str = "";
+
+    /// What guests of this machine are offered beside what every translated guest is.
+    const FEATURES: Features = Features::empty();
+
+    /// First virtual address of the hypervisor, as guests are told it.
+    const VIRT_START: u64 = 0;
 
     // ---- physical CPUs -------------------------------------------------------------------------------------
 
@@ -174,6 +183,15 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// Writes to the machine's console, raw.
     fn console_write(&self, text: &[u8]);
+
+    /// Writes a vCPU's registers for a person to read. It may run meanwhile; then they are those of its last exit.
+    fn dump_registers(
+        &self,
+        _vcpu: &Self::Vcpu,
+        _out: &mut dyn core::fmt::Write,
+    ) -> core::fmt::Result {
+        Ok(())
+    }
 
     /// Powers the machine off. If that is impossible, stops this CPU for ever.
     fn power_off(&self) -> !;

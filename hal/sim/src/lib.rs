@@ -186,6 +186,8 @@ impl Hal for Sim {
     type Domain = SimDomain;
     type P2m = SimP2m;
 
+    const CAPABILITIES: &'static str = "xen-3.0-sim ";
+
     fn cpu(&self) -> CpuId {
         cpus::current()
     }

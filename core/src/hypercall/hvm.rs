@@ -1,0 +1,160 @@
+//! `hvm_op`: parameters of a translated domain.
+//!
+//! Headers: `hvm/hvm_op.h`, `hvm/params.h`. Which parameter exists, and who may read or set it, is Xen's rule for ARM: the
+//! tools set them, the guest reads those that concern it.
+
+use xenolith_abi::hvm::{HvmOp, HvmParam, NR_PARAMS, Param};
+use xenolith_hal::{GuestVirt, Hal};
+
+use super::access::Control;
+use crate::{DomainRef, Errno, guest::Caller};
+
+/// Serves `hvm_op`.
+#[inline(never)]
+pub fn hvm_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Result<i64, Errno> {
+    let cmd = u32::try_from(cmd).map_err(|_| Errno::ENOSYS)?;
+    match HvmOp::try_from(cmd)? {
+        HvmOp::SetParam => set(caller, arg),
+        HvmOp::GetParam => get(caller, arg),
+        // For an introspection tool; none is ever attached.
+        HvmOp::GuestRequestVmEvent if arg.0 == 0 => Ok(0),
+        HvmOp::GuestRequestVmEvent => Err(Errno::EINVAL),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn set<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    let param: HvmParam = caller.read(arg)?;
+    let target = Control::over(caller, param.domid)?;
+    match known(param.index)? {
+        _ if target.is_own() => return Err(Errno::EPERM),
+        which => set_param(target.domain(), which, param.value),
+    }
+    Ok(0)
+}
+
+fn get<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    let mut param: HvmParam = caller.read(arg)?;
+    let target = Control::over(caller, param.domid)?;
+    let which = known(param.index)?;
+    if which == Param::MonitorRingPfn && target.is_own() {
+        return Err(Errno::EPERM);
+    }
+    param.value = get_param(target.domain(), which);
+    caller.write(arg, &param)?;
+    Ok(0)
+}
+
+/// The parameter, if there is such a one here. `EINVAL` for holes and for those of other architectures.
+fn known(index: u32) -> Result<Param, Errno> {
+    if index >= NR_PARAMS {
+        return Err(Errno::EINVAL);
+    }
+    match Param::try_from(index)? {
+        param @ (Param::CallbackIrq
+        | Param::StorePfn
+        | Param::StoreEvtchn
+        | Param::ConsolePfn
+        | Param::ConsoleEvtchn
+        | Param::MonitorRingPfn) => Ok(param),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// A parameter of a domain.
+pub fn get_param<H: Hal>(domain: &DomainRef<H>, param: Param) -> u64 {
+    let params = domain.params.lock();
+    params.get(param.number() as usize).copied().unwrap_or(0)
+}
+
+/// Gives a domain a parameter, as the tools or the boot code do.
+pub fn set_param<H: Hal>(domain: &DomainRef<H>, param: Param, value: u64) {
+    if let Some(place) = domain.params.lock().get_mut(param.number() as usize) {
+        *place = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DomId, hypercall::rig::*};
+    use xenolith_abi::Nr;
+
+    fn param(domid: DomId, index: u32, value: u64) -> HvmParam {
+        HvmParam {
+            domid,
+            pad: 0,
+            index,
+            value,
+        }
+    }
+
+    fn call(rig: &Rig, from: u16, cmd: u64, param: HvmParam) -> Result<u64, Errno> {
+        rig.hv_write(from, PAGE, &param);
+        rig.call(from, Nr::HvmOp, [cmd, PAGE, 0, 0, 0])?;
+        Ok(rig.hv_read::<HvmParam>(from, PAGE).value)
+    }
+
+    #[test]
+    fn tools_set_a_parameter_and_the_guest_reads_it() {
+        let rig = Rig::new();
+        for index in [0, 1, 2, 17, 18] {
+            assert_eq!(call(&rig, 0, 0, param(DomId(1), index, 77)), Ok(77));
+            assert_eq!(call(&rig, 1, 1, param(DomId::SELF, index, 0)), Ok(77));
+            assert_eq!(call(&rig, 1, 1, param(DomId(1), index, 0)), Ok(77));
+        }
+        assert_eq!(call(&rig, 1, 1, param(DomId(1), 28, 0)), Err(Errno::EPERM));
+        assert_eq!(call(&rig, 0, 1, param(DomId(1), 28, 0)), Ok(0));
+    }
+
+    #[test]
+    fn a_domain_sets_none_of_its_own_and_touches_no_other() {
+        let rig = Rig::new();
+        assert_eq!(
+            call(&rig, 1, 0, param(DomId::SELF, 1, 5)),
+            Err(Errno::EPERM)
+        );
+        assert_eq!(
+            call(&rig, 0, 0, param(DomId::SELF, 0, 5)),
+            Err(Errno::EPERM)
+        );
+        assert_eq!(call(&rig, 1, 0, param(DomId(0), 1, 5)), Err(Errno::EPERM));
+        assert_eq!(call(&rig, 1, 1, param(DomId(0), 1, 5)), Err(Errno::EPERM));
+        assert_eq!(call(&rig, 1, 1, param(DomId(7), 1, 5)), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn holes_and_foreign_parameters_are_invalid() {
+        let rig = Rig::new();
+        for index in [3, 4, 5, 12, 19, 32, 35, 38, 39, 48, u32::MAX] {
+            assert_eq!(
+                call(&rig, 0, 0, param(DomId(1), index, 5)),
+                Err(Errno::EINVAL)
+            );
+            assert_eq!(
+                call(&rig, 1, 1, param(DomId::SELF, index, 5)),
+                Err(Errno::EINVAL)
+            );
+        }
+    }
+
+    #[test]
+    fn other_operations_are_not_implemented() {
+        let rig = Rig::new();
+        for cmd in [2, 5, 9, 10, 15, 23, 25, 26, 1 << 32, u64::MAX] {
+            assert_eq!(
+                rig.call(0, Nr::HvmOp, [cmd, PAGE, 0, 0, 0]),
+                Err(Errno::ENOSYS)
+            );
+        }
+        assert_eq!(rig.call(1, Nr::HvmOp, [24, 0, 0, 0, 0]), Ok(0));
+        assert_eq!(
+            rig.call(1, Nr::HvmOp, [24, PAGE, 0, 0, 0]),
+            Err(Errno::EINVAL)
+        );
+        assert_eq!(
+            rig.call(1, Nr::HvmOp, [1, NOWHERE, 0, 0, 0]),
+            Err(Errno::EFAULT)
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the table meets the calls that other parts of the core serve.
+
+use xenolith_abi::virq::Virq;
+use xenolith_hal::{GuestVirt, Hal};
+
+use super::Outcome;
+use crate::{DomainRef, Errno, Hypervisor, guest::Caller};
+
+/// `memory_op`.
+#[inline(never)]
+pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Outcome {
+    crate::memory::op::memory_op(caller, cmd, arg)
+}
+
+/// `grant_table_op`.
+#[inline(never)]
+pub fn grant_table_op<H: Hal>(_: Caller<'_, H>, _cmd: u32, _arg: GuestVirt, _n: u32) -> Outcome {
+    Errno::ENOSYS.into()
+}
+
+/// `vcpu_op`.
+#[inline(never)]
+pub fn vcpu_op<H: Hal>(
+    caller: Caller<'_, H>,
+    cmd: u32,
+    vcpu: u32,
+    arg: GuestVirt,
+) -> Result<i64, Errno> {
+    crate::vcpu_op::vcpu_op(caller, cmd, vcpu, arg)
+}
+
+/// `sched_op`.
+#[inline(never)]
+pub fn sched_op<H: Hal>(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Outcome {
+    crate::sched::sched_op(caller, cmd, arg)
+}
+
+/// `event_channel_op`.
+#[inline(never)]
+pub fn event_channel_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Outcome {
+    crate::event::event_channel_op(caller, cmd, arg)
+}
+
+impl<H: Hal> Hypervisor<H> {
+    /// Tells a domain that something was typed for it.
+    pub(crate) fn console_input_waits(&self, domain: &DomainRef<H>) {
+        self.send_guest_global_virq(domain, Virq::Console);
+    }
+}
