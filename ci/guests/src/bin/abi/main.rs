@@ -1,0 +1,16 @@
+//! Tests the Xen ABI from inside, one family of hypercalls a module.
+#![no_std]
+#![no_main]
+
+use xenolith_guests::report::Report;
+use xenolith_guests::guest;
+
+mod version;
+
+guest!(main);
+
+fn main() {
+    let mut report = Report::begin("abi");
+    report.cases(version::CASES);
+    report.finish()
+}
