@@ -4,8 +4,12 @@ use crate::arch;
 
 /// The value of word `name`, if the command line has it.
 pub fn word(name: &str) -> Option<&'static str> {
-    let line = arch::device_tree().find_node("/chosen")?.property("bootargs")?.as_str()?;
-    line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    let line = arch::device_tree()
+        .find_node("/chosen")?
+        .property("bootargs")?
+        .as_str()?;
+    line.split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// The value of word `name` as a number, decimal or `0x` hexadecimal; `default` when it is not there.

@@ -47,7 +47,10 @@ pub(crate) fn init(tree: &fdt::Fdt) {
     let uart = tree
         .chosen()
         .stdout()
-        .filter(|node| node.compatible().is_some_and(|list| list.all().any(|name| name == "arm,sbsa-uart")))
+        .filter(|node| {
+            node.compatible()
+                .is_some_and(|list| list.all().any(|name| name == "arm,sbsa-uart"))
+        })
         .and_then(|node| node.reg()?.next());
     if let Some(uart) = uart {
         BASE.store(uart.starting_address as u64, Ordering::Relaxed);
@@ -63,7 +66,10 @@ pub(crate) fn init(tree: &fdt::Fdt) {
 
 /// Prints one line.
 pub fn line(arguments: fmt::Arguments) {
-    let mut text = Text { bytes: [0; LINE], used: 0 };
+    let mut text = Text {
+        bytes: [0; LINE],
+        used: 0,
+    };
     let _ = text.write_fmt(arguments);
     text.bytes[text.used] = b'\n';
     let bytes = &text.bytes[..text.used + 1];

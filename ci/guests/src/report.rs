@@ -16,7 +16,10 @@ pub struct Why {
 impl Why {
     /// Puts the words together.
     pub fn new(arguments: fmt::Arguments) -> Self {
-        let mut why = Self { bytes: [0; 200], used: 0 };
+        let mut why = Self {
+            bytes: [0; 200],
+            used: 0,
+        };
         let _ = why.write_fmt(arguments);
         why
     }
@@ -72,7 +75,11 @@ impl Report {
     /// Begins; the word `only=PREFIX` on the command line leaves out cases with other names.
     pub fn begin(guest: &str) -> Self {
         line(format_args!("[guest] begin {guest} {}", crate::arch::NAME));
-        Self { passed: 0, failed: 0, only: bootargs::word("only") }
+        Self {
+            passed: 0,
+            failed: 0,
+            only: bootargs::word("only"),
+        }
     }
 
     /// Runs a case and prints how it went.
@@ -102,12 +109,15 @@ impl Report {
 
     /// Ends the guest.
     pub fn finish(self) -> ! {
-        line(format_args!("[guest] done P {} F {}", self.passed, self.failed));
+        line(format_args!(
+            "[guest] done P {} F {}",
+            self.passed, self.failed
+        ));
         xen::sched::power_off()
     }
 }
 
 /// Prints a number that may rightly differ between hypervisors, or a measurement.
-pub fn value(name: &str, number: i64) {
+pub fn value(name: impl fmt::Display, number: i64) {
     line(format_args!("[guest] value {name} {number}"));
 }

@@ -66,7 +66,10 @@ pub fn alloc_unbound(domain: u16, remote: u16) -> Result<u32, i64> {
     #[repr(C)]
     struct Argument(u16, u16, u32);
     let mut argument = Argument(domain, remote, 0);
-    result(call(nr::EVENT_CHANNEL_OP, op::ALLOC_UNBOUND, &mut argument), argument.2)
+    result(
+        call(nr::EVENT_CHANNEL_OP, op::ALLOC_UNBOUND, &mut argument),
+        argument.2,
+    )
 }
 
 /// Local port bound to `remote`'s `port`.
@@ -74,19 +77,28 @@ pub fn bind_interdomain(remote: u16, port: u32) -> Result<u32, i64> {
     #[repr(C)]
     struct Argument(u16, u16, u32, u32);
     let mut argument = Argument(remote, 0, port, 0);
-    result(call(nr::EVENT_CHANNEL_OP, op::BIND_INTERDOMAIN, &mut argument), argument.3)
+    result(
+        call(nr::EVENT_CHANNEL_OP, op::BIND_INTERDOMAIN, &mut argument),
+        argument.3,
+    )
 }
 
 /// Port for a virtual interrupt.
 pub fn bind_virq(virq: u32, vcpu: u32) -> Result<u32, i64> {
     let mut argument = [virq, vcpu, 0];
-    result(call(nr::EVENT_CHANNEL_OP, op::BIND_VIRQ, &mut argument), argument[2])
+    result(
+        call(nr::EVENT_CHANNEL_OP, op::BIND_VIRQ, &mut argument),
+        argument[2],
+    )
 }
 
 /// Port that signals `vcpu`.
 pub fn bind_ipi(vcpu: u32) -> Result<u32, i64> {
     let mut argument = [vcpu, 0];
-    result(call(nr::EVENT_CHANNEL_OP, op::BIND_IPI, &mut argument), argument[1])
+    result(
+        call(nr::EVENT_CHANNEL_OP, op::BIND_IPI, &mut argument),
+        argument[1],
+    )
 }
 
 /// Closes a port.
@@ -121,7 +133,11 @@ pub fn status_of(port: u32) -> Result<Status, i64> {
 
 /// What a port of `domain` is.
 pub fn status_in(domain: u16, port: u32) -> Result<Status, i64> {
-    let mut argument = Status { domain, port, ..Status::default() };
+    let mut argument = Status {
+        domain,
+        port,
+        ..Status::default()
+    };
     match call(nr::EVENT_CHANNEL_OP, op::STATUS, &mut argument) {
         0 => Ok(argument),
         errno => Err(errno),

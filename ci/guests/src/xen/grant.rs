@@ -1,6 +1,6 @@
 //! `grant_table_op` and the version-1 table.
 
-use super::{SELF, memory, nr};
+use super::{memory, nr};
 use crate::arch::{self, hypercall};
 use crate::buffer::Page;
 
@@ -122,12 +122,18 @@ pub struct Copy {
 /// `grant_table_op(operation, arguments)`.
 pub fn many<T>(operation: u64, arguments: &mut [T]) -> i64 {
     let count = arguments.len() as u64;
-    hypercall(nr::GRANT_TABLE_OP, [operation, arguments.as_mut_ptr() as u64, count, 0, 0])
+    hypercall(
+        nr::GRANT_TABLE_OP,
+        [operation, arguments.as_mut_ptr() as u64, count, 0, 0],
+    )
 }
 
 /// `grant_table_op` on one argument.
 pub fn one<T>(operation: u64, argument: &mut T) -> i64 {
-    hypercall(nr::GRANT_TABLE_OP, [operation, (&raw mut *argument) as u64, 1, 0, 0])
+    hypercall(
+        nr::GRANT_TABLE_OP,
+        [operation, (&raw mut *argument) as u64, 1, 0, 0],
+    )
 }
 
 /// Maps the first frame of this domain's grant table and gives it.
@@ -155,9 +161,4 @@ pub fn flags_of(reference: u32) -> u16 {
 /// Withdraws a grant; only when nobody uses it.
 pub fn revoke(reference: u32) {
     Page::at(arch::grant_window()).write::<u16>(u64::from(reference) * 8, 0);
-}
-
-/// The domain number that names this domain where `DOMID_SELF` is not taken: dom0's, for a dom0.
-pub fn own_domain() -> u16 {
-    SELF
 }

@@ -34,7 +34,12 @@ pub struct Param {
 
 /// Reads a parameter of this domain.
 pub fn get_param(index: u32) -> Result<u64, i64> {
-    let mut param = Param { domain: SELF, pad: 0, index, value: 0 };
+    let mut param = Param {
+        domain: SELF,
+        pad: 0,
+        index,
+        value: 0,
+    };
     match call(nr::HVM_OP, op::GET_PARAM, &mut param) {
         0 => Ok(param.value),
         errno => Err(errno),
@@ -43,5 +48,14 @@ pub fn get_param(index: u32) -> Result<u64, i64> {
 
 /// Sets a parameter of this domain.
 pub fn set_param(index: u32, value: u64) -> i64 {
-    call(nr::HVM_OP, op::SET_PARAM, &mut Param { domain: SELF, pad: 0, index, value })
+    call(
+        nr::HVM_OP,
+        op::SET_PARAM,
+        &mut Param {
+            domain: SELF,
+            pad: 0,
+            index,
+            value,
+        },
+    )
 }

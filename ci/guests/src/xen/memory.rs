@@ -70,7 +70,13 @@ pub struct AddToPhysmap {
 
 /// Maps `index` of `space` at `frame`.
 pub fn add_to_physmap(space: u32, index: u64, frame: u64) -> i64 {
-    let mut argument = AddToPhysmap { domain: SELF, size: 0, space, index, frame };
+    let mut argument = AddToPhysmap {
+        domain: SELF,
+        size: 0,
+        space,
+        index,
+        frame,
+    };
     call(nr::MEMORY_OP, op::ADD_TO_PHYSMAP, &mut argument)
 }
 
@@ -78,5 +84,9 @@ pub fn add_to_physmap(space: u32, index: u64, frame: u64) -> i64 {
 pub fn remove_from_physmap(frame: u64) -> i64 {
     #[repr(C)]
     struct Argument(u16, u64);
-    call(nr::MEMORY_OP, op::REMOVE_FROM_PHYSMAP, &mut Argument(SELF, frame))
+    call(
+        nr::MEMORY_OP,
+        op::REMOVE_FROM_PHYSMAP,
+        &mut Argument(SELF, frame),
+    )
 }

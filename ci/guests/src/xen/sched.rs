@@ -38,7 +38,11 @@ pub fn block() -> i64 {
 
 /// Sleeps until one of `ports` is pending or the system time reaches `timeout`.
 pub fn poll(ports: &[u32], timeout: u64) -> i64 {
-    let mut argument = Poll { ports: ports.as_ptr() as u64, count: ports.len() as u32, timeout };
+    let mut argument = Poll {
+        ports: ports.as_ptr() as u64,
+        count: ports.len() as u32,
+        timeout,
+    };
     call(nr::SCHED_OP, op::POLL, &mut argument)
 }
 

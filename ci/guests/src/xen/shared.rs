@@ -40,7 +40,16 @@ pub fn register_vcpu_info(vcpu: usize, page: Page, offset: u32) -> i64 {
     struct Argument(u64, u32, u32);
     let mut argument = Argument(page.frame(), offset, 0);
     let address = (&raw mut argument) as u64;
-    let errno = hypercall(nr::VCPU_OP, [super::shared::REGISTER_VCPU_INFO, vcpu as u64, address, 0, 0]);
+    let errno = hypercall(
+        nr::VCPU_OP,
+        [
+            super::shared::REGISTER_VCPU_INFO,
+            vcpu as u64,
+            address,
+            0,
+            0,
+        ],
+    );
     if errno == 0 {
         VCPU_INFO[vcpu].store(page.address() + u64::from(offset), Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ pub(super) const STACK_BYTES: usize = 32 * 1024;
 /// What each CPU has for itself; TPIDR_EL1 points at it.
 #[repr(C)]
 pub struct PerCpu {
-    /// CNTVCT at the last entry of the IRQ vector.
+    /// CNTVCT at the last entry of a vector.
     pub stamp: AtomicU64,
     /// 1 while `fault_of` waits for a fault.
     pub expecting: AtomicU32,
@@ -132,16 +132,33 @@ pub fn secondary_entry() -> u64 {
 
 /// Starts CPU `index` in `entry`; the PSCI result, 0 when it was started.
 pub fn cpu_start(index: usize, entry: fn(usize)) -> i64 {
-    GUEST_CPUS[index].entry.store(entry as usize, Ordering::Relaxed);
+    GUEST_CPUS[index]
+        .entry
+        .store(entry as usize, Ordering::Relaxed);
     GUEST_CPUS[index].online.store(0, Ordering::Release);
     // The new CPU reads with its MMU off at first.
     mmu::clean_to_memory();
-    smccc(psci::CPU_ON_64, mpidr_of(index), secondary_entry(), index as u64)
+    i64::from(smccc(
+        psci::CPU_ON_64,
+        mpidr_of(index),
+        secondary_entry(),
+        index as u64,
+    ) as i32)
 }
 
 /// Whether CPU `index` runs its entry function.
 pub fn cpu_is_online(index: usize) -> bool {
     GUEST_CPUS[index].online.load(Ordering::Acquire) != 0
+}
+
+/// What `cpu_start` says of a CPU that runs.
+pub const CPU_ALREADY_ON: i64 = psci::ALREADY_ON;
+
+/// Puts the mark of `cpu_is_online` back after a start that was refused.
+pub fn set_cpu_online(index: usize, online: bool) {
+    GUEST_CPUS[index]
+        .online
+        .store(u32::from(online), Ordering::Release);
 }
 
 /// Turns this CPU off; returns only if PSCI refuses.

@@ -111,6 +111,9 @@ cpu_prepare:
     .macro  save_all
     sub     sp, sp, #272
     stp     x0, x1, [sp, #0]
+    mrs     x0, cntvct_el0
+    mrs     x1, tpidr_el1
+    str     x0, [x1, #{stamp}]
     stp     x2, x3, [sp, #16]
     stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]

@@ -56,7 +56,11 @@ pub enum Access {
 /// Builds the tables; runs once with the MMU off.
 pub(super) fn build() {
     for gib in 0..510 {
-        set(&LEVEL1, gib, gib as u64 * GIB | VALID | AF | XN | ATTR_DEVICE);
+        set(
+            &LEVEL1,
+            gib,
+            gib as u64 * GIB | VALID | AF | XN | ATTR_DEVICE,
+        );
     }
     set(&LEVEL1, 510, WINDOW2.address() | VALID | TABLE);
     set(&WINDOW2, 0, WINDOW3.address() | VALID | TABLE);
@@ -70,7 +74,9 @@ pub(super) fn map_normal(start: u64, size: u64) {
         let entry = LEVEL1.0[gib].load(Ordering::Relaxed);
         if entry & TABLE == 0 {
             let used = LEVEL2_USED.load(Ordering::Relaxed);
-            let Some(table) = LEVEL2.get(used) else { return };
+            let Some(table) = LEVEL2.get(used) else {
+                return;
+            };
             LEVEL2_USED.store(used + 1, Ordering::Relaxed);
             for index in 0..ENTRIES {
                 let address = gib as u64 * GIB + index as u64 * BLOCK;
@@ -81,7 +87,11 @@ pub(super) fn map_normal(start: u64, size: u64) {
         let table = LEVEL1.0[gib].load(Ordering::Relaxed) & 0xffff_ffff_f000;
         for level2 in &LEVEL2 {
             if level2.address() == table {
-                set(level2, (block % GIB / BLOCK) as usize, block | VALID | AF | INNER);
+                set(
+                    level2,
+                    (block % GIB / BLOCK) as usize,
+                    block | VALID | AF | INNER,
+                );
             }
         }
         block += BLOCK;
@@ -94,8 +104,16 @@ fn set(table: &Table, index: usize, value: u64) {
 
 /// Maps page `slot` of the test window on physical page `address`; gives the virtual address.
 pub fn map_page(slot: usize, address: u64, access: Access) -> u64 {
-    let ro = if access == Access::ReadOnly { READ_ONLY } else { 0 };
-    set(&WINDOW3, slot, (address & !(PAGE - 1)) | VALID | TABLE | AF | INNER | XN | ro);
+    let ro = if access == Access::ReadOnly {
+        READ_ONLY
+    } else {
+        0
+    };
+    set(
+        &WINDOW3,
+        slot,
+        (address & !(PAGE - 1)) | VALID | TABLE | AF | INNER | XN | ro,
+    );
     flush();
     WINDOW + slot as u64 * PAGE
 }
@@ -109,7 +127,15 @@ pub fn unmap_page(slot: usize) -> u64 {
 
 fn flush() {
     // SAFETY: barriers and TLB maintenance only.
-    unsafe { asm!("dsb ish", "tlbi vmalle1is", "dsb ish", "isb", options(nostack)) };
+    unsafe {
+        asm!(
+            "dsb ish",
+            "tlbi vmalle1is",
+            "dsb ish",
+            "isb",
+            options(nostack)
+        )
+    };
 }
 
 /// Turns the MMU and caches of this CPU on, on the tables that `build` made.

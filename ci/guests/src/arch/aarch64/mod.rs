@@ -69,14 +69,27 @@ pub fn wait() {
     unsafe { asm!("dsb sy", "wfi") };
 }
 
-/// Counter value at this CPU's last interrupt entry.
-pub fn irq_stamp() -> u64 {
+/// Counter value at this CPU's last interrupt or exception entry.
+pub fn entry_stamp() -> u64 {
     this_cpu().stamp.load(Ordering::Relaxed)
 }
 
 /// Has `handler` called on this CPU when the hypervisor signals an event.
 pub fn on_event(handler: fn(u32)) {
     gic::on_line(event_line(), handler);
+}
+
+/// The SGI that `ipi_send` sends.
+pub const IPI_LINE: u32 = 1;
+
+/// Has `handler` called on this CPU when another sends it an interrupt.
+pub fn on_ipi(handler: fn(u32)) {
+    gic::on_line(IPI_LINE, handler);
+}
+
+/// Interrupts CPU `target`.
+pub fn ipi_send(target: usize) {
+    gic::send_sgi(target, IPI_LINE);
 }
 
 /// Line of the event-channel upcall.
@@ -108,7 +121,13 @@ macro_rules! mmio {
 }
 
 mmio!(read8, write8, u8, "ldrb {0:w}, [{1}]", "strb {0:w}, [{1}]");
-mmio!(read16, write16, u16, "ldrh {0:w}, [{1}]", "strh {0:w}, [{1}]");
+mmio!(
+    read16,
+    write16,
+    u16,
+    "ldrh {0:w}, [{1}]",
+    "strh {0:w}, [{1}]"
+);
 mmio!(read32, write32, u32, "ldr {0:w}, [{1}]", "str {0:w}, [{1}]");
 mmio!(read64, write64, u64, "ldr {0:x}, [{1}]", "str {0:x}, [{1}]");
 
@@ -141,13 +160,21 @@ extern "C" fn guest_primary(dtb: u64) -> ! {
         mmu::map_normal(bank.starting_address as u64, bank.size.unwrap_or(0) as u64);
     }
     let node = tree.find_compatible(&["xen,xen"]);
-    let window = node.and_then(|node| node.reg()).and_then(|mut regions| regions.next());
+    let window = node
+        .and_then(|node| node.reg())
+        .and_then(|mut regions| regions.next());
     if let Some(window) = window {
-        mmu::map_normal(window.starting_address as u64, window.size.unwrap_or(0) as u64);
+        mmu::map_normal(
+            window.starting_address as u64,
+            window.size.unwrap_or(0) as u64,
+        );
         GRANT_WINDOW.store(window.starting_address as u64, Ordering::Relaxed);
     }
     mmu::enable();
-    EVENT_LINE.store(node.and_then(|node| interrupt(&node, 0)).unwrap_or(31), Ordering::Relaxed);
+    EVENT_LINE.store(
+        node.and_then(|node| interrupt(&node, 0)).unwrap_or(31),
+        Ordering::Relaxed,
+    );
     crate::console::init(&tree);
     cpu::init(&tree);
     timer::init(&tree);

@@ -36,7 +36,9 @@ pub fn on_timer(handler: fn(u32)) {
 /// Arms this CPU's timer for `at` (counter ticks).
 pub fn timer_at(at: u64) {
     // SAFETY: the virtual timer's compare value and control: enabled, not masked.
-    unsafe { asm!("msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}", "isb", in(reg) at, in(reg) 1u64) };
+    unsafe {
+        asm!("msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}", "isb", in(reg) at, in(reg) 1u64)
+    };
 }
 
 /// Disarms this CPU's timer.

@@ -80,5 +80,9 @@ extern "C" fn guest_exception(frame: &mut Frame, kind: u64) {
         }
         return;
     }
-    panic!("exception {kind} esr {esr:#x} far {far:#x} elr {:#x} image {:#x}", frame.elr, super::image().start);
+    panic!(
+        "exception {kind} esr {esr:#x} far {far:#x} elr {:#x} image {:#x}",
+        frame.elr,
+        super::image().start
+    );
 }

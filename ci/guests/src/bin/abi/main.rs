@@ -2,8 +2,8 @@
 #![no_std]
 #![no_main]
 
-use xenolith_guests::report::Report;
 use xenolith_guests::guest;
+use xenolith_guests::report::Report;
 
 mod version;
 
