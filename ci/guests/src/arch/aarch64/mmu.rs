@@ -51,6 +51,8 @@ pub enum Access {
     ReadWrite,
     /// Normal memory, read only.
     ReadOnly,
+    /// Normal memory, read, write, and run.
+    Execute,
 }
 
 /// Builds the tables; runs once with the MMU off.

@@ -20,6 +20,12 @@ pub use trap::{Fault, class, fault_of};
 
 /// Name of this architecture and guest type, for the result lines.
 pub const NAME: &str = "aarch64";
+/// What the hypervisor's capabilities say for this guest type.
+pub const CAPABILITY: &str = "xen-3.0-aarch64";
+/// How `XENMEM_memory_map` answers: there is no firmware map here.
+pub const MEMORY_MAP_ANSWER: i64 = crate::xen::errno::ENOSYS;
+/// A mapped address with no RAM behind it.
+pub const DEVICE_ADDRESS: u64 = 0x0900_0000;
 /// Byte offset of `evtchn_pending` in the shared-info page: one legacy `vcpu_info` of 48 bytes is before it.
 pub const SHARED_PENDING: u64 = 48;
 
