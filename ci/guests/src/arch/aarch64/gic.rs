@@ -118,7 +118,8 @@ pub fn set_priority(line: u32, priority: u8) {
     super::write8(address, priority);
 }
 
-/// Enables `line` and has `handler` called with its number on the CPU that takes it.
+/// Enables `line` (on this CPU, if it is private to each) and has `handler` called with its number on the
+/// CPU that takes it. A line has one handler for all CPUs.
 pub fn on_line(line: u32, handler: fn(u32)) {
     HANDLERS[line as usize].store(handler as usize, Ordering::Relaxed);
     set_bit(line, gicd::ISENABLER);

@@ -21,9 +21,10 @@ const PAGE: u64 = 4096;
 /// An address that no table entry maps.
 pub const UNMAPPED: u64 = 511 * GIB;
 /// Start of the window whose pages `map_page` sets.
-const WINDOW: u64 = 510 * GIB;
-/// An address outside both translation ranges.
-pub const NON_CANONICAL: u64 = 0x0080_0000_0000_0000;
+pub const WINDOW: u64 = 510 * GIB;
+/// An address outside both translation ranges. Xen 4.17 reads a frame of guest-physical memory through
+/// such an address if its low bits name one, so these name none.
+pub const NON_CANONICAL: u64 = 0x0080_7fff_0000_0000;
 /// An address of the upper half, where a kernel or hypervisor of its own kind would live.
 pub const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
 
@@ -106,15 +107,15 @@ fn set(table: &Table, index: usize, value: u64) {
 
 /// Maps page `slot` of the test window on physical page `address`; gives the virtual address.
 pub fn map_page(slot: usize, address: u64, access: Access) -> u64 {
-    let ro = if access == Access::ReadOnly {
-        READ_ONLY
-    } else {
-        0
+    let bits = match access {
+        Access::ReadWrite => XN,
+        Access::ReadOnly => XN | READ_ONLY,
+        Access::Execute => 0,
     };
     set(
         &WINDOW3,
         slot,
-        (address & !(PAGE - 1)) | VALID | TABLE | AF | INNER | XN | ro,
+        (address & !(PAGE - 1)) | VALID | TABLE | AF | INNER | bits,
     );
     flush();
     WINDOW + slot as u64 * PAGE

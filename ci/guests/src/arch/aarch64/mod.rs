@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use fdt::node::FdtNode;
 
 pub use cpu::*;
-pub use mmu::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, map_page, unmap_page};
+pub use mmu::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
 pub use timer::{now, on_timer, ticks_per_second, timer_at, timer_line, timer_off};
 pub use trap::{Fault, class, fault_of};
 
@@ -36,11 +36,17 @@ static DTB: AtomicU64 = AtomicU64::new(0);
 unsafe extern "C" {
     static _head: u8;
     static _end: u8;
+    static _rela_start: u8;
 }
 
 /// Addresses that the guest's code, data and stacks take.
 pub fn image() -> Range<u64> {
     (&raw const _head) as u64..(&raw const _end) as u64
+}
+
+/// Addresses of the guest's code and constants, which nothing writes once it runs.
+pub fn code() -> Range<u64> {
+    (&raw const _head) as u64..(&raw const _rela_start) as u64 & !7
 }
 
 /// Calls the hypervisor; the result is its errno or count.
