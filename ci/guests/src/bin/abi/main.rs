@@ -1,0 +1,59 @@
+//! Tests the Xen ABI from inside, one family of hypercalls a module. With `discover=1` on the command
+//! line it prints instead how every number and sub-op answers a bad pointer, in the form of `survey`'s table.
+#![no_std]
+#![no_main]
+
+use xenolith_guests::report::{Outcome, Report};
+use xenolith_guests::{bootargs, guest};
+
+mod bad_pointers;
+mod console;
+mod event;
+mod event_errors;
+mod event_upcall;
+mod grant_copy;
+mod grant_map;
+mod grant_table;
+mod hvm;
+mod memory;
+mod multicall;
+mod physmap;
+mod sched;
+mod survey;
+mod vcpu;
+mod version;
+
+guest!(main);
+
+/// A row of a module's table.
+type Case = (&'static str, fn() -> Outcome);
+
+fn main() {
+    if bootargs::number("discover", 0) != 0 {
+        survey::discover();
+        return;
+    }
+    let mut report = Report::begin("abi");
+    for table in [
+        version::CASES,
+        console::CASES,
+        event::CASES,
+        event_upcall::CASES,
+        event_errors::CASES,
+        grant_table::CASES,
+        grant_map::CASES,
+        grant_copy::CASES,
+        memory::CASES,
+        physmap::CASES,
+        sched::CASES,
+        vcpu::CASES,
+        hvm::CASES,
+        multicall::CASES,
+        bad_pointers::CASES,
+        survey::CASES,
+        event_errors::LAST,
+    ] {
+        report.cases(table);
+    }
+    report.finish()
+}

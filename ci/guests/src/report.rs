@@ -1,0 +1,123 @@
+//! Result lines, as `cargo xtask` reads them:
+//! `[guest] ok NAME`, `[guest] FAIL NAME: why`, `[guest] value NAME NUMBER`, and at the end
+//! `[guest] done P passed F failed`.
+
+use core::fmt::{self, Write};
+
+use crate::console::line;
+use crate::{bootargs, xen};
+
+/// Why a case failed, in words.
+pub struct Why {
+    bytes: [u8; 200],
+    used: usize,
+}
+
+impl Why {
+    /// Puts the words together.
+    pub fn new(arguments: fmt::Arguments) -> Self {
+        let mut why = Self {
+            bytes: [0; 200],
+            used: 0,
+        };
+        let _ = why.write_fmt(arguments);
+        why
+    }
+}
+
+impl Write for Why {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes().take(self.bytes.len() - self.used) {
+            self.bytes[self.used] = byte;
+            self.used += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What a case comes to.
+pub type Outcome = Result<(), Why>;
+
+/// Fails the case unless the two are equal.
+#[macro_export]
+macro_rules! expect {
+    ($got:expr, $want:expr) => {
+        $crate::expect!($got, $want, "{}", stringify!($got))
+    };
+    ($got:expr, $want:expr, $($what:tt)+) => {{
+        let (got, want) = ($got, $want);
+        if got != want {
+            return Err($crate::report::Why::new(format_args!(
+                "{}: got {:?}, expected {:?}", format_args!($($what)+), got, want)));
+        }
+    }};
+}
+
+/// Fails the case unless the condition holds.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr) => { $crate::ensure!($condition, "{}", stringify!($condition)) };
+    ($condition:expr, $($what:tt)+) => {
+        if !$condition {
+            return Err($crate::report::Why::new(format_args!($($what)+)));
+        }
+    };
+}
+
+/// A guest's run of cases.
+pub struct Report {
+    passed: u32,
+    failed: u32,
+    only: Option<&'static str>,
+}
+
+impl Report {
+    /// Begins; the word `only=PREFIX` on the command line leaves out cases with other names.
+    pub fn begin(guest: &str) -> Self {
+        line(format_args!("[guest] begin {guest} {}", crate::arch::NAME));
+        Self {
+            passed: 0,
+            failed: 0,
+            only: bootargs::word("only"),
+        }
+    }
+
+    /// Runs a case and prints how it went.
+    pub fn case(&mut self, name: &str, case: fn() -> Outcome) {
+        if self.only.is_some_and(|prefix| !name.starts_with(prefix)) {
+            return;
+        }
+        match case() {
+            Ok(()) => {
+                self.passed += 1;
+                line(format_args!("[guest] ok {name}"));
+            }
+            Err(why) => {
+                self.failed += 1;
+                let text = core::str::from_utf8(&why.bytes[..why.used]).unwrap_or("?");
+                line(format_args!("[guest] FAIL {name}: {text}"));
+            }
+        }
+    }
+
+    /// Runs a table of cases.
+    pub fn cases(&mut self, table: &[(&str, fn() -> Outcome)]) {
+        for (name, case) in table {
+            self.case(name, *case);
+        }
+    }
+
+    /// Ends the guest.
+    pub fn finish(self) -> ! {
+        line(format_args!(
+            "[guest] done P {} F {}",
+            self.passed, self.failed
+        ));
+        xen::sched::power_off()
+    }
+}
+
+/// Prints a number that may rightly differ between hypervisors, or a measurement.
+pub fn value(name: impl fmt::Display, number: i64) {
+    line(format_args!("[guest] value {name} {number}"));
+}

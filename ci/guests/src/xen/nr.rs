@@ -1,0 +1,22 @@
+//! Hypercall numbers (public/xen.h).
+#![allow(missing_docs)]
+
+pub const MEMORY_OP: u64 = 12;
+pub const MULTICALL: u64 = 13;
+pub const SET_TIMER_OP: u64 = 15;
+pub const XEN_VERSION: u64 = 17;
+pub const CONSOLE_IO: u64 = 18;
+pub const GRANT_TABLE_OP: u64 = 20;
+pub const VM_ASSIST: u64 = 21;
+pub const VCPU_OP: u64 = 24;
+pub const XSM_OP: u64 = 27;
+pub const SCHED_OP: u64 = 29;
+pub const EVENT_CHANNEL_OP: u64 = 32;
+pub const PHYSDEV_OP: u64 = 33;
+pub const HVM_OP: u64 = 34;
+pub const SYSCTL: u64 = 35;
+pub const DOMCTL: u64 = 36;
+pub const ARGO_OP: u64 = 39;
+pub const DM_OP: u64 = 41;
+pub const HYPFS_OP: u64 = 42;
+pub const PLATFORM_OP: u64 = 7;

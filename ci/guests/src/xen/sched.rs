@@ -1,0 +1,56 @@
+//! `sched_op`.
+
+use super::{call, call_at, nr};
+use crate::arch;
+
+#[allow(missing_docs)]
+pub mod op {
+    pub const YIELD: u64 = 0;
+    pub const BLOCK: u64 = 1;
+    pub const SHUTDOWN: u64 = 2;
+    pub const POLL: u64 = 3;
+    pub const REMOTE_SHUTDOWN: u64 = 4;
+    pub const SHUTDOWN_CODE: u64 = 5;
+    pub const WATCHDOG: u64 = 6;
+    pub const PIN_OVERRIDE: u64 = 7;
+}
+
+/// `sched_poll`.
+#[repr(C)]
+pub struct Poll {
+    /// Address of the port array.
+    pub ports: u64,
+    /// How many ports.
+    pub count: u32,
+    /// Absolute system time in nanoseconds, 0: none.
+    pub timeout: u64,
+}
+
+/// Gives the CPU to another vCPU, if one wants it.
+pub fn yield_now() -> i64 {
+    call_at(nr::SCHED_OP, op::YIELD, 0)
+}
+
+/// Sleeps until an event is pending.
+pub fn block() -> i64 {
+    call_at(nr::SCHED_OP, op::BLOCK, 0)
+}
+
+/// Sleeps until one of `ports` is pending or the system time reaches `timeout`.
+pub fn poll(ports: &[u32], timeout: u64) -> i64 {
+    let mut argument = Poll {
+        ports: ports.as_ptr() as u64,
+        count: ports.len() as u32,
+        timeout,
+    };
+    call(nr::SCHED_OP, op::POLL, &mut argument)
+}
+
+/// Ends the domain as powered off.
+pub fn power_off() -> ! {
+    let mut reason: u32 = 0;
+    loop {
+        call(nr::SCHED_OP, op::SHUTDOWN, &mut reason);
+        arch::wait();
+    }
+}
