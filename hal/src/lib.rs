@@ -100,6 +100,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// The same on a byte.
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault>;
 
+    /// Brings the caches to order with memory for a range within one frame, to the point that devices see. Machines whose
+    /// devices see the caches do nothing.
+    fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
+        let _ = (mfn, offset, len, op);
+    }
+
     // ---- memory of the current guest ------------------------------------------------------------------------
 
     /// Copies from the address space of the vCPU that this CPU last ran (`vcpu` with its domain's `p2m`), as its
@@ -174,6 +180,17 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// Restarts the machine. If that is impossible, stops this CPU for ever.
     fn restart(&self) -> !;
+}
+
+/// What [`Hal::cache_maintenance`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOp {
+    /// Writes dirty lines back.
+    Clean,
+    /// Throws lines away. Lines that the range fills in part are written back first.
+    Invalidate,
+    /// Writes dirty lines back, then throws all away.
+    CleanInvalidate,
 }
 
 /// An atomic read-modify-write for [`Hal::atomic64`] and its narrower forms.

@@ -1,0 +1,120 @@
+//! A domain's grants for a person to read: debug key `g`.
+
+use core::fmt;
+
+use xenolith_abi::{DomId, GrantHandle, GrantRef, grant_table::EntryFlags};
+use xenolith_hal::{Gfn, Hal, Mfn};
+
+use super::{
+    ENTRIES,
+    entry::{Access, Pins, SharedWord},
+    map::access,
+    pin::GuestWord,
+};
+use crate::{DomainRef, Hypervisor};
+
+/// A grant that is in use.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantFacts {
+    /// Its number.
+    pub gref: GrantRef,
+    /// Who uses it.
+    pub grantee: DomId,
+    /// The frame.
+    pub mfn: Mfn,
+    /// How often it is in use.
+    pub pins: Pins,
+    /// What its granter wrote.
+    pub flags: EntryFlags,
+    /// The granter's frame number.
+    pub frame: u32,
+}
+
+impl fmt::Display for GrantFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ref {:#x}: d{} uses mfn {:#x} ({} readers, {} writers); entry: flags {:#x} gfn {:#x}",
+            self.gref.0,
+            self.grantee.0,
+            self.mfn.0,
+            self.pins.readers(),
+            self.pins.writers(),
+            self.flags.0,
+            self.frame,
+        )
+    }
+}
+
+/// A grant of another domain that is mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct MappingFacts {
+    /// Its handle.
+    pub handle: GrantHandle,
+    /// Whose grant it is.
+    pub granter: DomId,
+    /// Which grant.
+    pub gref: GrantRef,
+    /// Where it is mapped.
+    pub gfn: Gfn,
+    /// How it is mapped.
+    pub access: Access,
+}
+
+impl fmt::Display for MappingFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rights = match self.access {
+            Access::Read => "r",
+            Access::Write => "rw",
+        };
+        let (granter, gref) = (self.granter.0, self.gref.0);
+        write!(
+            f,
+            "handle {:#x}: d{granter} ref {gref:#x} at gfn {:#x} {rights}",
+            self.handle.0, self.gfn.0
+        )
+    }
+}
+
+impl<H: Hal> Hypervisor<H> {
+    /// Calls `f` for each grant of a domain that is in use. No lock is held while it runs.
+    pub fn dump_grants(&self, domain: &DomainRef<H>, mut f: impl FnMut(&GrantFacts)) {
+        for gref in (0..domain.grants.frame_count() * ENTRIES as u32).map(GrantRef) {
+            let Some(place) = domain.grants.entry(gref) else {
+                continue;
+            };
+            let active = place.active.lock();
+            if active.pins.is_none() || domain.grants.is_closed() {
+                continue;
+            }
+            let word = GuestWord::new(&self.hal, &place);
+            let facts = GrantFacts {
+                gref,
+                grantee: active.grantee,
+                mfn: active.mfn,
+                pins: active.pins,
+                flags: EntryFlags(word.load() as u16),
+                frame: word.frame_number(),
+            };
+            drop(active);
+            f(&facts);
+        }
+    }
+
+    /// Calls `f` for each grant that a domain has mapped. No lock is held while it runs.
+    pub fn dump_mappings(&self, domain: &DomainRef<H>, mut f: impl FnMut(&MappingFacts)) {
+        let track = &domain.grants.maptrack;
+        for handle in track.handles() {
+            let facts = track.with(handle, |mapping| MappingFacts {
+                handle,
+                granter: mapping.granter.id(),
+                gref: mapping.gref,
+                gfn: mapping.gfn,
+                access: access(mapping.flags),
+            });
+            if let Some(facts) = facts {
+                f(&facts);
+            }
+        }
+    }
+}

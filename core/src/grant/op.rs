@@ -1,0 +1,175 @@
+//! The hypercall: `grant_table_op`.
+//!
+//! Most sub-operations take an array. The call stops between two elements when an interrupt waits and is then made again
+//! for the rest: the guest's argument and count move on, as on Xen. Each element has its own status; the call fails only
+//! when an element cannot be read or written.
+
+use core::mem::offset_of;
+
+use xenolith_abi::{
+    Errno,
+    grant_table::{
+        CacheFlush, GrantCopy, GrantStatus, GrantTableOp as Op, MapGrantRef, SwapGrantRef,
+        Transfer, UnmapAndReplace, UnmapGrantRef,
+    },
+};
+use xenolith_hal::{GuestVirt, Hal};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{cache, copy::Copier, map::Unmap, setup};
+use crate::{guest::Caller, hypercall::Outcome};
+
+/// Serves `grant_table_op`: the sub-operation, a pointer and how many elements it points to.
+pub fn grant_table_op<H: Hal>(
+    caller: Caller<'_, H>,
+    cmd: u64,
+    arg: GuestVirt,
+    count: u64,
+) -> Outcome {
+    // Both numbers are 32 bits wide; a count that would be negative is refused.
+    let (cmd, count) = (cmd as u32, count as u32);
+    if i32::try_from(count).is_err() {
+        return Err(Errno::EINVAL).into();
+    }
+    let op = match Op::try_from(cmd) {
+        Ok(op) => op,
+        // Numbers this large are sub-operations with a memory of where they were, which none here has.
+        Err(_) if cmd >> 20 != 0 => return Err(Errno::EINVAL).into(),
+        Err(errno) => return Err(errno).into(),
+    };
+    let array = Array {
+        caller,
+        cmd,
+        arg,
+        count,
+    };
+    match op {
+        Op::MapGrantRef => array.map(),
+        Op::UnmapGrantRef => array.unmap(),
+        Op::UnmapAndReplace => array.unmap_and_replace(),
+        Op::Copy => array.copy(),
+        Op::SwapGrantRef => array.swap(),
+        Op::CacheFlush => array.cache_flush(),
+        Op::Transfer => array.transfer(),
+        Op::SetupTable => array.single(setup::setup_table),
+        Op::QuerySize => array.single(setup::query_size),
+        Op::GetStatusFrames => array.single(setup::get_status_frames),
+        Op::SetVersion => setup::set_version(caller, arg).map(|()| 0).into(),
+        Op::GetVersion => setup::get_version(caller, arg).map(|()| 0).into(),
+        Op::DumpTable => Err(Errno::ENOSYS).into(),
+    }
+}
+
+/// The array that a call works on.
+struct Array<'a, H: Hal> {
+    caller: Caller<'a, H>,
+    cmd: u32,
+    arg: GuestVirt,
+    count: u32,
+}
+
+fn number(result: Result<(), GrantStatus>) -> i16 {
+    result.err().unwrap_or(GrantStatus::Okay).number()
+}
+
+impl<'a, H: Hal> Array<'a, H> {
+    /// For calls that take exactly one element.
+    fn single(&self, f: impl FnOnce(Caller<'a, H>, GuestVirt) -> Result<(), Errno>) -> Outcome {
+        if self.count != 1 {
+            return Err(Errno::EINVAL).into();
+        }
+        f(self.caller, self.arg).map(|()| 0).into()
+    }
+
+    /// Calls `f` with each element and where it stands.
+    fn each<T: FromBytes + IntoBytes>(
+        &self,
+        mut f: impl FnMut(GuestVirt, T) -> Result<(), Errno>,
+    ) -> Outcome {
+        let size = size_of::<T>() as u64;
+        for done in 0..self.count {
+            let at = self.arg.plus(u64::from(done) * size);
+            if done != 0 && self.caller.hv.hal.interrupt_waits() {
+                let left = self.count - done;
+                return Outcome::Again([self.cmd.into(), at.0, left.into(), 0, 0]);
+            }
+            let result = self.caller.read(at).and_then(|element| f(at, element));
+            if let Err(errno) = result {
+                return Err(errno).into();
+            }
+        }
+        Outcome::Done(0)
+    }
+
+    /// The same for elements of which only the status changes, at `offset`.
+    fn each_status<T: FromBytes + IntoBytes>(
+        &self,
+        offset: usize,
+        mut f: impl FnMut(&T) -> Result<(), GrantStatus>,
+    ) -> Outcome {
+        self.each(|at, element| {
+            let status = number(f(&element));
+            self.caller.write(at.plus(offset as u64), &status)
+        })
+    }
+
+    fn map(&self) -> Outcome {
+        let (hv, own) = (self.caller.hv, self.caller.domain());
+        self.each(|at, mut op: MapGrantRef| {
+            let mapped = hv.map_grant(own, &op);
+            if let Ok((handle, mfn)) = mapped {
+                op.handle = handle;
+                op.dev_bus_addr = mfn.base().0;
+            }
+            op.status = number(mapped.map(drop));
+            self.caller.write(at, &op)
+        })
+    }
+
+    fn unmap(&self) -> Outcome {
+        let (hv, own) = (self.caller.hv, self.caller.domain());
+        self.each_status(offset_of!(UnmapGrantRef, status), |op: &UnmapGrantRef| {
+            let unmap = Unmap {
+                handle: op.handle,
+                host_addr: op.host_addr,
+                new_addr: 0,
+            };
+            hv.unmap_grant(own, &unmap)
+        })
+    }
+
+    fn unmap_and_replace(&self) -> Outcome {
+        let (hv, own) = (self.caller.hv, self.caller.domain());
+        let status = offset_of!(UnmapAndReplace, status);
+        self.each_status(status, |op: &UnmapAndReplace| {
+            let unmap = Unmap {
+                handle: op.handle,
+                host_addr: op.host_addr,
+                new_addr: op.new_addr,
+            };
+            hv.unmap_grant(own, &unmap)
+        })
+    }
+
+    fn copy(&self) -> Outcome {
+        let mut copier = Copier::new(self.caller.hv, self.caller.domain());
+        self.each_status(offset_of!(GrantCopy, status), |op| copier.copy(op))
+    }
+
+    fn swap(&self) -> Outcome {
+        self.each_status(offset_of!(SwapGrantRef, status), |op| {
+            setup::swap_grant_ref(self.caller, op)
+        })
+    }
+
+    /// Ownership of single pages moves only between guests that know machine frames.
+    fn transfer(&self) -> Outcome {
+        self.each_status(offset_of!(Transfer, status), |_: &Transfer| {
+            Err(GrantStatus::BadPage)
+        })
+    }
+
+    fn cache_flush(&self) -> Outcome {
+        self.each(|_, op: CacheFlush| cache::cache_flush(self.caller, &op))
+    }
+}
