@@ -33,6 +33,7 @@ use xenolith_hal::{
 };
 
 pub use channel::Binding;
+pub use close::Progress;
 pub use dump::PortFacts;
 pub use info::{InfoArea, InfoPlace};
 pub use op::{event_channel_op, event_channel_op_compat};

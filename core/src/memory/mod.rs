@@ -229,3 +229,5 @@ impl Memory {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::Random;
