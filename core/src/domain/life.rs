@@ -10,7 +10,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use xenolith_abi::sched::ShutdownReason;
+use xenolith_abi::{sched::ShutdownReason, virq::Virq};
 use xenolith_hal::{
     Hal, NoMemory, P2m, TableFrames,
     sync::{Mutex, Rank},
@@ -19,6 +19,8 @@ use xenolith_hal::{
 use super::{Domain, DomainConfig, DomainParts};
 use crate::{
     DomainRef, Errno, Hypervisor, Vcpu, VcpuId,
+    event::Progress,
+    grant::Released,
     memory::{
         DomainMemory, DomainTables, Relinquish, RelinquishStep, room_for_arc, try_boxed_slice,
     },
@@ -53,6 +55,9 @@ enum Teardown {
     Finished,
 }
 
+/// No reason was given yet.
+const NO_REASON: u32 = u32::MAX;
+
 /// A domain's state of life.
 pub struct Life {
     state: AtomicU8,
@@ -66,7 +71,7 @@ impl Life {
     pub(super) const fn new() -> Self {
         Self {
             state: AtomicU8::new(LifeState::Building as u8),
-            reason: AtomicU32::new(0),
+            reason: AtomicU32::new(NO_REASON),
             teardown: Mutex::new(Rank::Domain, Teardown::Stop),
             taken_apart: AtomicBool::new(false),
         }
@@ -93,9 +98,11 @@ impl Life {
         self.reason.load(Relaxed)
     }
 
-    /// Sets the reason in advance (`SCHEDOP_shutdown_code`): it stands when the domain goes down later.
+    /// Sets the reason, also in advance (`SCHEDOP_shutdown_code`). The first one stands.
     pub fn set_reason(&self, reason: u32) {
-        self.reason.store(reason, Relaxed);
+        let _ = self
+            .reason
+            .compare_exchange(NO_REASON, reason, Relaxed, Relaxed);
     }
 
     /// Moves on to `to` unless the domain is there or further; tells whether it moved.
@@ -220,6 +227,7 @@ impl<H: Hal> Hypervisor<H> {
             return None;
         }
         domain.life.set_reason(reason);
+        let reason = domain.life.reason();
         self.pause_domain(domain);
         if !domain.config.privileged {
             self.announce_end();
@@ -251,6 +259,7 @@ impl<H: Hal> Hypervisor<H> {
         if !domain.life.change(LifeState::Shutdown, LifeState::Running) {
             return false;
         }
+        domain.life.reason.store(NO_REASON, Relaxed);
         self.unpause_domain(domain);
         true
     }
@@ -273,7 +282,9 @@ impl<H: Hal> Hypervisor<H> {
                     *step = Teardown::Connections;
                 }
                 Teardown::Connections => {
-                    self.cut_connections(domain);
+                    if !self.cut_connections(domain) {
+                        return Destroyed::NotYet;
+                    }
                     *step = Teardown::Memory(Relinquish::START);
                 }
                 Teardown::Memory(at) => {
@@ -291,10 +302,18 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    /// Ends what a dying domain shares with others and with the machine.
-    fn cut_connections(&self, domain: &DomainRef<H>) {
+    /// Ends what a dying domain shares with the machine and with others; false when it has to go on later. Ports go
+    /// before the pages in which they are marked pending.
+    fn cut_connections(&self, domain: &DomainRef<H>) -> bool {
         self.hal.release_domain(&domain.arch);
+        if self.close_all_ports(domain) == Progress::Interrupted
+            || self.release_grants(domain) == Released::NotYet
+        {
+            return false;
+        }
+        self.forget_vcpu_infos(domain);
         self.release_shared(domain, domain.shared_info);
+        true
     }
 
     /// Removes a domain that was taken apart and of which no frame is left.
@@ -309,7 +328,9 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Tells the control domain that some domain ended (`VIRQ_DOM_EXC`).
-    fn announce_end(&self) {}
+    fn announce_end(&self) {
+        self.send_global_virq(Virq::DomExc);
+    }
 }
 
 #[cfg(test)]

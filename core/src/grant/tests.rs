@@ -678,7 +678,7 @@ struct Model {
 fn random_maps_and_unmaps_agree_with_a_plain_model() {
     for seed in 1..40_u64 {
         let rig = Rig::new();
-        let mut random = crate::memory::tests::Random(seed * 0x9e37_79b9);
+        let mut random = crate::memory::Random(seed * 0x9e37_79b9);
         let mut model = Model::default();
         for _ in 0..200 {
             step(&rig, &mut model, &mut random);
@@ -693,7 +693,7 @@ fn random_maps_and_unmaps_agree_with_a_plain_model() {
     }
 }
 
-fn step(rig: &Rig, model: &mut Model, random: &mut crate::memory::tests::Random) {
+fn step(rig: &Rig, model: &mut Model, random: &mut crate::memory::Random) {
     match random.below(4) {
         // The granter ends the access if it may, or opens it again with other rights.
         0 if model.live.is_empty() => {

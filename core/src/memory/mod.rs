@@ -228,4 +228,6 @@ impl Memory {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
+#[cfg(test)]
+pub(crate) use tests::Random;

@@ -43,6 +43,7 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         | MemoryOp::Exchange
         | MemoryOp::ClaimPages
         | MemoryOp::GetVnumainfo
+        | MemoryOp::ReservedDeviceMemoryMap
             if call.done != 0 =>
         {
             Outcome::from(Err(Errno::EINVAL))
@@ -55,6 +56,9 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::Exchange => call.exchange().into(),
         MemoryOp::ClaimPages => call.claim_pages().into(),
         MemoryOp::GetVnumainfo => call.vnuma_topology().into(),
+        MemoryOp::ReservedDeviceMemoryMap => call.reserved_device_memory().into(),
+        // No page is ever shared.
+        MemoryOp::GetSharingFreedPages | MemoryOp::GetSharingSharedPages => Outcome::Done(0),
         // PV and x86 matters, and paging, sharing and access control, which are not built in.
         MemoryOp::MachphysMfnList
         | MemoryOp::MachphysMapping
@@ -64,12 +68,9 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         | MemoryOp::SetMemoryMap
         | MemoryOp::SetPodTarget
         | MemoryOp::GetPodTarget
-        | MemoryOp::GetSharingFreedPages
-        | MemoryOp::GetSharingSharedPages
         | MemoryOp::PagingOp
         | MemoryOp::AccessOp
-        | MemoryOp::SharingOp
-        | MemoryOp::ReservedDeviceMemoryMap => Outcome::from(Err(Errno::ENOSYS)),
+        | MemoryOp::SharingOp => Outcome::from(Err(Errno::ENOSYS)),
     }
 }
 

@@ -102,7 +102,7 @@ impl<H: Hal> Call<'_, H> {
             MapSpace::SharedInfo if page.index != 0 => Err(Errno::EINVAL),
             MapSpace::SharedInfo => hv.show(domain, page.gfn, Shown::SharedInfo),
             MapSpace::GrantTable => {
-                let mfn = self.grant_frame(domain, page.index)?;
+                let mfn = hv.grant_frame_for_physmap(domain, page.index, page.gfn)?;
                 hv.show(domain, page.gfn, Shown::Grant(mfn))
             }
             MapSpace::GmfnForeign => {
@@ -115,10 +115,6 @@ impl<H: Hal> Call<'_, H> {
             MapSpace::DevMmio => Ok(()),
             MapSpace::Gmfn | MapSpace::GmfnRange => Err(Errno::ENOSYS),
         }
-    }
-
-    fn grant_frame(&self, _domain: &DomainRef<H>, _index: u64) -> Result<xenolith_hal::Mfn, Errno> {
-        Err(Errno::ENOSYS)
     }
 
     /// The domain whose pages are mapped into `domain`, which must control it.

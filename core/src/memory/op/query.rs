@@ -2,7 +2,9 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use xenolith_abi::memory::{MemoryDomain, MemoryOp, VnumaTopologyInfo};
+use xenolith_abi::memory::{
+    MemoryDomain, MemoryOp, RDM_ALL, ReservedDeviceMemoryMap, VnumaTopologyInfo,
+};
 use xenolith_hal::{Gfn, Hal, P2m};
 
 use super::Call;
@@ -29,6 +31,17 @@ impl<H: Hal> Call<'_, H> {
         }
         self.target(asked.domid)?;
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// `XENMEM_reserved_device_memory_map`: no device needs a region left alone.
+    pub(super) fn reserved_device_memory(&self) -> Result<i64, Errno> {
+        let mut asked = self.caller.read::<ReservedDeviceMemoryMap>(self.arg)?;
+        if asked.flags & !RDM_ALL != 0 {
+            return Err(Errno::EINVAL);
+        }
+        asked.nr_entries = 0;
+        self.caller.write(self.arg, &asked)?;
+        Ok(0)
     }
 }
 
