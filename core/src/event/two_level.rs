@@ -5,8 +5,6 @@
 //! a bit that goes from clear to pending while its port is not masked is seen by a guest that follows the order of
 //! `xen.h`: clear the upcall byte, take the selector, then look at the words.
 
-use core::marker::PhantomData;
-
 use xenolith_abi::shared_info::{EVENT_WORDS, SharedInfoLayout};
 use xenolith_hal::{
     AtomicOp::{And, Load, Or},
@@ -90,7 +88,6 @@ pub(super) struct GuestWords<'a, H: Hal> {
     hal: &'a H,
     shared: Mfn,
     info: Option<InfoArea>,
-    marker: PhantomData<H>,
 }
 
 impl<'a, H: Hal> GuestWords<'a, H> {
@@ -102,7 +99,6 @@ impl<'a, H: Hal> GuestWords<'a, H> {
             hal,
             shared: domain.shared_info,
             info: domain.info_area(vcpu),
-            marker: PhantomData,
         }
     }
 
@@ -112,7 +108,6 @@ impl<'a, H: Hal> GuestWords<'a, H> {
             hal,
             shared: domain.shared_info,
             info: None,
-            marker: PhantomData,
         }
     }
 
