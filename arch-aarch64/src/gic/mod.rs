@@ -38,6 +38,7 @@ compile_error!(
 );
 
 /// The driver for this machine's version.
+#[allow(clippy::large_enum_variant, reason = "there is one, in a static")]
 pub enum Driver {
     /// GICv2.
     #[cfg(feature = "gicv2")]
@@ -126,6 +127,12 @@ impl Gic {
         })
     }
 
+    /// The private interrupts that the hypervisor deals with.
+    #[must_use]
+    pub const fn ppis(&self) -> Ppis {
+        self.ppis
+    }
+
     /// Which version drives the machine; guests get the same.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -155,12 +162,6 @@ impl Gic {
             with_gic!(self, |gic| gic.enable_private(cpu, intid, Trigger::Level));
         }
         Ok(())
-    }
-
-    /// The private interrupts that the hypervisor deals with.
-    #[must_use]
-    pub const fn ppis(&self) -> Ppis {
-        self.ppis
     }
 
     /// How many interrupt numbers the machine has, private ones counted.

@@ -64,6 +64,8 @@ readable! {
 }
 
 writable! {
+    /// System register access control at EL1.
+    set_icc_sre_el1 = "S3_0_C12_C12_5";
     /// System register access control at EL2.
     set_icc_sre_el2 = "S3_4_C12_C9_5";
     /// Priority drop of a group 1 interrupt.

@@ -245,6 +245,7 @@ impl Hardware for GicV2 {
 
     fn set_active(&self, _cpu: CpuId, intid: u32) {
         self.dist.set_active(intid);
+        sysreg::dsb_sy();
     }
 }
 

@@ -35,7 +35,7 @@ const ROUTERS: usize = 0x6000;
 /// Byte 3, 2, 1, 0 of the result are affinity levels 3 to 0 of an `MPIDR_EL1` value.
 #[must_use]
 pub const fn affinity(mpidr: u64) -> u32 {
-    (mpidr & 0x00ff_ffff) as u32 | (mpidr >> 32 & 0xff) as u32 * 0x0100_0000
+    (mpidr & 0x00ff_ffff) as u32 | ((mpidr >> 32 & 0xff) as u32) << 24
 }
 
 /// The `ICC_SGI1R_EL1` value (without interrupt number) that reaches the CPU with this affinity.
@@ -143,6 +143,8 @@ impl GicV3 {
                 .value,
         );
         sysreg::isb();
+        // A guest's CPU interface is the one in system registers too; where EL1 may choose, it finds that chosen.
+        sysreg::set_icc_sre_el1((ICC_SRE::SRE::SET + ICC_SRE::DFB::SET + ICC_SRE::DIB::SET).value);
         if cfg!(target_arch = "aarch64") && !ICC_SRE::SRE.is_set(sysreg::icc_sre_el2()) {
             return Err(GicError::NoSystemRegisters);
         }
@@ -223,6 +225,7 @@ impl GicV3 {
     #[inline]
     pub fn deactivate(&self, ack: u32) {
         sysreg::set_icc_dir(u64::from(ack));
+        sysreg::isb();
     }
 
     fn redist(&self, cpu: CpuId) -> Option<&'static Gicr> {
@@ -369,6 +372,7 @@ impl Hardware for GicV3 {
     fn set_active(&self, cpu: CpuId, intid: u32) {
         if let Some(redist) = self.redist(cpu) {
             redist.ISACTIVER0.set(1 << (intid & 31));
+            sysreg::dsb_sy();
         }
     }
 }

@@ -155,10 +155,8 @@ impl VgicDomain {
                     self.bank_write(hw, vcpu, vcpu, bank, n, value, notify);
                 }
             }
-            0xc00..=0xcff => {
-                if offset >= 0xc08 || self.version == Version::V2 {
-                    self.set_configuration(hw, vcpu, offset - 0xc00, value);
-                }
+            0xc00..=0xcff if offset >= 0xc08 || self.version == Version::V2 => {
+                self.set_configuration(hw, vcpu, offset - 0xc00, value);
             }
             0xf00 if self.version == Version::V2 => self.sgir(vcpu, value, notify),
             _ => {}

@@ -38,19 +38,9 @@ impl VgicDomain {
         v: &VgicVcpu,
         notify: impl FnMut(usize),
     ) {
-        {
-            let mut state = v.state.lock();
-            if !state.recheck && !state.underflow && state.forward != 0 {
-                if let Some(private) = state.queue.only_private() {
-                    v.set_dirty(false);
-                    if place_all_private(&mut state, hw, private) {
-                        return;
-                    }
-                    v.set_dirty(true);
-                }
-            }
+        if !place_waiting(v, hw) {
+            self.synchronize(hw, index, v, notify);
         }
-        self.synchronize(hw, index, v, notify);
     }
 
     /// Reads the list registers of the vCPU that this CPU has loaded back into the model and fills them anew. Needed
@@ -140,7 +130,16 @@ impl VgicDomain {
     }
 }
 
-fn place_all_private<H: Hardware>(state: &mut VcpuState, hw: &H, private: u32) -> bool {
+/// Puts what waits into list registers, where nothing but private interrupts wait and no register has to be looked at
+/// for another reason. False when it takes more than that.
+fn place_waiting<H: Hardware>(v: &VgicVcpu, hw: &H) -> bool {
+    let mut state = v.state.lock();
+    if state.recheck || state.direct == 0 {
+        return false;
+    }
+    let Some(private) = state.queue.only_private() else {
+        return false;
+    };
     for intid in bits(private) {
         if !state.place_private(hw, intid) {
             return false;
@@ -148,6 +147,7 @@ fn place_all_private<H: Hardware>(state: &mut VcpuState, hw: &H, private: u32) -
         state.latch &= !(1 << intid);
         state.queue.remove(intid);
     }
+    v.set_dirty(false);
     true
 }
 
