@@ -78,7 +78,8 @@ fn chosen(dom0: &Dom0, layout: &Layout) -> String {
     format!("/ {{\n chosen {{\n  #address-cells = <2>;\n  #size-cells = <2>;\n{nodes} }};\n}};\n")
 }
 
-fn node(kind: &str, place: Place, words: &str) -> String {
+/// The node of one boot module.
+pub(crate) fn node(kind: &str, place: Place, words: &str) -> String {
     let Place { address, size } = place;
     let words = if words.is_empty() {
         String::new()

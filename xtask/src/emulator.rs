@@ -160,14 +160,24 @@ impl Machine {
         Ok(qemu)
     }
 
-    /// The device tree that QEMU makes for this machine, as source text.
-    pub(crate) fn own_tree(&self, name: &str) -> Result<String> {
+    /// The machine's device tree as it is without boot modules.
+    pub(crate) fn own_tree(&self, name: &str) -> Result<Tree> {
+        if let Modules::DeviceTree { file, corrections } = &self.board.modules {
+            return Tree::from_kernel_package(self.board.arch, file, corrections);
+        }
+        let mut bare = self.clone();
+        if let Boot::Direct(files) = &mut bare.boot {
+            files.dom0 = None;
+        }
         let file = paths::work().join(format!("{name}-own.dtb"));
         paths::make_dir(&paths::work())?;
-        let mut qemu = self.command(Terminal::Pipes, name)?;
+        let mut qemu = bare.command(Terminal::Pipes, name)?;
         let dump = escaped(&file.display().to_string());
         process::output(qemu.arg("-machine").arg(format!("dumpdtb={dump}")))?;
-        device_tree::decompile(&file)
+        Ok(Tree {
+            machine: device_tree::decompile(&file)?,
+            amendments: String::new(),
+        })
     }
 
     /// Where the boot modules go, if there are any.
@@ -204,10 +214,7 @@ impl Machine {
         }
         match &self.board.modules {
             Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
-            Modules::DeviceTree { file, corrections } => {
-                let tree = Tree::from_kernel_package(self.board.arch, file, corrections)?;
-                loaded(qemu, &tree, dom0, &layout, name)?;
-            }
+            Modules::DeviceTree { .. } => loaded(qemu, &self.own_tree(name)?, dom0, &layout, name)?,
             Modules::None => bail!("no domain runs on board {} yet", self.board.name),
         }
         Ok(())
@@ -283,12 +290,19 @@ fn loaded(qemu: &mut Command, tree: &Tree, dom0: &Dom0, layout: &Layout, name: &
 }
 
 fn load(qemu: &mut Command, address: u64, file: &Path) {
-    let file = escaped(&file.display().to_string());
-    qemu.arg("-device")
-        .arg(format!("loader,addr={address:#x},file={file},force-raw=on"));
+    qemu.args(["-device", &loader(address, file)]);
 }
 
-fn size(file: &Path) -> Result<u64> {
+/// QEMU's words for a file that is put in memory as it is.
+pub(crate) fn loader(address: u64, file: &Path) -> String {
+    format!(
+        "loader,addr={address:#x},file={},force-raw=on",
+        escaped(&file.display().to_string())
+    )
+}
+
+/// The length of a file in bytes.
+pub(crate) fn size(file: &Path) -> Result<u64> {
     Ok(std::fs::metadata(file)
         .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?
         .len())

@@ -7,7 +7,8 @@
 use anyhow::{Result, bail};
 
 const MIB: u64 = 1 << 20;
-const BOUNDARY: u64 = 2 * MIB;
+/// Modules start at such addresses.
+pub(crate) const BOUNDARY: u64 = 2 * MIB;
 /// Room for the device tree that QEMU makes.
 const TREE_ROOM: u64 = 2 * MIB;
 
@@ -21,7 +22,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn end(self) -> u64 {
+    /// The first byte behind it.
+    pub(crate) fn end(self) -> u64 {
         self.address + self.size
     }
 }

@@ -7,6 +7,7 @@ mod cpio;
 mod debian;
 mod device_tree;
 mod disk;
+mod domains;
 mod elf;
 mod emulator;
 mod fetch;

@@ -109,7 +109,7 @@ fn guest_rows(
         board,
         cpus: run.cpus,
         icount: run.icount,
-        words: "",
+        words: &run.words,
         xen_words: &run.xen_words,
         limit: Duration::from_secs(180),
     };

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
 pub(crate) struct PlannedRun {
     /// The guest's program.
     pub(crate) guest: String,
+    /// Words for the guest.
+    pub(crate) words: String,
     /// Processors of the machine.
     pub(crate) cpus: u32,
     /// Whether instructions are counted; QEMU can do so with one processor only.
@@ -81,6 +83,7 @@ fn parse_run(run: &Value) -> Option<PlannedRun> {
     let text = |name: &str| run[name].as_str().map(str::to_string);
     Some(PlannedRun {
         guest: text("guest")?,
+        words: text("words")?,
         cpus: u32::try_from(run["cpus"].as_u64()?).ok()?,
         icount: run["icount"].as_bool()?,
         unit: text("unit")?,

@@ -159,7 +159,7 @@ fn spoilt(board: &'static Board, row: &Row, name: &str) -> Result<Machine> {
     }
     let mut machine = Machine::new(board, Boot::Direct(files));
     if let Some((added, amendments)) = tree {
-        let own = machine.own_tree(name)?;
+        let own = machine.own_tree(name)?.machine;
         machine.tree = Some(Tree {
             machine: format!("{own}\n{added}\n"),
             amendments,

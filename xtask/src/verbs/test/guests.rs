@@ -26,6 +26,11 @@ const PLANS: &[Plan] = &[
         limit: 120,
     },
     Plan {
+        guest: "guest-traps",
+        cpus: 1,
+        limit: 120,
+    },
+    Plan {
         guest: "guest-smp",
         cpus: 4,
         limit: 180,

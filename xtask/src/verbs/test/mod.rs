@@ -8,6 +8,7 @@ mod cases;
 mod differences;
 mod guests;
 mod host;
+mod neighbours;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -1,0 +1,106 @@
+//! Domains beside Debian's Linux: whatever the neighbour does, dom0 answers before, during and after.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::boards::Board;
+use crate::console::{Console, Echo};
+use crate::domains::{self, Domain};
+use crate::emulator::Terminal;
+use crate::prepare::MachineArgs;
+use crate::results::{Outcome, Results};
+use crate::rootfs;
+use crate::verbs::build;
+use crate::verbs::test::{Case, Needs};
+
+/// A guest that runs beside dom0.
+struct Plan {
+    guest: &'static str,
+    words: &'static str,
+    /// How long it may take, in seconds.
+    limit: u64,
+}
+
+const PLANS: &[Plan] = &[
+    Plan {
+        guest: "guest-neighbour",
+        words: "seconds=2",
+        limit: 180,
+    },
+    Plan {
+        guest: "guest-fuzz",
+        words: "calls=1000000",
+        limit: 600,
+    },
+];
+
+/// One test per guest.
+pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
+    let case = |plan: &'static Plan| Case {
+        name: format!("beside-linux/{}", plan.guest),
+        needs: Needs::Emulator,
+        run: Box::new(move || check(board, plan, false)),
+    };
+    let mut cases: Vec<Case> = PLANS.iter().map(case).collect();
+    // The measure itself: the same on Debian's Xen.
+    cases.extend(PLANS.first().map(|plan| Case {
+        name: format!("beside-linux-on-xen/{}", plan.guest),
+        needs: Needs::Emulator,
+        run: Box::new(move || check(board, plan, true)),
+    }));
+    cases
+}
+
+fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
+    let guests = build::guests(board.arch)?;
+    let guest = guests.iter().find(|guest| guest.name == plan.guest);
+    let guest =
+        guest.with_context(|| format!("package xenolith-guests has no program {}", plan.guest))?;
+    let on = if reference { "xen" } else { "xenolith" };
+    let name = format!("beside-linux-{}-{on}", plan.guest);
+    let args = MachineArgs {
+        board: Some(board.name.to_string()),
+        reference,
+        ..MachineArgs::default()
+    };
+    let mut machine = args.machine(None)?;
+    let domain = Domain {
+        kernel: guest.bin.clone(),
+        words: plan.words.to_string(),
+        cpus: 1,
+        memory: 128,
+    };
+    domains::add(&mut machine, &[domain], &name)?;
+    let mut qemu = machine.command(Terminal::Pipes, &name)?;
+    let mut console = Console::start(&mut qemu, &name, Duration::from_secs(plan.limit), Echo::Log)?;
+    console.wait_for(rootfs::PROMPT)?;
+    // The guest may have ended before dom0's prompt came, so the whole text counts, from the start.
+    while Results::parse(console.text()).done.is_none() {
+        alive(&mut console)?;
+    }
+    alive(&mut console)?;
+    let results = Results::parse(console.text());
+    let failed: Vec<_> = results
+        .cases
+        .iter()
+        .filter(|(_, outcome)| **outcome != Outcome::Ok)
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "{}: {failed:?}\n{}",
+        plan.guest,
+        console.tail()
+    );
+    console.send("exit\n")?;
+    console.wait_for("Power down")?;
+    console.wait_for_power_off()
+}
+
+/// dom0 runs a process and says what only it can know.
+fn alive(console: &mut Console) -> Result<()> {
+    console.send("sleep 1; echo $((40 + 2))-alive\n")?;
+    console.wait_for("42-alive")?;
+    console.wait_for(rootfs::PROMPT)?;
+    Ok(())
+}
