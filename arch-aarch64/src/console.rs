@@ -53,7 +53,7 @@ pub fn interrupt(hv: &'static Hypervisor<Aarch64>, intid: u32) {
     if let Some(uart) = UART.get() {
         uart.clear_receive_interrupt();
         while let Some(byte) = uart.get() {
-            let _ = (hv, byte);
+            hv.console.input(hv, byte);
         }
     }
 }
@@ -82,6 +82,14 @@ impl fmt::Write for Raw {
     }
 }
 
+/// The hypervisor whose console takes messages, once there is one.
+static HV: Once<&'static Hypervisor<Aarch64>> = Once::new();
+
+/// From now on messages go through the core's console: levels, ring buffer.
+pub fn hand_over(hv: &'static Hypervisor<Aarch64>) {
+    HV.call_once(|| hv);
+}
+
 struct Logger;
 
 impl log::Log for Logger {
@@ -90,6 +98,10 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        if let Some(hv) = HV.get() {
+            hv.console.print_record(&hv.hal, record);
+            return;
+        }
         let _held = LOCK.lock();
         let _ = fmt::write(&mut Raw, format_args!("(XEN) {}\r\n", record.args()));
     }
@@ -101,6 +113,6 @@ impl log::Log for Logger {
 pub fn init_log() {
     static LOGGER: Logger = Logger;
     if log::set_logger(&LOGGER).is_ok() {
-        log::set_max_level(log::LevelFilter::Info);
+        log::set_max_level(log::LevelFilter::Debug);
     }
 }

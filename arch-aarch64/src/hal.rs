@@ -10,7 +10,7 @@ use crate::{
     },
     guest::vcpu::{ArchDomain, ArchVcpu},
     irq,
-    mm::{direct, guest_access, hardware::Stage2},
+    mm::{direct, guest_access, hardware::Stage2, layout},
     smccc, timer, with_gic,
 };
 
@@ -22,6 +22,11 @@ impl Hal for Aarch64 {
     type Vcpu = ArchVcpu;
     type Domain = ArchDomain;
     type P2m = Stage2;
+
+    const SHARED_INFO: SharedInfoLayout = xenolith_abi::arm::SHARED_INFO;
+    const CAPABILITIES: &'static str = "xen-3.0-aarch64 ";
+    const FEATURES: Features = Features::ARM_SMCCC_SUPPORTED;
+    const VIRT_START: u64 = layout::IMAGE_VA;
 
     const CAPABILITIES: &'static str = "xen-3.0-aarch64 ";
     const FEATURES: Features = Features::ARM_SMCCC_SUPPORTED;
@@ -146,6 +151,14 @@ impl Hal for Aarch64 {
         if let Some(gic) = irq::gic() {
             with_gic!(gic, |hw| domain.vgic.release(hw));
         }
+    }
+
+    fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
+        direct::cache_maintenance(mfn, offset, len, op);
+    }
+
+    fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        vcpu.dump_registers(out)
     }
 
     fn console_write(&self, text: &[u8]) {

@@ -11,7 +11,7 @@ use xenolith_core::{
     Hypervisor,
     boot::{
         PhysRange,
-        cmdline::{self, Options},
+        cmdline::{self, LogLevel, Options},
         fdt::{NodeId, Tree},
         memory::BootMemory,
         modules::BootInfo,
@@ -92,11 +92,13 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         memory::start_allocator(&ram, &own).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let hv = memory::leak(Hypervisor::new(Aarch64, allocator));
     HV.call_once(|| hv);
+    console::hand_over(hv);
     heap::set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
     let boot =
         BootInfo::from_tree(tree, &first_word).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (options, warnings) = cmdline::parse(boot.command_line);
+    apply(hv, &options, boot.command_line);
     for warning in warnings {
         log::warn!("{warning}");
     }
@@ -134,6 +136,24 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     dom0::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let stack = smp::stack(hv, 0).unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
+}
+
+/// Options that take effect at once.
+fn apply(hv: &Hypervisor<Aarch64>, options: &Options, line: &str) {
+    hv.command_line.call_once(|| line.into());
+    hv.console.levels.set_own(level(options.log_level));
+    hv.console.levels.set_guests(level(options.guest_log_level));
+    hv.console.set_switch(options.console_switch.code);
+}
+
+fn level(level: LogLevel) -> log::LevelFilter {
+    match level {
+        LogLevel::None => log::LevelFilter::Off,
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warning => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Trace,
+    }
 }
 
 static HV: spin::Once<&'static Hypervisor<Aarch64>> = spin::Once::new();

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use core::cell::UnsafeCell;
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_hal::sync::{Mutex, Rank};
@@ -66,6 +67,23 @@ impl ArchVcpu {
             *self.fp.get() = FpContext::default();
         }
         self.physical_timer.0.store(0, Relaxed);
+    }
+
+    /// Writes the registers of the last exit for a person to read.
+    pub fn dump_registers(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        // SAFETY: volatile reads of plain words inside the cell: another CPU may write them meanwhile, then the values
+        // are old or new ones. No reference is made.
+        let word = |at: *const u64| unsafe { at.read_volatile() };
+        let regs = self.regs.get().cast_const();
+        // SAFETY: the pointers stay inside the structure.
+        let (x, pc, pstate) = unsafe { (&raw const (*regs).x, &raw const (*regs).pc, &raw const (*regs).pstate) };
+        writeln!(out, "pc {:#018x} pstate {:#x} vmpidr {:#x}", word(pc), word(pstate), self.vmpidr)?;
+        for n in 0..31usize {
+            let end = if n % 4 == 3 || n == 30 { "\n" } else { " " };
+            // SAFETY: `n` is below the array's length.
+            write!(out, "x{n:<2} {:#018x}{end}", word(unsafe { x.cast::<u64>().add(n) }))?;
+        }
+        Ok(())
     }
 
     /// The registers, for the world switch.

@@ -3,9 +3,10 @@
 //! Frames handed to guests are reached only through the functions here, by copy and by atomic words; no reference to
 //! them is ever made.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use xenolith_hal::{AtomicOp, Fault, HostPhys, Mfn, Order, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{AtomicOp, CacheOp, Fault, HostPhys, Mfn, Order, PAGE_SHIFT, PAGE_SIZE};
 
 use super::layout::{DIRECT_LIMIT, DIRECT_VA};
 
@@ -121,6 +122,31 @@ pub fn clean_to_memory(start: HostPhys, len: u64) {
     while at < to {
         // SAFETY: cache maintenance by address on mapped RAM does not change what it holds.
         unsafe { core::arch::asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
+        at += line;
+    }
+    crate::cpu::regs::dsb_sy();
+}
+
+/// Cache maintenance on a range inside one frame, to the point of coherency.
+pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
+    let Ok(start) = checked(mfn, offset, len) else { return };
+    let line = 4u64 << (crate::cpu::regs::read!("ctr_el0") >> 16 & 0xf);
+    let (start, end) = (start as u64, start as u64 + len as u64);
+    let mut at = start & !(line - 1);
+    while at < end {
+        // A line that the range fills only in part also holds somebody's other data.
+        let partial = at < start || at + line > end;
+        // SAFETY: cache maintenance by address on mapped RAM; invalidating whole lines of the range drops what the
+        // guest that owns it asked to drop, and lines shared with other data are cleaned first.
+        unsafe {
+            match op {
+                CacheOp::Clean => asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)),
+                CacheOp::Invalidate if !partial => {
+                    asm!("dc ivac, {}", in(reg) at, options(nostack, preserves_flags));
+                }
+                _ => asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)),
+            }
+        }
         at += line;
     }
     crate::cpu::regs::dsb_sy();

@@ -14,8 +14,13 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
 
 /// `grant_table_op`.
 #[inline(never)]
-pub fn grant_table_op<H: Hal>(_: Caller<'_, H>, _cmd: u32, _arg: GuestVirt, _n: u32) -> Outcome {
-    Errno::ENOSYS.into()
+pub fn grant_table_op<H: Hal>(
+    caller: Caller<'_, H>,
+    cmd: u32,
+    arg: GuestVirt,
+    count: u32,
+) -> Outcome {
+    crate::grant::grant_table_op(caller, cmd.into(), arg, count.into())
 }
 
 /// `vcpu_op`.
