@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use xenolith_abi::{Port, sched as wire, sched::SchedOp};
 use xenolith_hal::{CpuId, CpuMask, GuestVirt, Hal, MAX_CPUS, Nanos};
 
-use super::flag;
+use super::{affinity::NO_REASON, flag};
 use crate::{
     DomainRef, Errno, Hypervisor, VcpuId, VcpuRef,
     guest::Caller,
@@ -46,9 +46,7 @@ pub fn sched_op<H: Hal>(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Outc
 
 fn shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let what: wire::Shutdown = caller.read(arg)?;
-    caller
-        .hv
-        .shutdown_domain(caller.domain(), what.reason as u8);
+    caller.hv.end_domain(caller.domain(), what.reason as u8);
     Ok(0)
 }
 
@@ -58,13 +56,16 @@ fn remote_shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64,
     if !caller.domain().config.privileged {
         return Err(Errno::EPERM);
     }
-    caller.hv.shutdown_domain(&target, what.reason as u8);
+    caller.hv.end_domain(&target, what.reason as u8);
     Ok(0)
 }
 
 fn shutdown_code<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let what: wire::Shutdown = caller.read(arg)?;
-    caller.domain().life.set_reason(what.reason as u8 as u32);
+    let latched = &caller.domain().sched.latched_reason;
+    let reason = u32::from(what.reason as u8);
+    // The first one stands.
+    let _ = latched.compare_exchange(NO_REASON, reason, SeqCst, SeqCst);
     Ok(0)
 }
 
@@ -169,7 +170,14 @@ impl<H: Hal> Hypervisor<H> {
     pub(crate) fn watchdog_expired(&self, vcpu: &VcpuRef<H>) {
         log::warn!("d{}: watchdog expired", vcpu.domain().id().0);
         let reason = wire::ShutdownReason::Watchdog.number();
-        self.shutdown_domain(vcpu.domain(), reason as u8);
+        self.end_domain(vcpu.domain(), reason as u8);
+    }
+
+    /// Shuts a domain down for a reason (`SHUTDOWN_*`), or for the one that it latched before. Does not return when this
+    /// ends the machine.
+    fn end_domain(&self, domain: &DomainRef<H>, reason: u8) {
+        let latched = domain.sched.latched_reason.load(SeqCst);
+        self.shutdown_domain(domain, u8::try_from(latched).unwrap_or(reason));
     }
 
     /// Pins the vCPU to one CPU until it is undone (`None`), over its hard affinity. `EBUSY` when it is pinned already,
