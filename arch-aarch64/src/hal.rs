@@ -1,6 +1,7 @@
 //! The machine as the core sees it.
 
-use xenolith_hal::{ArchTimer, AtomicOp, CpuId, Fault, Features, GuestVirt, Hal, Mfn, Nanos, Order};
+use xenolith_hal::{
+    CacheOp, SharedInfoLayout,ArchTimer, AtomicOp, CpuId, Fault, Features, GuestVirt, Hal, Mfn, Nanos, Order};
 
 use crate::{
     console,
@@ -10,7 +11,7 @@ use crate::{
     },
     guest::vcpu::{ArchDomain, ArchVcpu},
     irq,
-    mm::{direct, guest_access, hardware::Stage2, layout},
+    mm::{direct, guest_access, hardware::Stage2},
     smccc, timer, with_gic,
 };
 
@@ -24,9 +25,6 @@ impl Hal for Aarch64 {
     type P2m = Stage2;
 
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::arm::SHARED_INFO;
-    const CAPABILITIES: &'static str = "xen-3.0-aarch64 ";
-    const FEATURES: Features = Features::ARM_SMCCC_SUPPORTED;
-    const VIRT_START: u64 = layout::IMAGE_VA;
 
     const CAPABILITIES: &'static str = "xen-3.0-aarch64 ";
     const FEATURES: Features = Features::ARM_SMCCC_SUPPORTED;
