@@ -39,7 +39,5 @@ pub(crate) fn run() -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo) -> ! {
-    console::line(format_args!("[guest] FAIL panic: {info}"));
-    console::line(format_args!("[guest] done P 0 F 1"));
-    xen::sched::power_off()
+    report::panicked(info)
 }

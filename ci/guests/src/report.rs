@@ -4,8 +4,11 @@
 
 use core::fmt::{self, Write};
 
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use crate::console::line;
-use crate::{bootargs, xen};
+use crate::{arch, bootargs, xen};
 
 /// Why a case failed, in words.
 pub struct Why {
@@ -64,10 +67,11 @@ macro_rules! ensure {
     };
 }
 
+static PASSED: AtomicU32 = AtomicU32::new(0);
+static FAILED: AtomicU32 = AtomicU32::new(0);
+
 /// A guest's run of cases.
 pub struct Report {
-    passed: u32,
-    failed: u32,
     only: Option<&'static str>,
 }
 
@@ -76,8 +80,6 @@ impl Report {
     pub fn begin(guest: &str) -> Self {
         line(format_args!("[guest] begin {guest} {}", crate::arch::NAME));
         Self {
-            passed: 0,
-            failed: 0,
             only: bootargs::word("only"),
         }
     }
@@ -87,15 +89,17 @@ impl Report {
         if self.only.is_some_and(|prefix| !name.starts_with(prefix)) {
             return;
         }
-        match case() {
-            Ok(()) => {
-                self.passed += 1;
+        let mut outcome = Ok(());
+        let ended = arch::attempt(&mut || outcome = case());
+        match (ended, outcome) {
+            (false, _) => failed(name, "it ended in a panic, see above"),
+            (true, Err(why)) => failed(
+                name,
+                core::str::from_utf8(&why.bytes[..why.used]).unwrap_or("?"),
+            ),
+            (true, Ok(())) => {
+                PASSED.fetch_add(1, Ordering::Relaxed);
                 line(format_args!("[guest] ok {name}"));
-            }
-            Err(why) => {
-                self.failed += 1;
-                let text = core::str::from_utf8(&why.bytes[..why.used]).unwrap_or("?");
-                line(format_args!("[guest] FAIL {name}: {text}"));
             }
         }
     }
@@ -109,12 +113,30 @@ impl Report {
 
     /// Ends the guest.
     pub fn finish(self) -> ! {
-        line(format_args!(
-            "[guest] done P {} F {}",
-            self.passed, self.failed
-        ));
-        xen::sched::power_off()
+        finish()
     }
+}
+
+fn failed(name: &str, why: &str) {
+    FAILED.fetch_add(1, Ordering::Relaxed);
+    line(format_args!("[guest] FAIL {name}: {why}"));
+}
+
+fn finish() -> ! {
+    let (passed, failed) = (
+        PASSED.load(Ordering::Relaxed),
+        FAILED.load(Ordering::Relaxed),
+    );
+    line(format_args!("[guest] done P {passed} F {failed}"));
+    xen::sched::power_off()
+}
+
+/// A panic: inside a case it fails the case, elsewhere it ends the guest.
+pub(crate) fn panicked(info: &PanicInfo) -> ! {
+    line(format_args!("[guest] panic: {info}"));
+    arch::escape();
+    failed("panic", "outside of a case");
+    finish()
 }
 
 /// Prints a number that may rightly differ between hypervisors, or a measurement.

@@ -5,6 +5,7 @@
 //! - `Cpu` numbers, `cpu_index`, `cpu_count`, `cpu_start`, `cpu_stop`, `relax`
 //! - `irq_on`, `irq_off`, `wait`, `entry_stamp`, `on_irq`, `ipi_*`, `event_irq_on`
 //! - `now` and `ticks_per_second`, `timer_*`
+//! - `attempt` and `escape`: a case that panics is left, and the next one runs
 //! - `fault_of(|| …)`: runs a closure and says whether it faulted
 //! - `map_page`, `UNMAPPED`, `NON_CANONICAL`: addresses that a bad pointer may have
 
