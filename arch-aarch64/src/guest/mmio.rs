@@ -1,13 +1,17 @@
 //! Accesses that stage 2 refused: emulated devices, or nothing.
 
-use xenolith_hal::GuestPhys;
+use xenolith_core::{DomainRef, Hypervisor};
+use xenolith_hal::{GuestPhys, sync::Mutex};
 
 use super::{
     esr::{Access, DataAbort},
     exit::{Context, Name},
     inject,
+    vpl011::Vpl011,
 };
 use crate::{
+    Aarch64,
+    domain_build::{PL011, PL011_SPI},
     cpu::regs::read,
     irq,
     vgic::{REDIST_SIZE, Size},
@@ -72,6 +76,10 @@ fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) ->
         } else {
             vgic.redist_read(hw, index, owner, offset, size, notify)
         })
+    } else if let Some(uart) = &domain.arch.uart
+        && gpa.frame().base() == GuestPhys(PL011.start()).frame().base()
+    {
+        Ok(console(cx, uart, gpa.offset() as u32, write.then_some(value as u32)))
     } else {
         return false;
     };
@@ -84,4 +92,38 @@ fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) ->
         }
         Err(_) => false,
     }
+}
+
+/// An access to the domain's emulated UART.
+#[inline(never)]
+fn console(cx: &Context<'_>, uart: &Mutex<Vpl011>, offset: u32, write: Option<u32>) -> u64 {
+    let domain = cx.vcpu.domain();
+    let effect = {
+        let mut uart = uart.lock();
+        match write {
+            Some(value) => uart.write(offset, value),
+            None => uart.read(offset),
+        }
+    };
+    if let Some(byte) = effect.print {
+        cx.hv().console.guest_char(cx.hv(), domain, byte);
+    }
+    set_uart_line(domain, effect.line);
+    u64::from(effect.value)
+}
+
+fn set_uart_line(domain: &DomainRef<Aarch64>, asserted: bool) {
+    domain.arch.vgic.set_line(0, PL011_SPI, asserted, |vcpu| irq::notify(domain, vcpu));
+}
+
+/// A byte was typed for the domain; false when it has no UART.
+pub fn console_input(_: &Hypervisor<Aarch64>, domain: &DomainRef<Aarch64>, byte: u8) -> bool {
+    let Some(uart) = &domain.arch.uart else { return false };
+    let asserted = {
+        let mut uart = uart.lock();
+        uart.receive(byte);
+        uart.asserted()
+    };
+    set_uart_line(domain, asserted);
+    true
 }

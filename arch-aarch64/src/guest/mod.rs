@@ -22,3 +22,4 @@ pub mod regs;
 pub mod sysreg;
 #[cfg(target_arch = "aarch64")]
 pub mod vcpu;
+pub mod vpl011;

@@ -12,6 +12,7 @@ use super::{
     context::El1Context,
     fp::FpContext,
     regs::{GuestRegs, PSTATE_EL1H_MASKED},
+    vpl011::Vpl011,
 };
 use crate::vgic::{VgicDomain, VgicVcpu, affinity_of};
 
@@ -111,6 +112,8 @@ pub struct ArchDomain {
     pub vgic: VgicDomain,
     /// Where its registers are in the guest's address space.
     pub frames: GicFrames,
+    /// The emulated UART, where the domain has one.
+    pub uart: Option<Mutex<Vpl011>>,
     /// Held while a vCPU is being started.
     pub starting: Mutex<()>,
     /// The private interrupt that says "an event channel is pending".
@@ -127,10 +130,18 @@ impl ArchDomain {
         Self {
             vgic,
             frames,
+            uart: None,
             starting: Mutex::new(Rank::Domain, ()),
             event_ppi,
             physical_timer_ppi: 30,
             counter_offset,
         }
+    }
+
+    /// Gives the domain an emulated UART.
+    #[must_use]
+    pub fn with_uart(mut self) -> Self {
+        self.uart = Some(Mutex::new(Rank::Vcpu, Vpl011::default()));
+        self
     }
 }
