@@ -11,7 +11,7 @@ use xenolith_abi::{
 };
 use xenolith_hal::{AtomicOp::Swap, Gfn, GuestVirt, Hal, Mfn};
 
-use super::{EntryPlace, GrantTable, MAX_FRAMES};
+use super::{EntryPlace, GrantTable, MAX_FRAMES, TableFrame};
 use crate::{DomainRef, Hypervisor, guest::Caller};
 
 /// The only format of entries that is offered.
@@ -26,15 +26,28 @@ impl<H: Hal> Hypervisor<H> {
         index: u64,
         gfn: Gfn,
     ) -> Result<Mfn, Errno> {
+        let frame = self.table_frame(domain, index)?;
+        frame.gfn.store(gfn.0, Relaxed);
+        Ok(frame.mfn)
+    }
+
+    /// The table frame that a tool maps with `XENMEM_acquire_resource`.
+    pub fn grant_frame(&self, domain: &DomainRef<H>, index: u64) -> Result<Mfn, Errno> {
+        self.table_frame(domain, index).map(|frame| frame.mfn)
+    }
+
+    fn table_frame<'a>(
+        &self,
+        domain: &'a DomainRef<H>,
+        index: u64,
+    ) -> Result<&'a TableFrame, Errno> {
         let index = u32::try_from(index)
             .ok()
             .filter(|index| *index < MAX_FRAMES)
             .ok_or(Errno::EINVAL)?;
         self.grow_grants(domain, index + 1)
             .map_err(|_| Errno::ENOMEM)?;
-        let frame = domain.grants.frame(index).ok_or(Errno::EINVAL)?;
-        frame.gfn.store(gfn.0, Relaxed);
-        Ok(frame.mfn)
+        domain.grants.frame(index).ok_or(Errno::EINVAL)
     }
 }
 

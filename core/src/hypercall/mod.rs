@@ -253,7 +253,12 @@ mod tests {
             } else {
                 args
             };
-            let _ = rig.raw(random() as u16 % 2, row.nr.number(), args);
+            // Domain 0 may end the machine, and with it the test.
+            let caller = match row.nr {
+                Nr::SchedOp => 1,
+                _ => random() as u16 % 2,
+            };
+            let _ = rig.raw(caller, row.nr.number(), args);
         }
     }
 }

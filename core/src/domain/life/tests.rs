@@ -5,8 +5,16 @@ use alloc::{vec, vec::Vec};
 use xenolith_hal::{CpuId, Gfn, P2m, P2mType};
 use xenolith_sim::{MachineEnd, Sim, SimDomain, SimVcpu, ended_with};
 
+use xenolith_abi::{
+    GrantRef,
+    grant_table::{EntryFlags, EntryV1, GrantTableOp, MapFlags, MapGrantRef, entry_type},
+};
+use zerocopy::IntoBytes;
+
 use super::*;
-use crate::{DomId, memory::Place, testing};
+use crate::{
+    DomId, grant::grant_table_op, guest::Caller, hypercall::Outcome, memory::Place, testing,
+};
 
 #[test]
 fn every_frame_comes_back_when_a_domain_is_destroyed() {
@@ -174,6 +182,60 @@ fn a_crash_or_a_reboot_of_the_privileged_domain_restarts_the_machine() {
         let hv = testing::hypervisor(&sim);
         let dom0 = testing::domain(&hv, 0, 1);
         assert_eq!(hv.shutdown(&dom0, reason), Some(MachineAction::Restart));
+    }
+}
+
+/// Two guests with a port to each other, and a page of the first mapped by the second through a grant.
+fn connected_pair(hv: &Hypervisor<Sim>) -> [DomainRef<Sim>; 2] {
+    let [a, b] = [1, 2].map(|id| testing::domain(hv, id, 16));
+    let port = a.events.alloc_unbound(DomId(2)).unwrap();
+    hv.bind_interdomain(&b, &a, port).unwrap();
+    let table = hv.grant_frame(&a, 0).unwrap();
+    let entry = EntryV1 {
+        flags: EntryFlags(entry_type::PERMIT_ACCESS),
+        domid: xenolith_abi::DomId(2),
+        frame: 5,
+    };
+    hv.hal.write_frame(table, 8, entry.as_bytes()).unwrap();
+    let map = MapGrantRef {
+        host_addr: 0x200 << 12,
+        flags: MapFlags::HOST_MAP,
+        gref: GrantRef(1),
+        dom: xenolith_abi::DomId(1),
+        ..MapGrantRef::default()
+    };
+    let vcpu = testing::vcpu(&b);
+    let arg = testing::place(hv, &vcpu, 0x100, &map);
+    let caller = Caller { hv, vcpu: &vcpu };
+    let done = grant_table_op(caller, GrantTableOp::MapGrantRef.number().into(), arg, 1);
+    assert_eq!(done, Outcome::Done(0));
+    assert_eq!(
+        b.p2m.lookup(Gfn(0x200)).map(|e| e.mfn),
+        a.p2m.lookup(Gfn(5)).map(|e| e.mfn)
+    );
+    [a, b]
+}
+
+#[test]
+fn ports_and_grants_end_with_either_side_first() {
+    for first in [0, 1] {
+        let sim = Sim::small();
+        let hv = testing::hypervisor(&sim);
+        let before = hv.memory.free_frames();
+        let pair = connected_pair(&hv);
+        testing::destroy(&hv, &pair[first]);
+        let left = &pair[1 - first];
+        assert_eq!(
+            pair[first].life.state() == LifeState::Dead,
+            first == 1,
+            "a granted page that is mapped keeps its granter's number"
+        );
+        assert_ne!(left.life.state(), LifeState::Dying);
+        testing::destroy(&hv, left);
+        for domain in &pair {
+            assert_eq!(domain.life.state(), LifeState::Dead);
+        }
+        assert_eq!(hv.memory.free_frames(), before);
     }
 }
 

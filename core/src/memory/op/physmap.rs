@@ -5,12 +5,15 @@ use core::cmp::Ordering;
 
 use xenolith_abi::{
     DomId as WireDomId,
-    memory::{AcquireResource, AddToPhysmap, AddToPhysmapBatch, MapSpace, RemoveFromPhysmap},
+    memory::{
+        AcquireResource, AddToPhysmap, AddToPhysmapBatch, MapSpace, RESOURCE_GRANT_TABLE_SHARED,
+        RemoveFromPhysmap, Resource,
+    },
 };
-use xenolith_hal::{Gfn, GuestVirt, Hal};
+use xenolith_hal::{Gfn, GuestVirt, Hal, P2mType};
 
 use super::Call;
-use crate::{DomId, DomainRef, Errno, hypercall::Outcome, memory::physmap::Shown};
+use crate::{DomId, DomainRef, Errno, grant, hypercall::Outcome, memory::physmap::Shown};
 
 /// One page to be put into a map.
 struct Page {
@@ -143,13 +146,49 @@ impl<H: Hal> Call<'_, H> {
         Ok(0)
     }
 
-    /// `XENMEM_acquire_resource`.
+    /// `XENMEM_acquire_resource`: a tool maps frames of a resource that another domain has.
     pub(super) fn acquire_resource(&self) -> Outcome {
-        let wanted = self.caller.read::<AcquireResource>(self.arg);
-        match wanted {
-            Err(errno) => Err(errno).into(),
-            Ok(wanted) if wanted.pad != 0 => Err(Errno::EINVAL).into(),
-            Ok(_) => Err(Errno::EOPNOTSUPP).into(),
+        self.acquire().unwrap_or_else(|errno| Err(errno).into())
+    }
+
+    fn acquire(&self) -> Result<Outcome, Errno> {
+        let (hv, own) = (self.caller.hv, self.caller.domain());
+        let mut wanted = self.caller.read::<AcquireResource>(self.arg)?;
+        if wanted.pad != 0 {
+            return Err(Errno::EINVAL);
         }
+        let domain = self.lookup(wanted.domid)?;
+        if Arc::ptr_eq(&domain, own) || !own.config.privileged {
+            return Err(Errno::EPERM);
+        }
+        // The other kinds need what no domain has: request servers, processor traces, a version 2 table.
+        let known = wanted.kind == Resource::GrantTable.number()
+            && wanted.id == RESOURCE_GRANT_TABLE_SHARED;
+        if !known {
+            return Err(Errno::EINVAL);
+        }
+        if wanted.frame_list.is_null() {
+            if wanted.nr_frames != 0 {
+                return Err(Errno::EINVAL);
+            }
+            wanted.nr_frames = grant::MAX_FRAMES;
+            self.caller.write(self.arg, &wanted)?;
+            return Ok(Outcome::Done(0));
+        }
+        let frames = u64::from(wanted.nr_frames);
+        if self.done >= frames {
+            return Err(Errno::EINVAL);
+        }
+        let _in_use = own.memory.enter().ok_or(Errno::ESRCH)?;
+        let list = GuestVirt(wanted.frame_list.address());
+        for n in self.done..frames {
+            if n != self.done && self.preempted() {
+                return Ok(self.again(n));
+            }
+            let gfn = Gfn(self.caller.read_at(list, n)?);
+            let mfn = hv.grant_frame(&domain, wanted.frame.saturating_add(n))?;
+            hv.map_held(own, gfn, mfn, P2mType::ForeignRw, domain.id())?;
+        }
+        Ok(Outcome::Done(0))
     }
 }

@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering::SeqCst;
 use xenolith_abi::{
     DomId as WireDomId, GuestHandle,
     memory::{
-        AddToPhysmap, AddToPhysmapBatch, MapSpace, MemFlags, MemoryDomain, RemoveFromPhysmap,
-        Reservation,
+        AcquireResource, AddToPhysmap, AddToPhysmapBatch, MapSpace, MemFlags, MemoryDomain,
+        RemoveFromPhysmap, Reservation,
     },
 };
 use xenolith_hal::{CpuId, Gfn, Mfn, P2m, P2mType};
@@ -439,6 +439,40 @@ fn questions_are_answered_about_oneself_and_by_the_privileged_domain_about_other
 }
 
 #[test]
+fn a_tool_maps_the_grant_table_of_a_guest_and_holds_its_frame() {
+    let (_, hv) = setup();
+    let dom0 = testing::domain(&hv, 0, 16);
+    let guest = testing::domain(&hv, 1, 16);
+    let (vcpu, plain) = (testing::vcpu(&dom0), testing::vcpu(&guest));
+    let errno = |e: Errno| e.neg() as i64;
+    assert_eq!(add(&hv, &plain, MapSpace::GrantTable, 0, 0x50), 0);
+    assert_eq!(add(&hv, &plain, MapSpace::GrantTable, 0, 0x51), 0);
+    assert_eq!(guest.p2m.lookup(Gfn(0x50)), None, "it moves");
+    place(&hv, &vcpu, LIST, &0x70_u64);
+    let wanted = AcquireResource {
+        domid: WireDomId(1),
+        kind: 1,
+        nr_frames: 1,
+        frame_list: GuestHandle::new(LIST),
+        ..AcquireResource::default()
+    };
+    assert_eq!(call(&hv, &vcpu, MemoryOp::AcquireResource, &wanted), 0);
+    let frame = guest.p2m.lookup(Gfn(0x51)).unwrap().mfn;
+    let entry = dom0.p2m.lookup(Gfn(0x70)).unwrap();
+    assert_eq!((entry.mfn, entry.kind), (frame, P2mType::ForeignRw));
+    let denied = AcquireResource {
+        domid: WireDomId(0),
+        ..wanted
+    };
+    let denied = call(&hv, &plain, MemoryOp::AcquireResource, &denied);
+    assert_eq!(denied, errno(Errno::EPERM));
+    testing::destroy(&hv, &guest);
+    assert_eq!(guest.life.state(), LifeState::Dying);
+    testing::destroy(&hv, &dom0);
+    assert_eq!(guest.life.state(), LifeState::Dead);
+}
+
+#[test]
 fn any_number_of_operation_with_any_argument_gets_an_answer() {
     use crate::memory::tests::Random;
     let (sim, hv) = setup();
@@ -465,7 +499,7 @@ fn any_number_of_operation_with_any_argument_gets_an_answer() {
             let _ = caller.write_at(GuestVirt(ARG), word, &value);
             let _ = caller.write_at(GuestVirt(LIST), random.below(64), &random.below(256));
         }
-        let cmd = random.below(32) | random.below(2) * random.below(4) << CMD_BITS;
+        let cmd = random.below(32) | (random.below(2) * random.below(4)) << CMD_BITS;
         let _ = memory_op(
             caller,
             cmd,
