@@ -23,7 +23,6 @@ use xenolith_hal::{GuestVirt, Hal};
 use crate::{Errno, guest::Caller};
 
 pub use access::{Control, Privilege};
-pub use assist::Assists;
 
 /// What a hypercall leaves in the caller's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +240,10 @@ mod tests {
         };
         for _ in 0..20_000 {
             let row = &TABLE[random() as usize % TABLE.len()];
+            // Domain 0 would rightly switch the machine off.
+            if row.nr == Nr::SchedOp {
+                continue;
+            }
             let args = core::array::from_fn(|_| match random() % 4 {
                 0 => random() % 64,
                 1 => PAGE + random() % 0x1000,
