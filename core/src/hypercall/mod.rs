@@ -160,7 +160,7 @@ hypercalls! {
     Multicall(calls: GuestVirt, count: u32) Everybody => multicall::multicall::<H, A>;
     XenVersion(cmd: u32, arg: GuestVirt) Everybody => version::xen_version;
     ConsoleIo(cmd: u32, count: u32, buffer: GuestVirt) Everybody => console_io::console_io;
-    GrantTableOp(cmd: u32, arg: GuestVirt, count: u32) Everybody => others::grant_table_op;
+    GrantTableOp(cmd: u64, arg: GuestVirt, count: u64) Everybody => others::grant_table_op;
     VmAssist(cmd: u32, kind: u32) Everybody => assist::vm_assist;
     VcpuOp(cmd: u32, vcpu: u32, arg: GuestVirt) Everybody => others::vcpu_op;
     XsmOp(op: GuestVirt) Everybody => absent::xsm_op;
