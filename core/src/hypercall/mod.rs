@@ -36,14 +36,22 @@ pub enum Outcome {
 impl Outcome {
     /// The same with the registers that the call does not use left alone: a guest may rely on them.
     #[inline]
-    fn keeping(mut self, args: [u64; 5], used: usize) -> Self {
-        if let Self::Again(next) = &mut self {
-            for (next, arg) in next.iter_mut().zip(args).skip(used) {
-                *next = arg;
-            }
+    fn keeping(self, args: &[u64; 5], used: usize) -> Self {
+        match self {
+            Self::Done(_) => self,
+            Self::Again(next) => Self::Again(merge(next, args, used)),
         }
-        self
     }
+}
+
+/// Out of line: few calls are preempted.
+#[cold]
+#[inline(never)]
+fn merge(mut next: [u64; 5], args: &[u64; 5], used: usize) -> [u64; 5] {
+    for (next, arg) in next.iter_mut().zip(args).skip(used) {
+        *next = *arg;
+    }
+    next
 }
 
 impl From<Result<i64, Errno>> for Outcome {
@@ -146,7 +154,7 @@ macro_rules! hypercalls {
                     let mut registers = args.into_iter();
                     $(let $arg = <$kind>::from_register(registers.next().unwrap_or(0));)*
                     let used = [$(stringify!($arg)),*].len();
-                    Outcome::from($handler(caller, $($arg),*)).keeping(args, used)
+                    Outcome::from($handler(caller, $($arg),*)).keeping(&args, used)
                 })*
                 _ => A::call(caller, nr, args).unwrap_or_else(|| Errno::ENOSYS.into()),
             }
