@@ -55,8 +55,6 @@ pub struct Domain<H: Hal> {
     pub params: Mutex<[u64; 48]>,
     /// Its UUID.
     pub handle: Mutex<[u8; 16]>,
-    /// Behaviours that it switched on.
-    pub assists: crate::hypercall::Assists,
     /// What it printed on the console and did not end yet.
     pub console: crate::console::GuestConsole,
     /// What the scheduler knows of it.
@@ -171,7 +169,6 @@ impl<H: Hal> Domain<H> {
             shared_info: parts.shared_info,
             params: Mutex::new(Rank::Domain, [0; 48]),
             handle: Mutex::new(Rank::Domain, [0; 16]),
-            assists: crate::hypercall::Assists::new(),
             console: crate::console::GuestConsole::new(),
             sched: DomainSched::default(),
             pause_count: AtomicU32::new(0),

@@ -105,6 +105,16 @@ pub(super) fn events<H: Hal>(hv: &Hypervisor<H>, out: Out<'_>) -> fmt::Result {
     Ok(())
 }
 
-pub(super) fn grants<H: Hal>(_: &Hypervisor<H>, out: Out<'_>) -> fmt::Result {
-    writeln!(out, "none")
+pub(super) fn grants<H: Hal>(hv: &Hypervisor<H>, out: Out<'_>) -> fmt::Result {
+    for domain in sorted(hv) {
+        let mut said = writeln!(out, "{}:", domain.id());
+        hv.dump_grants(&domain, |grant| {
+            said = said.and_then(|()| writeln!(out, "  {grant}"))
+        });
+        hv.dump_mappings(&domain, |mapping| {
+            said = said.and_then(|()| writeln!(out, "  {mapping}"));
+        });
+        said?;
+    }
+    Ok(())
 }

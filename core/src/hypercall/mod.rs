@@ -23,7 +23,6 @@ use xenolith_hal::{GuestVirt, Hal};
 use crate::{Errno, guest::Caller};
 
 pub use access::{Control, Privilege};
-pub use assist::Assists;
 
 /// What a hypercall leaves in the caller's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +36,22 @@ pub enum Outcome {
 impl Outcome {
     /// The same with the registers that the call does not use left alone: a guest may rely on them.
     #[inline]
-    fn keeping(mut self, args: [u64; 5], used: usize) -> Self {
-        if let Self::Again(next) = &mut self {
-            for (next, arg) in next.iter_mut().zip(args).skip(used) {
-                *next = arg;
-            }
+    fn keeping(self, args: &[u64; 5], used: usize) -> Self {
+        match self {
+            Self::Done(_) => self,
+            Self::Again(next) => Self::Again(merge(next, args, used)),
         }
-        self
     }
+}
+
+/// Out of line: few calls are preempted.
+#[cold]
+#[inline(never)]
+fn merge(mut next: [u64; 5], args: &[u64; 5], used: usize) -> [u64; 5] {
+    for (next, arg) in next.iter_mut().zip(args).skip(used) {
+        *next = *arg;
+    }
+    next
 }
 
 impl From<Result<i64, Errno>> for Outcome {
@@ -147,7 +154,7 @@ macro_rules! hypercalls {
                     let mut registers = args.into_iter();
                     $(let $arg = <$kind>::from_register(registers.next().unwrap_or(0));)*
                     let used = [$(stringify!($arg)),*].len();
-                    Outcome::from($handler(caller, $($arg),*)).keeping(args, used)
+                    Outcome::from($handler(caller, $($arg),*)).keeping(&args, used)
                 })*
                 _ => A::call(caller, nr, args).unwrap_or_else(|| Errno::ENOSYS.into()),
             }
@@ -161,7 +168,7 @@ hypercalls! {
     Multicall(calls: GuestVirt, count: u32) Everybody => multicall::multicall::<H, A>;
     XenVersion(cmd: u32, arg: GuestVirt) Everybody => version::xen_version;
     ConsoleIo(cmd: u32, count: u32, buffer: GuestVirt) Everybody => console_io::console_io;
-    GrantTableOp(cmd: u32, arg: GuestVirt, count: u32) Everybody => others::grant_table_op;
+    GrantTableOp(cmd: u64, arg: GuestVirt, count: u64) Everybody => others::grant_table_op;
     VmAssist(cmd: u32, kind: u32) Everybody => assist::vm_assist;
     VcpuOp(cmd: u32, vcpu: u32, arg: GuestVirt) Everybody => others::vcpu_op;
     XsmOp(op: GuestVirt) Everybody => absent::xsm_op;
@@ -241,6 +248,10 @@ mod tests {
         };
         for _ in 0..20_000 {
             let row = &TABLE[random() as usize % TABLE.len()];
+            // Domain 0 would rightly switch the machine off.
+            if row.nr == Nr::SchedOp {
+                continue;
+            }
             let args = core::array::from_fn(|_| match random() % 4 {
                 0 => random() % 64,
                 1 => PAGE + random() % 0x1000,

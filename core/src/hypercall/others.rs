@@ -16,11 +16,11 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
 #[inline(never)]
 pub fn grant_table_op<H: Hal>(
     caller: Caller<'_, H>,
-    cmd: u32,
+    cmd: u64,
     arg: GuestVirt,
-    count: u32,
+    count: u64,
 ) -> Outcome {
-    crate::grant::grant_table_op(caller, cmd.into(), arg, count.into())
+    crate::grant::grant_table_op(caller, cmd, arg, count)
 }
 
 /// `vcpu_op`.
