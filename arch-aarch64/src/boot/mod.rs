@@ -1,6 +1,9 @@
 //! Start-up of the machine: from the first Rust instruction to the first guest.
 
+mod build;
 mod dom0;
+mod domains;
+mod domu;
 mod early;
 mod head;
 mod interrupts;
@@ -133,7 +136,7 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         hv.memory.table().frames() >> 8,
         geometry.bits
     );
-    dom0::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let stack = smp::stack(hv, 0).unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
 }

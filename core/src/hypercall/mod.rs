@@ -8,7 +8,7 @@ mod absent;
 mod access;
 mod assist;
 mod console_io;
-mod hvm;
+pub mod hvm;
 mod multicall;
 mod others;
 mod platform;

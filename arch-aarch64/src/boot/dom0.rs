@@ -1,0 +1,170 @@
+//! Makes dom0: its memory 1:1, its devices, its device tree.
+
+use alloc::{format, string::String};
+
+use xenolith_core::{
+    DomId, DomainRef, Hypervisor,
+    boot::{
+        PhysRange, RangeSet,
+        image::Kernel,
+        modules::Dom0,
+        placement::{DomainPlan, Load, dom0_memory, plan_dom0},
+    },
+};
+use xenolith_hal::{CpuId, Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};
+
+use super::{
+    Machine,
+    build::{self, Shape, frames},
+    memory,
+};
+use crate::{
+    Aarch64,
+    domain_build::{Devices, Dom0Request, GicVersion, dom0_tree, dom0_tree_room},
+    gic::{Gic, Owner},
+    guest::frames::GicFrames,
+};
+
+/// Makes dom0. `others` is how many bytes other domains will need of `free`; afterwards the allocator has all of it.
+pub(super) fn build(
+    hv: &'static Hypervisor<Aarch64>,
+    machine: &Machine<'_>,
+    dom0: &Dom0<'_>,
+    free: &RangeSet,
+    others: u64,
+) -> Result<(), String> {
+    let gic = build::gic()?;
+    // SAFETY: nobody writes the module before its domain runs.
+    let file = unsafe { memory::bytes(dom0.kernel.range) };
+    let kernel =
+        Kernel::parse(file).map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
+    let cpus = hv.sched.online_cpus().len() as u32;
+    let vcpus = machine.options.dom0_max_vcpus.on(cpus).min(machine.host.most_vcpus());
+    let load = Load {
+        kernel: &kernel,
+        kernel_at: dom0.kernel.range,
+        ramdisk_at: dom0.ramdisk.as_ref().map(|m| m.range),
+        device_tree_size: dom0_tree_room(machine.tree, vcpus, dom0.bootargs),
+    };
+    let plan = plan_dom0(free, &machine.options.dom0_mem, others, &load)
+        .map_err(|e| format!("dom0: {e}"))?;
+    log::info!(
+        "dom0: {} MiB, {vcpus} vCPUs, kernel at {}, device tree at {}",
+        plan.memory() >> 20,
+        plan.kernel.at,
+        plan.device_tree,
+    );
+    let short = dom0_memory(&machine.options.dom0_mem, free.size(), others);
+    if plan.memory() >> 20 < short >> 20 {
+        log::warn!("dom0: {} MiB were wanted; RAM is in too many pieces", short >> 20);
+    }
+    let devices = Devices::of(machine.tree, &machine.host, machine.console, &ram_of(free, &plan));
+    let event_ppi = machine.host.event_ppi(machine.tree);
+    let request = Dom0Request {
+        plan: &plan,
+        bootargs: dom0.bootargs,
+        vcpus,
+        console: machine.console,
+        event_ppi,
+        // The hypervisor's own place is the one range that surely is neither a device nor dom0's memory.
+        grant_region: memory::image(),
+        extended_regions: &[],
+        reserved: &devices.reserved,
+    };
+    let tree =
+        dom0_tree(machine.tree, &machine.host, &request).map_err(|e| format!("dom0: {e}"))?;
+
+    let seen = machine.host.virtual_gic(vcpus);
+    let part = |range: Option<PhysRange>| range.map_or((0, 0), |r| (r.start(), r.size()));
+    let shape = Shape {
+        id: DomId(0),
+        vcpus,
+        privileged: true,
+        max_frames: u64::MAX,
+        direct_map: true,
+        lines: gic.lines(),
+        frames: GicFrames {
+            distributor: part(Some(seen.distributor)),
+            redistributors: part(seen.redistributors.first().copied()),
+        },
+        event_ppi,
+        counter_offset: 0,
+        uart: false,
+    };
+    let domain = build::create(hv, machine, gic, &shape)?;
+    // From here on the allocator has all of RAM, and at once dom0 takes what is planned for it.
+    for range in free.iter() {
+        build::release(hv, range);
+    }
+    build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, true);
+    own_memory(hv, &domain, &plan)?;
+    map_devices(hv, machine, gic, &domain, &devices);
+    build::fill(&domain, "dom0", &kernel, &plan, &tree)?;
+    build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, false);
+    build::start(hv, &domain, &plan)
+}
+
+/// All RAM that dom0's devices must not overlap.
+fn ram_of(free: &RangeSet, plan: &DomainPlan) -> RangeSet {
+    let mut ram = free.clone();
+    for bank in &plan.banks {
+        ram.insert(bank.guest);
+    }
+    ram
+}
+
+fn own_memory(
+    hv: &'static Hypervisor<Aarch64>,
+    domain: &DomainRef<Aarch64>,
+    plan: &DomainPlan,
+) -> Result<(), String> {
+    for bank in &plan.banks {
+        let (first, count) = frames(bank.guest);
+        hv.allocate_for_at(domain, Mfn(first), count)
+            .map_err(|_| format!("dom0: memory at {} is not free", bank.guest))?;
+        domain
+            .p2m
+            .map(Gfn(first), Mfn(first), count, P2mType::RamRw, &hv.tables(domain))
+            .map_err(|e| format!("dom0: memory at {} cannot be mapped: {e:?}", bank.guest))?;
+    }
+    Ok(())
+}
+
+fn map_devices(
+    hv: &'static Hypervisor<Aarch64>,
+    machine: &Machine<'_>,
+    gic: &Gic,
+    domain: &DomainRef<Aarch64>,
+    devices: &Devices,
+) {
+    let map = |guest: PhysRange, host: u64, kind: P2mType| {
+        let (first, count) = frames(guest);
+        let tables = hv.tables(domain);
+        let host = Mfn(host >> PAGE_SHIFT);
+        if domain.p2m.map(Gfn(first), host, count, kind, &tables).is_err() {
+            log::warn!("dom0 does not get {guest}: beyond its address space");
+        }
+    };
+    for range in devices.mmio.iter().chain(devices.pci_windows.iter()) {
+        map(range, range.start(), P2mType::MmioDirect);
+    }
+    for range in devices.reserved.iter() {
+        map(range, range.start(), P2mType::RamRw);
+    }
+    // GICv2: the guest's CPU interface is the hardware's virtual one.
+    if machine.host.gic.version == GicVersion::V2
+        && let Some(seen) = machine.host.virtual_gic(1).cpu_interface
+        && let Some(real) = machine.host.gic.virtual_cpu_interface
+    {
+        map(seen, real.start(), P2mType::MmioDirect);
+    }
+    for spi in &devices.spis {
+        gic.give_spi(spi.number, Owner(domain.id().0), CpuId(0));
+        domain.arch.vgic.link_physical(spi.number);
+    }
+    log::info!(
+        "dom0: {} device regions, {} interrupts",
+        devices.mmio.iter().count(),
+        devices.spis.len()
+    );
+}

@@ -1,0 +1,164 @@
+//! Makes the domains that `xen,domain` nodes describe, with or without a dom0 beside them.
+
+use alloc::{format, string::String};
+
+use xenolith_core::{
+    DomId, DomainRef, Hypervisor,
+    boot::{
+        PhysRange,
+        image::Kernel,
+        modules::{DomainSpec, Enhanced},
+        placement::{DomainPlan, GuestLayout, Load, plan_domu},
+    },
+    memory::Place,
+};
+use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};
+
+use super::{
+    Machine,
+    build::{self, Shape, frames},
+    memory,
+};
+use crate::{
+    Aarch64,
+    domain_build::{
+        DomuRequest, EVENT_PPI, GUEST_BANKS, GicVersion, GuestGic, PL011_SPI, domu_tree,
+        domu_tree_room,
+    },
+    guest::frames::GicFrames,
+    mm::direct,
+    timer,
+    vgic::{REDIST_SIZE, max_vcpus},
+};
+
+/// Interrupt numbers of such a domain beside what its node asks for: the private ones and a word of shared ones.
+const LINES: u32 = 64;
+
+/// Bytes of RAM that a domain will take: its memory, and room for tables and the like.
+pub(super) fn memory_needed(spec: &DomainSpec<'_>) -> u64 {
+    spec.memory.saturating_add(spec.memory >> 8).saturating_add(1 << 20)
+}
+
+/// Makes one domain.
+pub(super) fn build(
+    hv: &'static Hypervisor<Aarch64>,
+    machine: &Machine<'_>,
+    spec: &DomainSpec<'_>,
+    id: DomId,
+) -> Result<(), String> {
+    let name = spec.name;
+    let gic = build::gic()?;
+    // SAFETY: nobody writes the module before its domain runs.
+    let file = unsafe { memory::bytes(spec.kernel.range) };
+    let kernel =
+        Kernel::parse(file).map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
+    let load = Load {
+        kernel: &kernel,
+        kernel_at: spec.kernel.range,
+        ramdisk_at: spec.ramdisk.as_ref().map(|m| m.range),
+        device_tree_size: domu_tree_room(spec.cpus, spec.bootargs),
+    };
+    let free = hv.memory.free_frames() << PAGE_SHIFT;
+    let plan = plan_domu(GuestLayout { banks: &GUEST_BANKS }, spec.memory, free, &load)
+        .map_err(|e| format!("{name}: {e}"))?;
+    if spec.direct_map {
+        log::warn!("{name}: direct-map is not supported beside dom0; its memory is anywhere");
+    }
+    let guest_gic = match machine.host.gic.version {
+        GicVersion::V2 => GuestGic::V2,
+        GicVersion::V3 => GuestGic::V3,
+    };
+    let room = (guest_gic.second.size() / REDIST_SIZE) as usize;
+    let most = match guest_gic.version {
+        GicVersion::V2 => max_vcpus(gic.version()),
+        GicVersion::V3 => max_vcpus(gic.version()).min(room),
+    };
+    if spec.cpus == 0 || spec.cpus as usize > most {
+        return Err(format!("{name}: cpus = {} is not possible, 1 to {most} are", spec.cpus));
+    }
+    let request = DomuRequest {
+        plan: &plan,
+        bootargs: spec.bootargs,
+        vcpus: spec.cpus,
+        gic: guest_gic,
+        pl011: spec.vpl011,
+        hypervisor: spec.enhanced != Enhanced::Disabled,
+        timer_frequency: machine.host.timer_frequency,
+    };
+    let tree = domu_tree(&request).map_err(|e| format!("{name}: {e}"))?;
+    let v3 = guest_gic.version == GicVersion::V3;
+    let shape = Shape {
+        id,
+        vcpus: spec.cpus,
+        privileged: false,
+        max_frames: plan.memory() >> PAGE_SHIFT,
+        direct_map: false,
+        lines: LINES.max(PL011_SPI + 1 + spec.nr_spis.unwrap_or(0)),
+        frames: GicFrames {
+            distributor: (guest_gic.distributor.start(), guest_gic.distributor.size()),
+            redistributors: if v3 {
+                (guest_gic.second.start(), u64::from(spec.cpus) * REDIST_SIZE)
+            } else {
+                (0, 0)
+            },
+        },
+        event_ppi: EVENT_PPI,
+        counter_offset: timer::ticks(),
+        uart: spec.vpl011,
+    };
+    let domain = build::create(hv, machine, gic, &shape)?;
+    own_memory(hv, &domain, name, &plan)?;
+    if !v3 && let Some(real) = machine.host.gic.virtual_cpu_interface {
+        map_cpu_interface(hv, &domain, guest_gic.second, real)?;
+    }
+    build::fill(&domain, name, &kernel, &plan, &tree)?;
+    build::release_modules(hv, &spec.kernel, spec.ramdisk.as_ref(), &plan, false);
+    if spec.vpl011 {
+        hv.console.offer_focus(id);
+    }
+    log::info!("{name}: domain {}, {} MiB, {} vCPUs", id.0, plan.memory() >> 20, spec.cpus);
+    build::start(hv, &domain, &plan)
+}
+
+/// Takes memory anywhere, in the largest pieces to be had, cleared: firmware may have left something in it.
+fn own_memory(
+    hv: &'static Hypervisor<Aarch64>,
+    domain: &DomainRef<Aarch64>,
+    name: &str,
+    plan: &DomainPlan,
+) -> Result<(), String> {
+    for bank in &plan.banks {
+        let (mut gfn, count) = frames(bank.guest);
+        let end = gfn + count;
+        while gfn < end {
+            // Only as large as the guest address is aligned, so that one block maps it.
+            let aligned = 1u64 << gfn.trailing_zeros().min(40);
+            let most = (end - gfn).min(aligned);
+            let (mfn, order) = hv
+                .allocate_largest_for(domain, most, Place::ANY)
+                .map_err(|_| format!("{name}: memory ran out"))?;
+            direct::zero(mfn, order);
+            domain
+                .p2m
+                .map(Gfn(gfn), mfn, 1 << order, P2mType::RamRw, &hv.tables(domain))
+                .map_err(|e| format!("{name}: memory cannot be mapped: {e:?}"))?;
+            gfn += 1 << order;
+        }
+    }
+    Ok(())
+}
+
+/// GICv2: the guest's CPU interface is the hardware's virtual one.
+fn map_cpu_interface(
+    hv: &'static Hypervisor<Aarch64>,
+    domain: &DomainRef<Aarch64>,
+    seen: PhysRange,
+    real: PhysRange,
+) -> Result<(), String> {
+    let (first, count) = frames(seen);
+    let host = Mfn(real.start() >> PAGE_SHIFT);
+    domain
+        .p2m
+        .map(Gfn(first), host, count, P2mType::MmioDirect, &hv.tables(domain))
+        .map_err(|e| format!("the CPU interface cannot be mapped: {e:?}"))
+}
