@@ -8,6 +8,7 @@ mod cases;
 mod differences;
 mod guests;
 mod host;
+mod images;
 mod neighbours;
 
 use std::process::ExitCode;
@@ -42,12 +43,12 @@ pub(crate) struct Case {
     pub(crate) run: Box<dyn Fn() -> Result<()>>,
 }
 
-/// What a test needs beside the host's toolchain.
+/// What a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// Nothing.
-    Host,
-    /// The bare-metal toolchain and an emulator.
+    /// The host's toolchain and the one for bare metal.
+    Toolchains,
+    /// An emulator too.
     Emulator,
 }
 
@@ -101,7 +102,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     {
         host::run(&mut tally, args.filter.as_deref())?;
     }
-    if cases.iter().any(|case| case.needs == Needs::Emulator) {
+    if !cases.is_empty() {
         setup::run()?;
     }
     for case in &cases {
