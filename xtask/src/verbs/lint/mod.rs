@@ -12,9 +12,12 @@ use crate::arch::Arch;
 use crate::toolchain::Toolchain;
 use crate::{paths, process};
 
+/// Fails with all that it found.
+type Check = fn() -> Result<()>;
+
 /// Runs every check, also after one has failed.
 pub(crate) fn run() -> Result<ExitCode> {
-    let checks: [(&str, fn() -> Result<()>); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("format", format),
         ("layers", layers::check),
         ("source rules", source::check),

@@ -9,11 +9,11 @@ use crate::boards::{self, Board, Stage};
 use crate::console::Echo;
 use crate::prepare::MachineArgs;
 use crate::verbs::smoke;
-use crate::verbs::test::{Case, Needs, bad_input, guests, neighbours};
+use crate::verbs::test::{Case, Needs, bad_input, guests, images, neighbours};
 
 /// Every test beside the host's.
 pub(crate) fn all() -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+    let mut cases = images::cases();
     cases.extend(
         boards::ALL
             .iter()

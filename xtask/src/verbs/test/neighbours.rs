@@ -61,6 +61,8 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
     let name = format!("beside-linux-{}-{on}", plan.guest);
     let args = MachineArgs {
         board: Some(board.name.to_string()),
+        // What a domain without a console of its own prints is a guest's message, which Xen keeps to itself otherwise.
+        xen_append: Some("guest_loglvl=all".into()),
         reference,
         ..MachineArgs::default()
     };

@@ -1,0 +1,30 @@
+//! The images build for every architecture, and are as small as promised.
+
+use anyhow::{Result, ensure};
+
+use crate::arch::Arch;
+use crate::verbs::build;
+use crate::verbs::test::{Case, Needs};
+
+/// Bytes of a flat image at most.
+const LARGEST: u64 = 1 << 20;
+
+/// One test per architecture.
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |arch: Arch| Case {
+        name: format!("image/{}", arch.name()),
+        needs: Needs::Toolchains,
+        run: Box::new(move || check(arch)),
+    };
+    Arch::ALL.map(case).into()
+}
+
+fn check(arch: Arch) -> Result<()> {
+    let built = build::hypervisor(arch)?;
+    ensure!(
+        built.size <= LARGEST,
+        "the image has {} bytes, at most {LARGEST} are promised",
+        built.size
+    );
+    Ok(())
+}
