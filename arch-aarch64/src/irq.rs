@@ -58,7 +58,7 @@ pub fn physical(cpu: &'static PerCpu, current: Option<&VcpuRef<Aarch64>>) {
                 domain
                     .arch
                     .vgic
-                    .physical_spi(intid, |vcpu| notify(&domain, vcpu));
+                    .physical_spi(intid, cpu.id, |vcpu| notify(&domain, vcpu));
             }
         }
         What::HypTimer => {

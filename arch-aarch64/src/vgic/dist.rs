@@ -20,6 +20,8 @@ pub(super) struct Spi {
     pub(super) holder: u16,
     /// The vCPU that it goes to next, or [`NOWHERE`].
     pub(super) target: u16,
+    /// The CPU that acknowledged the physical interrupt behind it last.
+    pub(super) taken_on: u16,
     /// `IROUTER` with affinity 3 in byte 3 (GICv3) or `ITARGETSR` (GICv2), as the guest wrote it.
     pub(super) route: u32,
 }
@@ -66,6 +68,7 @@ impl Dist {
             lr: NO_LR,
             holder: 0,
             target: 0,
+            taken_on: 0,
             route,
         };
         let count = words.clamp(1, WORDS) * 32 - 32;

@@ -69,6 +69,9 @@ impl VgicDomain {
                 timer: v.timer(),
             };
             both.read_back(hw, &mut leavers);
+            if core::mem::take(&mut both.state.moved) {
+                self.follow(hw, both.dist, index, both.state.cpu);
+            }
             both.fill(hw);
         }
         for intid in leavers {
@@ -134,7 +137,7 @@ impl VgicDomain {
 /// for another reason. False when it takes more than that.
 fn place_waiting<H: Hardware>(v: &VgicVcpu, hw: &H) -> bool {
     let mut state = v.state.lock();
-    if state.recheck || state.direct == 0 {
+    if state.recheck || state.moved || state.direct == 0 {
         return false;
     }
     let Some(private) = state.queue.only_private() else {
@@ -270,7 +273,7 @@ impl Both<'_> {
                 if was != 0 {
                     hw.set_lr(n, 0);
                 }
-                self.retire(n, intid, leavers);
+                self.retire(hw, n, intid, leavers);
                 continue;
             }
             if now != was {
@@ -305,9 +308,11 @@ impl Both<'_> {
     }
 
     /// An interrupt's list register turned out empty: the interrupt starts again from its own state.
-    fn retire(&mut self, n: usize, intid: u32, leavers: &mut Leavers) {
-        self.state.lrs.used &= !(1 << n);
-        self.state.lrs.from_line &= !(1 << n);
+    fn retire<H: Hardware>(&mut self, hw: &H, n: usize, intid: u32, leavers: &mut Leavers) {
+        if self.state.lrs.unlinked & 1 << n != 0 && !self.is_latched(intid) {
+            hw.finish_shared(intid);
+        }
+        self.vacate(n);
         self.set_active(intid, false);
         if intid < PRIVATE {
             self.state.resident &= !bit(intid);
@@ -321,6 +326,13 @@ impl Both<'_> {
         if self.dist.pending(intid) {
             leavers.push(intid as u16);
         }
+    }
+
+    fn vacate(&mut self, n: usize) {
+        let lrs = &mut self.state.lrs;
+        lrs.used &= !(1 << n);
+        lrs.from_line &= !(1 << n);
+        lrs.unlinked &= !(1 << n);
     }
 
     /// Puts queued interrupts into list registers, best priority first.
@@ -395,13 +407,20 @@ impl Both<'_> {
             self.state.template[intid as usize & 31]
         } else {
             let physical = self.dist.hardware[word(intid)] & bit(intid) != 0;
+            let linked = physical && (!H::LINKS_ARE_LOCAL || self.taken_here(intid));
+            if physical && !linked {
+                self.state.lrs.unlinked |= 1 << n;
+            }
             pending_lr(
                 H::VERSION,
                 intid,
                 self.priority(intid),
-                physical.then_some(intid),
+                linked.then_some(intid),
             )
         };
+        if self.state.lrs.unlinked & 1 << n != 0 {
+            value |= H::EOI;
+        }
         if self.line(intid) && value & H::HW == 0 {
             value |= H::EOI;
         }
@@ -439,6 +458,12 @@ impl Both<'_> {
         }
     }
 
+    fn taken_here(&self, intid: u32) -> bool {
+        self.dist
+            .spi(intid)
+            .is_some_and(|spi| spi.taken_on == self.state.cpu.0)
+    }
+
     /// The list register that waits with the worst priority, if that is worse than `priority`.
     fn worse_waiting<H: Hardware>(&self, hw: &H, priority: u8) -> Option<usize> {
         let (n, worst) = bits(self.state.lrs.used)
@@ -458,8 +483,7 @@ impl Both<'_> {
             *self.latched(intid) |= bit(intid);
             self.remember_sender(intid, value);
         }
-        self.state.lrs.used &= !(1 << n);
-        self.state.lrs.from_line &= !(1 << n);
+        self.vacate(n);
         if intid < PRIVATE {
             self.state.resident &= !bit(intid);
         } else if let Some(spi) = self.dist.spi_mut(intid) {

@@ -49,6 +49,10 @@ pub trait Hardware {
         Version::V3 => ICH_LR::EOI::SET.value,
     };
 
+    /// A list register's link to a shared physical interrupt reaches it only on the CPU that acknowledged it. So it is
+    /// in QEMU's GICv2 (up to 7.2 at least), which keeps the active state of shared interrupts per CPU.
+    const LINKS_ARE_LOCAL: bool = matches!(Self::VERSION, Version::V2);
+
     /// How many list registers there are; the same on all CPUs, at most [`MAX_LRS`].
     fn lr_count(&self) -> usize;
     /// Reads list register `n`.
@@ -110,6 +114,19 @@ pub const fn pending_lr(version: Version, intid: u32, priority: u8, physical: Op
                 }
                 None => base,
             }
+        }
+    }
+}
+
+/// A list register value without its link to a physical interrupt.
+#[must_use]
+pub const fn unlinked(version: Version, lr: u64) -> u64 {
+    match version {
+        Version::V2 => {
+            lr & !(GICH_LR::HW::SET.value | GICH_LR::PHYSICAL.mask << GICH_LR::PHYSICAL.shift)
+        }
+        Version::V3 => {
+            lr & !(ICH_LR::HW::SET.value | ICH_LR::PHYSICAL.mask << ICH_LR::PHYSICAL.shift)
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Raising shared interrupts: from emulated devices, from events, and from physical interrupts.
 
+use xenolith_hal::CpuId;
+
 use super::{
     VgicDomain,
-    dist::{bit, word},
+    dist::{Dist, bit, word},
     hw::Hardware,
     queue::bits,
     vcpu::PRIVATE,
@@ -55,10 +57,34 @@ impl VgicDomain {
         }
     }
 
-    /// A physical interrupt that belongs to this domain was acknowledged and its priority dropped. It stays active until
-    /// the guest deactivates it.
-    pub fn physical_spi(&self, intid: u32, notify: impl FnMut(usize)) {
-        self.inject(0, intid, notify);
+    /// A physical interrupt that belongs to this domain was acknowledged by `cpu`, the executing one, and its priority
+    /// dropped. It stays active until the guest deactivates it.
+    pub fn physical_spi(&self, intid: u32, cpu: CpuId, mut notify: impl FnMut(usize)) {
+        if intid >= self.lines() {
+            return;
+        }
+        let mut dist = self.dist.lock();
+        let Some(spi) = dist.spi_mut(intid) else {
+            return;
+        };
+        spi.taken_on = cpu.0;
+        dist.latch[word(intid)] |= bit(intid);
+        self.queue_spi(&mut dist, intid, &mut notify);
+    }
+
+    /// After vCPU `index` moved to another CPU: its physical interrupts come to that one from now on.
+    pub(super) fn follow<H: Hardware>(&self, hw: &H, dist: &Dist, index: usize, cpu: CpuId) {
+        for n in 1..self.words {
+            for b in bits(dist.hardware[n & 31]) {
+                let intid = n as u32 * 32 + b;
+                if dist
+                    .spi(intid)
+                    .is_some_and(|spi| usize::from(spi.target) == index)
+                {
+                    hw.route(intid, cpu);
+                }
+            }
+        }
     }
 
     /// Takes the physical interrupts away from the domain: off and inactive. No vCPU runs any more.

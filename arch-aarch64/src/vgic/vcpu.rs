@@ -13,7 +13,7 @@ use xenolith_hal::{
 };
 
 use super::{
-    hw::{CpuInterface, Hardware, MAX_LRS, lr_priority, pending_lr, threshold},
+    hw::{CpuInterface, Hardware, MAX_LRS, lr_priority, pending_lr, threshold, unlinked},
     queue::{Queue, bits},
 };
 use crate::gic::{Ppis, Version};
@@ -31,6 +31,9 @@ pub(super) struct Lrs {
     pub(super) used: u32,
     /// Registers whose pending state stands for an asserted line and for nothing else.
     pub(super) from_line: u32,
+    /// Registers whose interrupt has a physical one behind it that the guest's deactivation does not reach; it is
+    /// deactivated when the register is found empty.
+    pub(super) unlinked: u32,
     /// The interrupt in each used register.
     pub(super) intid: [u16; MAX_LRS],
     /// The value of each used register.
@@ -81,6 +84,8 @@ pub(super) struct VcpuState {
     pub(super) interface: CpuInterface,
     /// The CPU that last loaded it; physical interrupts follow it there.
     pub(super) cpu: CpuId,
+    /// It was loaded on another CPU than before, and its physical interrupts have not followed yet.
+    pub(super) moved: bool,
     /// `GICR_WAKER.ProcessorSleep` as the guest wrote it.
     pub(super) asleep: bool,
 }
@@ -129,6 +134,7 @@ impl VgicVcpu {
             timer_active: false,
             interface: CpuInterface::default(),
             cpu: CpuId(0),
+            moved: false,
             asleep: true,
         };
         for intid in 0..PRIVATE {
@@ -322,6 +328,14 @@ impl VgicVcpu {
         if state.loaded {
             return;
         }
+        if state.cpu != cpu {
+            state.cpu = cpu;
+            state.moved = true;
+            self.set_dirty(true);
+            if H::LINKS_ARE_LOCAL {
+                state.unlink_shared::<H>();
+            }
+        }
         for n in bits(state.lrs.used) {
             let n = n as usize & (MAX_LRS - 1);
             hw.set_lr(n, state.lrs.value[n]);
@@ -331,7 +345,6 @@ impl VgicVcpu {
         }
         hw.load_interface(&state.interface, state.underflow);
         state.loaded = true;
-        state.cpu = cpu;
     }
 
     /// Gives a vCPU that is about to be switched on a CPU interface as after reset: closed, nothing active. What was
@@ -447,6 +460,23 @@ impl VcpuState {
         self.resident &= !bit;
         self.active &= !bit;
         Some(n)
+    }
+
+    /// The shared physical interrupts that list registers are linked to were acknowledged by a CPU that the links do not
+    /// reach from here.
+    fn unlink_shared<H: Hardware>(&mut self) {
+        let lrs = &mut self.lrs;
+        for n in bits(lrs.used) {
+            let at = n as usize & (MAX_LRS - 1);
+            let value = lrs.value[at];
+            if lrs.intid[at] >= PRIVATE as u16
+                && value & H::HW != 0
+                && value & (H::PENDING | H::ACTIVE) != 0
+            {
+                lrs.value[at] = unlinked(H::VERSION, value) | H::EOI;
+                lrs.unlinked |= 1 << at;
+            }
+        }
     }
 
     /// Whether the timer interrupt that was taken still is active physically, after the list registers were read.

@@ -2,7 +2,11 @@
 //! interrupts as a CPU interface would, and physical interrupts with their active state.
 
 use core::cell::{Cell, RefCell};
-use std::{collections::BTreeSet, vec::Vec};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    vec::Vec,
+};
 
 use xenolith_hal::CpuId;
 
@@ -23,8 +27,11 @@ pub(super) struct Cpu<const V3: bool> {
     vmcr: Cell<u64>,
     underflow: Cell<bool>,
     presenting: Cell<bool>,
-    pub(super) physical_active: RefCell<BTreeSet<u32>>,
+    pub(super) id: u16,
+    /// Physical interrupts that are active, by the CPU that acknowledged them.
+    pub(super) active: Rc<RefCell<BTreeSet<(u16, u32)>>>,
     pub(super) physical_enabled: RefCell<BTreeSet<u32>>,
+    pub(super) routed: RefCell<BTreeMap<u32, u16>>,
     pub(super) lr_accesses: Cell<usize>,
 }
 
@@ -90,19 +97,36 @@ impl<const V3: bool> Hardware for Cpu<V3> {
     }
     fn configure(&self, _: u32, _: Trigger) {}
     fn set_pending(&self, _: u32) {}
-    fn route(&self, _: u32, _: CpuId) {}
+    fn route(&self, intid: u32, cpu: CpuId) {
+        self.routed.borrow_mut().insert(intid, cpu.0);
+    }
     fn finish_private(&self, intid: u32) {
-        self.physical_active.borrow_mut().remove(&intid);
+        self.active.borrow_mut().remove(&(self.id, intid));
     }
     fn finish_shared(&self, intid: u32) {
-        self.physical_active.borrow_mut().remove(&intid);
+        self.active
+            .borrow_mut()
+            .retain(|(_, active)| *active != intid);
     }
     fn set_active(&self, _: CpuId, intid: u32) {
-        self.physical_active.borrow_mut().insert(intid);
+        self.fire(intid);
     }
 }
 
 impl<const V3: bool> Cpu<V3> {
+    /// This CPU acknowledges a physical interrupt.
+    pub(super) fn fire(&self, intid: u32) {
+        self.active.borrow_mut().insert((self.id, intid));
+    }
+
+    /// Whether a physical interrupt is active, on this CPU if it is private.
+    pub(super) fn is_active(&self, intid: u32) -> bool {
+        self.active
+            .borrow()
+            .iter()
+            .any(|(cpu, active)| *active == intid && (intid >= 32 || *cpu == self.id))
+    }
+
     /// A CPU interface that lets every priority through.
     pub(super) fn open_vmcr() -> u64 {
         if V3 {
@@ -176,8 +200,8 @@ impl<const V3: bool> Cpu<V3> {
         self.lrs[n].set(lr & !Self::ACTIVE);
         if lr & Self::HW != 0 {
             assert!(
-                self.physical_active.borrow_mut().remove(&intid),
-                "the physical interrupt {intid} was active"
+                self.active.borrow_mut().remove(&(self.id, intid)),
+                "the physical interrupt {intid} was active and acknowledged here"
             );
         }
     }

@@ -48,7 +48,12 @@ impl<const V3: bool> Rig<V3> {
             lines,
             ppis: Ppis::default(),
         });
-        let cpus: Vec<Cpu<V3>> = (0..vcpus).map(|_| Cpu::default()).collect();
+        let mut cpus: Vec<Cpu<V3>> = (0..vcpus).map(|_| Cpu::default()).collect();
+        let active = cpus[0].active.clone();
+        for (cpu, id) in cpus.iter_mut().zip(0..) {
+            cpu.id = id;
+            cpu.active = active.clone();
+        }
         for (index, cpu) in cpus.iter().enumerate() {
             domain.vcpu(index).unwrap().load(cpu, CpuId(index as u16));
         }
@@ -305,12 +310,12 @@ fn a_physical_interrupt_stays_active_until_the_guest_deactivates_it() {
     assert!(!rig.cpus[0].physical_enabled.borrow().contains(&50));
     rig.dist_write(0, 0x104, 1 << 18);
     assert!(rig.cpus[0].physical_enabled.borrow().contains(&50));
-    rig.cpus[0].physical_active.borrow_mut().insert(50);
-    rig.domain.physical_spi(50, rig.note());
+    rig.cpus[0].fire(50);
+    rig.domain.physical_spi(50, CpuId(0), rig.note());
     assert_eq!(rig.take(0), Some(50));
-    assert!(rig.cpus[0].physical_active.borrow().contains(&50));
+    assert!(rig.cpus[0].is_active(50));
     rig.cpus[0].end(50);
-    assert!(rig.cpus[0].physical_active.borrow().is_empty());
+    assert!(!rig.cpus[0].is_active(50));
 }
 
 #[test]
@@ -319,21 +324,21 @@ fn a_guest_that_clears_pending_or_active_state_frees_the_physical_interrupt() {
     rig.domain.link_physical(50);
     rig.dist_write(0, 0x104, 1 << 18);
     for flushed in [false, true] {
-        rig.cpus[0].physical_active.borrow_mut().insert(50);
-        rig.domain.physical_spi(50, rig.note());
+        rig.cpus[0].fire(50);
+        rig.domain.physical_spi(50, CpuId(0), rig.note());
         if flushed {
             rig.enter(0);
         }
         rig.dist_write(0, 0x284, 1 << 18);
         assert_eq!(rig.take(0), None);
-        assert!(rig.cpus[0].physical_active.borrow().is_empty());
+        assert!(!rig.cpus[0].is_active(50));
     }
-    rig.cpus[0].physical_active.borrow_mut().insert(50);
-    rig.domain.physical_spi(50, rig.note());
+    rig.cpus[0].fire(50);
+    rig.domain.physical_spi(50, CpuId(0), rig.note());
     assert_eq!(rig.take(0), Some(50));
     rig.dist_write(0, 0x384, 1 << 18);
     rig.enter(0);
-    assert!(rig.cpus[0].physical_active.borrow().is_empty());
+    assert!(!rig.cpus[0].is_active(50));
     assert_eq!(rig.dist_read(0, 0x304), 0);
 }
 
@@ -343,24 +348,21 @@ fn the_timer_is_silent_until_its_end_and_its_active_state_moves_with_the_vcpu() 
     let (first, second) = (rig.domain.vcpu(0).unwrap(), rig.domain.vcpu(1).unwrap());
     let cpu = &rig.cpus[0];
     second.save(&rig.cpus[1]);
-    cpu.physical_active.borrow_mut().insert(TIMER);
+    cpu.fire(TIMER);
     first.timer_fired(cpu);
     assert_eq!(rig.take(0), Some(TIMER));
     first.save(cpu);
-    assert!(
-        cpu.physical_active.borrow().is_empty(),
-        "the next vCPU's timer can fire"
-    );
+    assert!(!cpu.is_active(TIMER), "the next vCPU's timer can fire");
     second.load(cpu, CpuId(0));
-    assert!(cpu.physical_active.borrow().is_empty());
-    cpu.physical_active.borrow_mut().insert(TIMER);
+    assert!(!cpu.is_active(TIMER));
+    cpu.fire(TIMER);
     second.timer_fired(cpu);
     second.save(cpu);
     first.load(&rig.cpus[1], CpuId(1));
-    assert!(rig.cpus[1].physical_active.borrow().contains(&TIMER));
+    assert!(rig.cpus[1].is_active(TIMER));
     rig.cpus[1].end(TIMER);
     first.save(&rig.cpus[1]);
-    assert!(rig.cpus[1].physical_active.borrow().is_empty());
+    assert!(!rig.cpus[1].is_active(TIMER));
 }
 
 #[test]
@@ -507,4 +509,54 @@ fn redistributors_of_vcpus_lie_behind_one_another() {
             .redist_read(&rig.cpus[0], 0, 3, 8, Size::Double, rig.note()),
         Ok(0)
     );
+}
+
+/// A physical interrupt must become inactive also when the CPU that took it is not the one where the guest ends it.
+fn a_physical_interrupt_ends_wherever_its_vcpu_runs<const V3: bool>() {
+    let rig = Rig::<V3>::new(2, 64);
+    rig.domain.link_physical(50);
+    let (first, second) = (rig.domain.vcpu(0).unwrap(), rig.domain.vcpu(1).unwrap());
+    // Taken by CPU 1, handled on CPU 0.
+    rig.cpus[1].fire(50);
+    rig.domain.physical_spi(50, CpuId(1), rig.note());
+    if V3 {
+        rig.cpus[1].finish_shared(50);
+        rig.cpus[0].fire(50);
+    }
+    assert_eq!(rig.take_all(0), [50]);
+    rig.enter(0);
+    assert!(!rig.cpus[0].is_active(50));
+    // Taken by CPU 0, moved to CPU 1 while active.
+    rig.cpus[0].fire(50);
+    rig.domain.physical_spi(50, CpuId(0), rig.note());
+    assert_eq!(rig.take(0), Some(50));
+    first.save(&rig.cpus[0]);
+    second.save(&rig.cpus[1]);
+    first.load(&rig.cpus[1], CpuId(1));
+    if V3 {
+        rig.cpus[1].finish_shared(50);
+        rig.cpus[1].fire(50);
+    }
+    assert!(rig.cpus[1].is_active(50));
+    rig.cpus[1].end(50);
+    if rig.cpus[1].maintenance() {
+        first.maintenance();
+    }
+    rig.domain.flush(&rig.cpus[1], 0, rig.note());
+    assert!(!rig.cpus[1].is_active(50));
+    assert_eq!(
+        rig.cpus[1].routed.borrow().get(&50),
+        Some(&1),
+        "it comes to the new CPU"
+    );
+}
+
+#[test]
+fn a_gicv2_physical_interrupt_ends_wherever_its_vcpu_runs() {
+    a_physical_interrupt_ends_wherever_its_vcpu_runs::<false>();
+}
+
+#[test]
+fn a_gicv3_physical_interrupt_ends_wherever_its_vcpu_runs() {
+    a_physical_interrupt_ends_wherever_its_vcpu_runs::<true>();
 }

@@ -93,12 +93,9 @@ fn run<const V3: bool>(seed: u64) {
             }
             4 => {
                 let entry = state.entry((0, DEVICE)).or_default();
-                if !rig.cpus[0].physical_active.borrow().contains(&DEVICE)
-                    && !entry.pending
-                    && !entry.active
-                {
-                    rig.cpus[0].physical_active.borrow_mut().insert(DEVICE);
-                    rig.domain.physical_spi(DEVICE, |_| {});
+                if !rig.cpus[0].is_active(DEVICE) && !entry.pending && !entry.active {
+                    rig.cpus[0].fire(DEVICE);
+                    rig.domain.physical_spi(DEVICE, CpuId(0), |_| {});
                     entry.pending = true;
                 }
             }
