@@ -96,6 +96,11 @@ impl Toolchain {
         let driver = self.clippy.as_ref()?;
         let mut command = self.cargo("check", target);
         command.env("RUSTC_WORKSPACE_WRAPPER", driver);
+        // What `cargo clippy -- -D warnings` hands to the driver: the words, each with this mark behind it.
+        command.env(
+            "CLIPPY_ARGS",
+            ["-D", "warnings", ""].join("__CLIPPY_HACKERY__"),
+        );
         Some(command)
     }
 
