@@ -62,6 +62,8 @@ impl GuestRegs {
 }
 
 pub(crate) const OFFSET_PC: usize = offset_of!(GuestRegs, pc);
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
 pub(crate) const OFFSET_PSTATE: usize = offset_of!(GuestRegs, pstate);
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
 pub(crate) const OFFSET_HOST_SP: usize = offset_of!(GuestRegs, host_sp);
 const _: () = assert!(offset_of!(GuestRegs, x) == 0 && OFFSET_PC == 248);
