@@ -2,6 +2,7 @@
 
 use alloc::{format, string::String, vec::Vec};
 
+use xenolith_abi::hvm::Param;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
     boot::{
@@ -15,7 +16,6 @@ use xenolith_core::{
     hypercall::hvm,
     memory::Place,
 };
-use xenolith_abi::hvm::Param;
 use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
 
 use super::{Machine, memory};
@@ -43,7 +43,8 @@ const CALLBACK_PPI_FLAGS: u64 = 1 << 9;
 /// Gives whole frames of a range to the allocator.
 pub(super) fn release(hv: &Hypervisor<Aarch64>, range: PhysRange) {
     let inner = range.aligned_inner(PAGE_SIZE as u64);
-    hv.memory.release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
+    hv.memory
+        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
 }
 
 /// First frame and number of frames.
@@ -133,7 +134,10 @@ fn write_guest(domain: &DomainRef<Aarch64>, at: u64, bytes: &[u8]) -> Result<(),
     while done < bytes.len() {
         let address = at + done as u64;
         let offset = address as usize % PAGE_SIZE;
-        let entry = domain.p2m.lookup(Gfn(address >> PAGE_SHIFT)).ok_or(SinkFull)?;
+        let entry = domain
+            .p2m
+            .lookup(Gfn(address >> PAGE_SHIFT))
+            .ok_or(SinkFull)?;
         let piece = (PAGE_SIZE - offset).min(bytes.len() - done);
         let part = bytes.get(done..done + piece).ok_or(SinkFull)?;
         direct::write(entry.mfn, offset, part).map_err(|_| SinkFull)?;
@@ -146,7 +150,9 @@ fn write_guest(domain: &DomainRef<Aarch64>, at: u64, bytes: &[u8]) -> Result<(),
 fn clean_guest(domain: &DomainRef<Aarch64>, range: PhysRange) {
     let mut at = range.start();
     while at < range.end() {
-        let Some(entry) = domain.p2m.lookup(Gfn(at >> PAGE_SHIFT)) else { return };
+        let Some(entry) = domain.p2m.lookup(Gfn(at >> PAGE_SHIFT)) else {
+            return;
+        };
         // As far as the block that translates it goes.
         let block = (PAGE_SIZE as u64) << entry.order;
         let len = (block - (at & (block - 1))).min(range.end() - at);
@@ -173,9 +179,14 @@ pub(super) fn fill(
             at += bytes.len() as u64;
             Ok(())
         };
-        length = kernel.load(&mut sink).map_err(|e| format!("{name}'s kernel: {e}"))?;
+        length = kernel
+            .load(&mut sink)
+            .map_err(|e| format!("{name}'s kernel: {e}"))?;
     }
-    clean_guest(domain, PhysRange::new(plan.kernel.at.start(), length).unwrap_or_default());
+    clean_guest(
+        domain,
+        PhysRange::new(plan.kernel.at.start(), length).unwrap_or_default(),
+    );
     if let Some(placed) = plan.ramdisk
         && let Source::Copy(from) | Source::Unpack(from) = placed.source
     {

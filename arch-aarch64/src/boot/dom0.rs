@@ -39,7 +39,11 @@ pub(super) fn build(
     let kernel =
         Kernel::parse(file).map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
     let cpus = hv.sched.online_cpus().len() as u32;
-    let vcpus = machine.options.dom0_max_vcpus.on(cpus).min(machine.host.most_vcpus());
+    let vcpus = machine
+        .options
+        .dom0_max_vcpus
+        .on(cpus)
+        .min(machine.host.most_vcpus());
     let load = Load {
         kernel: &kernel,
         kernel_at: dom0.kernel.range,
@@ -56,9 +60,17 @@ pub(super) fn build(
     );
     let short = dom0_memory(&machine.options.dom0_mem, free.size(), others);
     if plan.memory() >> 20 < short >> 20 {
-        log::warn!("dom0: {} MiB were wanted; RAM is in too many pieces", short >> 20);
+        log::warn!(
+            "dom0: {} MiB were wanted; RAM is in too many pieces",
+            short >> 20
+        );
     }
-    let devices = Devices::of(machine.tree, &machine.host, machine.console, &ram_of(free, &plan));
+    let devices = Devices::of(
+        machine.tree,
+        &machine.host,
+        machine.console,
+        &ram_of(free, &plan),
+    );
     let event_ppi = machine.host.event_ppi(machine.tree);
     let request = Dom0Request {
         plan: &plan,
@@ -124,7 +136,13 @@ fn own_memory(
             .map_err(|_| format!("dom0: memory at {} is not free", bank.guest))?;
         domain
             .p2m
-            .map(Gfn(first), Mfn(first), count, P2mType::RamRw, &hv.tables(domain))
+            .map(
+                Gfn(first),
+                Mfn(first),
+                count,
+                P2mType::RamRw,
+                &hv.tables(domain),
+            )
             .map_err(|e| format!("dom0: memory at {} cannot be mapped: {e:?}", bank.guest))?;
     }
     Ok(())
@@ -141,7 +159,11 @@ fn map_devices(
         let (first, count) = frames(guest);
         let tables = hv.tables(domain);
         let host = Mfn(host >> PAGE_SHIFT);
-        if domain.p2m.map(Gfn(first), host, count, kind, &tables).is_err() {
+        if domain
+            .p2m
+            .map(Gfn(first), host, count, kind, &tables)
+            .is_err()
+        {
             log::warn!("dom0 does not get {guest}: beyond its address space");
         }
     };

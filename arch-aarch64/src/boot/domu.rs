@@ -36,7 +36,9 @@ const LINES: u32 = 64;
 
 /// Bytes of RAM that a domain will take: its memory, and room for tables and the like.
 pub(super) fn memory_needed(spec: &DomainSpec<'_>) -> u64 {
-    spec.memory.saturating_add(spec.memory >> 8).saturating_add(1 << 20)
+    spec.memory
+        .saturating_add(spec.memory >> 8)
+        .saturating_add(1 << 20)
 }
 
 /// Makes one domain.
@@ -59,8 +61,15 @@ pub(super) fn build(
         device_tree_size: domu_tree_room(spec.cpus, spec.bootargs),
     };
     let free = hv.memory.free_frames() << PAGE_SHIFT;
-    let plan = plan_domu(GuestLayout { banks: &GUEST_BANKS }, spec.memory, free, &load)
-        .map_err(|e| format!("{name}: {e}"))?;
+    let plan = plan_domu(
+        GuestLayout {
+            banks: &GUEST_BANKS,
+        },
+        spec.memory,
+        free,
+        &load,
+    )
+    .map_err(|e| format!("{name}: {e}"))?;
     if spec.direct_map {
         log::warn!("{name}: direct-map is not supported beside dom0; its memory is anywhere");
     }
@@ -74,7 +83,10 @@ pub(super) fn build(
         GicVersion::V3 => max_vcpus(gic.version()).min(room),
     };
     if spec.cpus == 0 || spec.cpus as usize > most {
-        return Err(format!("{name}: cpus = {} is not possible, 1 to {most} are", spec.cpus));
+        return Err(format!(
+            "{name}: cpus = {} is not possible, 1 to {most} are",
+            spec.cpus
+        ));
     }
     let request = DomuRequest {
         plan: &plan,
@@ -116,7 +128,12 @@ pub(super) fn build(
     if spec.vpl011 {
         hv.console.offer_focus(id);
     }
-    log::info!("{name}: domain {}, {} MiB, {} vCPUs", id.0, plan.memory() >> 20, spec.cpus);
+    log::info!(
+        "{name}: domain {}, {} MiB, {} vCPUs",
+        id.0,
+        plan.memory() >> 20,
+        spec.cpus
+    );
     build::start(hv, &domain, &plan)
 }
 
@@ -140,7 +157,13 @@ fn own_memory(
             direct::zero(mfn, order);
             domain
                 .p2m
-                .map(Gfn(gfn), mfn, 1 << order, P2mType::RamRw, &hv.tables(domain))
+                .map(
+                    Gfn(gfn),
+                    mfn,
+                    1 << order,
+                    P2mType::RamRw,
+                    &hv.tables(domain),
+                )
                 .map_err(|e| format!("{name}: memory cannot be mapped: {e:?}"))?;
             gfn += 1 << order;
         }
@@ -159,6 +182,12 @@ fn map_cpu_interface(
     let host = Mfn(real.start() >> PAGE_SHIFT);
     domain
         .p2m
-        .map(Gfn(first), host, count, P2mType::MmioDirect, &hv.tables(domain))
+        .map(
+            Gfn(first),
+            host,
+            count,
+            P2mType::MmioDirect,
+            &hv.tables(domain),
+        )
         .map_err(|e| format!("the CPU interface cannot be mapped: {e:?}"))
 }

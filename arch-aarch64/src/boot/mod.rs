@@ -118,6 +118,8 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         boot,
         geometry,
     };
+    #[cfg(debug_assertions)]
+    xenolith_hal::sync::set_cpu_hook(|| cpu::percpu::PerCpu::try_current().map(|cpu| cpu.id));
     sysreg::init();
     interrupts::start(&machine).unwrap_or_else(|e| refuse(format_args!("{e}")));
 

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     Aarch64,
-    domain_build::{PL011, PL011_SPI},
     cpu::regs::read,
+    domain_build::{PL011, PL011_SPI},
     irq,
     vgic::{REDIST_SIZE, Size},
     with_gic,
@@ -79,7 +79,12 @@ fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) ->
     } else if let Some(uart) = &domain.arch.uart
         && gpa.frame().base() == GuestPhys(PL011.start()).frame().base()
     {
-        Ok(console(cx, uart, gpa.offset() as u32, write.then_some(value as u32)))
+        Ok(console(
+            cx,
+            uart,
+            gpa.offset() as u32,
+            write.then_some(value as u32),
+        ))
     } else {
         return false;
     };
@@ -113,12 +118,17 @@ fn console(cx: &Context<'_>, uart: &Mutex<Vpl011>, offset: u32, write: Option<u3
 }
 
 fn set_uart_line(domain: &DomainRef<Aarch64>, asserted: bool) {
-    domain.arch.vgic.set_line(0, PL011_SPI, asserted, |vcpu| irq::notify(domain, vcpu));
+    domain
+        .arch
+        .vgic
+        .set_line(0, PL011_SPI, asserted, |vcpu| irq::notify(domain, vcpu));
 }
 
 /// A byte was typed for the domain; false when it has no UART.
 pub fn console_input(_: &Hypervisor<Aarch64>, domain: &DomainRef<Aarch64>, byte: u8) -> bool {
-    let Some(uart) = &domain.arch.uart else { return false };
+    let Some(uart) = &domain.arch.uart else {
+        return false;
+    };
     let asserted = {
         let mut uart = uart.lock();
         uart.receive(byte);

@@ -78,7 +78,11 @@ impl Vpl011 {
     }
 
     fn effect(&self, value: u32) -> Effect {
-        Effect { value, print: None, line: self.line() }
+        Effect {
+            value,
+            print: None,
+            line: self.line(),
+        }
     }
 
     fn take(&mut self) -> u8 {
@@ -125,7 +129,10 @@ impl Vpl011 {
             IMSC => self.mask,
             RIS => self.raw(),
             MIS => self.raw() & self.mask,
-            id if id >= PERIPH_ID => ID.get((id as usize - PERIPH_ID as usize) / 4).copied().unwrap_or(0),
+            id if id >= PERIPH_ID => ID
+                .get((id as usize - PERIPH_ID as usize) / 4)
+                .copied()
+                .unwrap_or(0),
             _ => 0,
         };
         self.effect(value)
@@ -150,7 +157,10 @@ impl Vpl011 {
             RSR => {}
             _ => {}
         }
-        Effect { print, ..self.effect(0) }
+        Effect {
+            print,
+            ..self.effect(0)
+        }
     }
 
     fn setting(&mut self, offset: u32) -> Option<&mut u32> {

@@ -16,7 +16,7 @@ pub(super) const BOARD: Board = Board {
     words: "console=dtuart",
     modules: Modules::DeviceTree {
         file: "xilinx/zynqmp-zcu102-rev1.0.dtb",
-        corrections: include_str!("zcu102.dts"),
+        corrections: include_str!("../../../dts/zcu102.dts"),
     },
     stage: Stage::Dom0,
     uboot: Some(UBoot {
