@@ -4,6 +4,15 @@
 //! never names an architecture; what it needs of the machine it asks of its [`Hal`]. It holds no `unsafe`.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
 
 extern crate alloc;
 #[cfg(test)]

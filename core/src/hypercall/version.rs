@@ -133,7 +133,7 @@ fn build_id<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno>
 mod tests {
     use super::*;
     use crate::hypercall::rig::*;
-    use alloc::{boxed::Box, string::String, vec};
+    use alloc::{boxed::Box, string::String};
     use xenolith_abi::Nr;
 
     fn call(rig: &Rig, from: u16, op: VersionOp, arg: u64) -> Result<i64, Errno> {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_buffer_that_cannot_be_written_is_a_fault() {
         let rig = Rig::new();
-        let without = vec![VersionOp::Version, VersionOp::Pagesize];
+        let without = [VersionOp::Version, VersionOp::Pagesize];
         for op in VersionOp::ALL.iter().filter(|op| !without.contains(op)) {
             assert_eq!(call(&rig, 0, *op, NOWHERE), Err(Errno::EFAULT), "{op:?}");
         }
