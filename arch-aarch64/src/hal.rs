@@ -1,7 +1,9 @@
 //! The machine as the core sees it.
 
 use xenolith_hal::{
-    CacheOp, SharedInfoLayout,ArchTimer, AtomicOp, CpuId, Fault, Features, GuestVirt, Hal, Mfn, Nanos, Order};
+    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestVirt, Hal, Mfn, Nanos, Order,
+    SharedInfoLayout,
+};
 
 use crate::{
     console,

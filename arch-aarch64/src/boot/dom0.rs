@@ -119,7 +119,8 @@ fn build(
         extended_regions: &[],
         reserved: &devices.reserved,
     };
-    let tree = dom0_tree(machine.tree, &machine.host, &request).map_err(|e| format!("dom0: {e}"))?;
+    let tree =
+        dom0_tree(machine.tree, &machine.host, &request).map_err(|e| format!("dom0: {e}"))?;
 
     let domain = create(hv, machine, vcpus, &plan, event_ppi)?;
     // From here on the allocator has all of RAM: first what dom0 takes at its place.

@@ -76,12 +76,28 @@ impl ArchVcpu {
         let word = |at: *const u64| unsafe { at.read_volatile() };
         let regs = self.regs.get().cast_const();
         // SAFETY: the pointers stay inside the structure.
-        let (x, pc, pstate) = unsafe { (&raw const (*regs).x, &raw const (*regs).pc, &raw const (*regs).pstate) };
-        writeln!(out, "pc {:#018x} pstate {:#x} vmpidr {:#x}", word(pc), word(pstate), self.vmpidr)?;
+        let (x, pc, pstate) = unsafe {
+            (
+                &raw const (*regs).x,
+                &raw const (*regs).pc,
+                &raw const (*regs).pstate,
+            )
+        };
+        writeln!(
+            out,
+            "pc {:#018x} pstate {:#x} vmpidr {:#x}",
+            word(pc),
+            word(pstate),
+            self.vmpidr
+        )?;
         for n in 0..31usize {
             let end = if n % 4 == 3 || n == 30 { "\n" } else { " " };
             // SAFETY: `n` is below the array's length.
-            write!(out, "x{n:<2} {:#018x}{end}", word(unsafe { x.cast::<u64>().add(n) }))?;
+            write!(
+                out,
+                "x{n:<2} {:#018x}{end}",
+                word(unsafe { x.cast::<u64>().add(n) })
+            )?;
         }
         Ok(())
     }

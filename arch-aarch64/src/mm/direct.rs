@@ -129,7 +129,9 @@ pub fn clean_to_memory(start: HostPhys, len: u64) {
 
 /// Cache maintenance on a range inside one frame, to the point of coherency.
 pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
-    let Ok(start) = checked(mfn, offset, len) else { return };
+    let Ok(start) = checked(mfn, offset, len) else {
+        return;
+    };
     let line = 4u64 << (crate::cpu::regs::read!("ctr_el0") >> 16 & 0xf);
     let (start, end) = (start as u64, start as u64 + len as u64);
     let mut at = start & !(line - 1);
@@ -140,7 +142,9 @@ pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
         // guest that owns it asked to drop, and lines shared with other data are cleaned first.
         unsafe {
             match op {
-                CacheOp::Clean => asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)),
+                CacheOp::Clean => {
+                    asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags))
+                }
                 CacheOp::Invalidate if !partial => {
                     asm!("dc ivac, {}", in(reg) at, options(nostack, preserves_flags));
                 }
