@@ -25,7 +25,7 @@ impl VirqPorts {
 
     /// The port that a VIRQ is bound to.
     #[inline]
-    pub(super) fn port(&self, virq: u32) -> Option<Port> {
+    pub fn port(&self, virq: u32) -> Option<Port> {
         let port = self.0.get(virq as usize)?.load(Acquire);
         (port != 0).then_some(Port(port))
     }

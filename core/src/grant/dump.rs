@@ -1,12 +1,12 @@
 //! A domain's grants for a person to read: debug key `g`.
 
-use core::fmt;
+use core::{fmt, sync::atomic::Ordering::Relaxed};
 
 use xenolith_abi::{DomId, GrantHandle, GrantRef, grant_table::EntryFlags};
 use xenolith_hal::{Gfn, Hal, Mfn};
 
 use super::{
-    ENTRIES,
+    ENTRIES, GrantTable,
     entry::{Access, Pins, SharedWord},
     map::access,
     pin::GuestWord,
@@ -57,6 +57,8 @@ pub struct MappingFacts {
     pub gref: GrantRef,
     /// Where it is mapped.
     pub gfn: Gfn,
+    /// The frame.
+    pub mfn: Mfn,
     /// How it is mapped.
     pub access: Access,
 }
@@ -73,6 +75,29 @@ impl fmt::Display for MappingFacts {
             "handle {:#x}: d{granter} ref {gref:#x} at gfn {:#x} {rights}",
             self.handle.0, self.gfn.0
         )
+    }
+}
+
+/// What a domain's grant table costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFacts {
+    /// Frames that the table shares with its granter; none once it is closed.
+    pub frames: u32,
+    /// Frames of the hypervisor's heap that are charged for it.
+    pub heap: u64,
+    /// Whether the domain ends and its table is gone.
+    pub closed: bool,
+}
+
+impl<H: Hal> GrantTable<H> {
+    /// What the table costs.
+    pub fn facts(&self) -> TableFacts {
+        let closed = self.is_closed();
+        TableFacts {
+            frames: if closed { 0 } else { self.frame_count() },
+            heap: self.charged.load(Relaxed),
+            closed,
+        }
     }
 }
 
@@ -110,6 +135,7 @@ impl<H: Hal> Hypervisor<H> {
                 granter: mapping.granter.id(),
                 gref: mapping.gref,
                 gfn: mapping.gfn,
+                mfn: mapping.mfn,
                 access: access(mapping.flags),
             });
             if let Some(facts) = facts {

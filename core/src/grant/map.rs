@@ -120,11 +120,8 @@ impl<H: Hal> Hypervisor<H> {
             .p2m
             .exchange(gfn, new, &self.tables(mapper))
             .map_err(|_| GrantStatus::GeneralError)?;
-        // Memory of its own that was there stays the mapper's, unmapped; of another's it held a reference there.
-        if let Some(old) = old
-            && matches!(old.kind, P2mType::ForeignRw | P2mType::ForeignRo)
-        {
-            self.put_frame(old.mfn);
+        if let Some(old) = old {
+            self.let_go_replaced(mapper, gfn, &old);
         }
         Ok(())
     }

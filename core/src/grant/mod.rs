@@ -30,7 +30,7 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-pub use dump::{GrantFacts, MappingFacts};
+pub use dump::{GrantFacts, MappingFacts, TableFacts};
 pub use op::grant_table_op;
 pub use release::Released;
 

@@ -6,7 +6,7 @@
 
 use xenolith_hal::{Gfn, Hal, Mfn, Order, P2m, P2mEntry, P2mError, P2mType};
 
-use super::{Charge, Place};
+use super::{Charge, FrameRecord, Place};
 use crate::{DomId, Domain, DomainRef, Errno, Hypervisor};
 
 fn errno(error: P2mError) -> Errno {
@@ -37,7 +37,12 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<(), Errno> {
         let frames = 1 << order;
         let first = if domain.config.direct_map {
-            let owned = |mfn| self.owned_record(mfn, domain.id()).is_some();
+            // Shared info and grant frames are the domain's by name, but not its memory.
+            let owned = |mfn| {
+                self.owned_record(mfn, domain.id()).is_some_and(|record| {
+                    record.state().charge() == Charge::Memory && record.state().allocated()
+                })
+            };
             let first = Mfn(gfn.0);
             let all = (0..frames).all(|n| owned(first.plus(n)));
             all.then_some(first).ok_or(Errno::EINVAL)?
@@ -110,7 +115,10 @@ impl<H: Hal> Hypervisor<H> {
                 P2mType::ForeignRw | P2mType::ForeignRo => {
                     self.unmap_foreign(domain, start, (entry.mfn, entry.kind));
                 }
-                P2mType::XenShared => self.note_shown(entry.mfn, None),
+                P2mType::XenShared => {
+                    // Shown one by one, so no table is needed for this; mapping the range anew may still fail.
+                    let _ = self.hide(domain, start, entry.mfn);
+                }
                 _ => {}
             }
             at = start.plus(left);
@@ -139,6 +147,26 @@ impl<H: Hal> Hypervisor<H> {
             }
         }
         Ok(())
+    }
+
+    /// Lets go of what a grant took the place of: `old` was at `gfn`, and was replaced without the physmap lock. Memory of
+    /// the domain's own stays the domain's, unmapped.
+    pub(crate) fn let_go_replaced(&self, domain: &Domain<H>, gfn: Gfn, old: &P2mEntry) {
+        match old.kind {
+            P2mType::ForeignRw | P2mType::ForeignRo => self.put_frame(old.mfn),
+            P2mType::XenShared => {
+                let _one_at_a_time = domain.memory.physmap.lock();
+                // Since then it may have been shown again, there or elsewhere.
+                let shown = domain.p2m.lookup(gfn).map(|entry| (entry.mfn, entry.kind));
+                let record = self.memory.record(old.mfn);
+                if record.and_then(FrameRecord::shown_at) == Some(gfn)
+                    && shown != Some((old.mfn, P2mType::XenShared))
+                {
+                    self.note_shown(old.mfn, None);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Takes hypervisor memory out of the map again. Under the physmap lock.

@@ -15,7 +15,48 @@ impl<H: Hal> fmt::Display for Name<'_, H> {
     }
 }
 
+/// Where a vCPU is, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuFacts {
+    /// Where it is.
+    pub place: Place,
+    /// Whether nothing keeps it from running.
+    pub runnable: bool,
+    /// Whether it was not started, or taken down.
+    pub down: bool,
+    /// Whether it waits for an interrupt (polling included).
+    pub waits: bool,
+    /// Whether it waits for ports.
+    pub polls: bool,
+}
+
+impl super::DomainSched {
+    /// How many vCPUs of the domain are noted to poll ports.
+    pub fn pollers(&self) -> u32 {
+        self.pollers.load(core::sync::atomic::Ordering::SeqCst)
+    }
+}
+
 impl<H: Hal> Hypervisor<H> {
+    /// Where a vCPU is, and why.
+    pub fn vcpu_facts(&self, vcpu: &VcpuRef<H>) -> VcpuFacts {
+        let flags = vcpu.sched.flags();
+        VcpuFacts {
+            place: vcpu.sched.place(),
+            runnable: vcpu.runnable(),
+            down: flags & flag::DOWN != 0,
+            waits: flags & flag::WAITING != 0,
+            polls: flags & flag::POLLING != 0,
+        }
+    }
+
+    /// Calls `f` for each vCPU that waits in a CPU's queue, under its lock.
+    pub fn for_each_waiting(&self, cpu: CpuId, mut f: impl FnMut(&VcpuRef<H>)) {
+        if let Some(slot) = self.sched.cpu(cpu) {
+            slot.queue.lock().waiting.for_each(&mut f);
+        }
+    }
+
     /// Key `r`: what runs and what waits on each CPU.
     pub fn dump_run_queues(&self, out: &mut dyn Write) -> fmt::Result {
         let now = self.hal.now();

@@ -49,6 +49,7 @@ use xenolith_hal::{
 use crate::{Hypervisor, VcpuRef};
 
 pub use affinity::{Affinity, DomainSched};
+pub use dump::VcpuFacts;
 pub(crate) use handoff::{Place, flag};
 pub use op::sched_op;
 use policy::{Active, Entering, Policy};

@@ -125,7 +125,10 @@ impl<H: Hal> Hypervisor<H> {
         };
         current.sched.poll_port.store(port, SeqCst);
         self.note_poller(current.domain());
-        current.sched.set(flag::WAITING);
+        if current.sched.set(flag::WAITING) & flag::POLLING != 0 {
+            // An earlier call of the same multicall began to poll: the vCPU is noted once.
+            self.forget_poller(current.domain());
+        }
     }
 
     fn first_vcpu(&self, domain: &DomainRef<H>) -> Option<VcpuRef<H>> {

@@ -61,9 +61,15 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    /// Starts a vCPU that is down; false when it was up already.
+    /// Starts a vCPU that is down; false when it was up already, or its domain ends.
     pub fn vcpu_up(&self, vcpu: &VcpuRef<H>) -> bool {
         if vcpu.sched.clear(flag::DOWN) & flag::DOWN == 0 {
+            return false;
+        }
+        // Who ends the domain says so first and takes its vCPUs down afterwards, so one of both puts this one down again:
+        // a vCPU that is still on its CPU then must not start another.
+        if vcpu.domain().life.is_dying() {
+            self.vcpu_down(vcpu);
             return false;
         }
         self.make_runnable(vcpu);

@@ -52,6 +52,11 @@ impl CpuRecord {
         self.kicks.swap(0, SeqCst)
     }
 
+    /// How often it was kicked since then; the count goes on.
+    pub fn kicks(&self) -> u64 {
+        self.kicks.load(SeqCst)
+    }
+
     /// Its programmed deadline.
     pub fn timer(&self) -> Option<Nanos> {
         Some(self.timer.load(SeqCst))

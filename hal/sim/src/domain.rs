@@ -15,6 +15,11 @@ impl SimVcpu {
         self.upcalls.swap(0, SeqCst)
     }
 
+    /// The same, and the count goes on.
+    pub fn upcalls(&self) -> u64 {
+        self.upcalls.load(SeqCst)
+    }
+
     /// Gives the vCPU an interrupt of another kind that its guest would take, or takes it away.
     pub fn set_interrupt(&self, pending: bool) {
         self.interrupt.store(pending, SeqCst);

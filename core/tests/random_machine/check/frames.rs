@@ -1,0 +1,192 @@
+//! Every frame is accounted for: owned by the domain that is charged for it, with as many references as there are
+//! holders, or free, or a table.
+
+use std::{collections::HashMap, sync::atomic::Ordering::SeqCst};
+
+use xenolith_core::{
+    DomId, DomainRef,
+    memory::{Charge, Class},
+};
+use xenolith_hal::{Gfn, Mfn, P2m, P2mEntry, P2mType};
+use xenolith_sim::Sim;
+
+use crate::machine::Machine;
+
+/// Frames of each kind, as the records say.
+#[derive(Default)]
+struct Found {
+    free: u64,
+    hypervisor: u64,
+    owned: HashMap<(DomId, bool), u64>,
+}
+
+fn walk(domain: &DomainRef<Sim>, mut f: impl FnMut(Gfn, P2mEntry, u64)) {
+    let mut at = Gfn(0);
+    while let Some((gfn, entry, left)) = domain.p2m.next_mapped(at) {
+        f(gfn, entry, left);
+        at = gfn.plus(left);
+    }
+}
+
+impl Machine {
+    /// What is free and what is charged to somebody is all there is.
+    pub fn check_accounts(&self) {
+        let mut charged = 0;
+        self.hv.domains.for_each(|domain| {
+            let account = &domain.memory;
+            charged += account.owned.load(SeqCst) + account.hypervisor.load(SeqCst);
+            charged -= domain.grants.facts().heap;
+        });
+        let ballast: u64 = self.ballast.iter().map(|(_, order)| 1 << order).sum();
+        let free = self.hv.memory.free_frames();
+        assert_eq!(
+            free + charged + ballast,
+            self.frames,
+            "frames free and charged"
+        );
+    }
+
+    /// `pinned` is what grants hold.
+    pub fn check_frames(&self, pinned: &HashMap<Mfn, u64>) {
+        let mut held = pinned.clone();
+        self.hv.domains.for_each(|domain| {
+            self.check_map(domain, &mut held);
+            for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.get()) {
+                *held.entry(area.mfn).or_default() += 1;
+            }
+        });
+        let found = self.check_records(&mut held);
+        assert!(
+            held.is_empty(),
+            "references on frames that are nobody's: {held:x?}"
+        );
+        assert_eq!(found.free, self.hv.memory.free_frames(), "free frames");
+        let mut tables: u64 = self.ballast.iter().map(|(_, order)| 1 << order).sum();
+        let mut owners = found.owned;
+        self.hv.domains.for_each(|domain| {
+            let (id, account) = (domain.id(), &domain.memory);
+            let owned = owners.remove(&(id, true)).unwrap_or(0);
+            assert_eq!(owned, account.owned.load(SeqCst), "memory of {id}");
+            let shared = owners.remove(&(id, false)).unwrap_or(0);
+            let grants = domain.grants.facts();
+            let own_tables = domain.p2m.table_frames() as u64;
+            let spent = shared + own_tables + grants.heap;
+            assert_eq!(spent, account.hypervisor.load(SeqCst), "spent for {id}");
+            tables += own_tables;
+        });
+        assert!(
+            owners.is_empty(),
+            "frames of domains that are gone: {owners:?}"
+        );
+        assert_eq!(found.hypervisor, tables, "frames of the hypervisor");
+    }
+
+    /// Each translation names memory that is there for it.
+    fn check_map(&self, domain: &DomainRef<Sim>, held: &mut HashMap<Mfn, u64>) {
+        let (id, dying) = (domain.id(), domain.memory.is_closed());
+        let mut granted = HashMap::new();
+        self.hv.dump_mappings(domain, |mapping| {
+            granted
+                .entry((mapping.gfn, mapping.mfn))
+                .and_modify(|writable: &mut bool| *writable |= mapping.access as u8 != 0)
+                .or_insert(mapping.access as u8 != 0);
+        });
+        let mut seen = HashMap::new();
+        walk(domain, |gfn, entry, frames| {
+            let state = |mfn| self.hv.memory.record(mfn).map(|record| record.state());
+            let kind = entry.kind;
+            for (gfn, mfn) in (0..frames).map(|n| (gfn.plus(n), entry.mfn.plus(n))) {
+                let at = || format!("{id} {gfn:?}: {kind:?} {mfn:?} {:?}", state(mfn));
+                let record = state(mfn);
+                match kind {
+                    P2mType::ForeignRw | P2mType::ForeignRo => {
+                        *held.entry(mfn).or_default() += 1;
+                        let owner = record.and_then(|record| record.owner());
+                        assert!(owner.is_some_and(|owner| owner != id), "{}", at());
+                    }
+                    P2mType::GrantRw => {
+                        assert_eq!(granted.get(&(gfn, mfn)), Some(&true), "{}", at());
+                    }
+                    P2mType::GrantRo => assert!(granted.contains_key(&(gfn, mfn)), "{}", at()),
+                    // Going; what the domain owned may be somebody else's by now.
+                    _ if dying => {}
+                    P2mType::RamRw | P2mType::RamRo => {
+                        let fine = record.is_some_and(|record| {
+                            record.owner() == Some(id)
+                                && record.charge() == Charge::Memory
+                                && record.allocated()
+                        });
+                        assert!(fine, "{}", at());
+                        assert_eq!(seen.insert(mfn, gfn), None, "mapped twice: {}", at());
+                    }
+                    P2mType::XenShared => {
+                        let record = self.hv.memory.record(mfn).expect("RAM");
+                        let fine = record.state().owner() == Some(id)
+                            && record.state().charge() == Charge::Hypervisor;
+                        assert!(fine, "{}", at());
+                        assert_eq!(record.shown_at(), Some(gfn), "{}", at());
+                    }
+                    P2mType::MmioDirect => panic!("{}", at()),
+                }
+            }
+        });
+    }
+
+    /// Walks the frame table; takes the references that it finds out of `held`.
+    fn check_records(&self, held: &mut HashMap<Mfn, u64>) -> Found {
+        let mut found = Found::default();
+        for bank in self.hv.memory.table().banks() {
+            let mut inside_block = 0_u64;
+            for (record, mfn) in bank.records.iter().zip(bank.first.0..) {
+                let (mfn, state) = (Mfn(mfn), record.state());
+                if inside_block != 0 {
+                    assert_eq!(state.class(), Class::Reserved, "{mfn:?} inside a block");
+                    inside_block -= 1;
+                    continue;
+                }
+                match state.class() {
+                    Class::Reserved => panic!("{mfn:?} is nobody's"),
+                    Class::Free(order) => {
+                        found.free += 1 << order;
+                        inside_block = (1 << order) - 1;
+                    }
+                    Class::Hypervisor(order) => {
+                        found.hypervisor += 1 << order;
+                        inside_block = (1 << order) - 1;
+                    }
+                    Class::Domain(owner) => {
+                        let memory = state.charge() == Charge::Memory;
+                        *found.owned.entry((owner, memory)).or_default() += 1;
+                        let holders = held.remove(&mfn).unwrap_or(0);
+                        let expected = holders + u64::from(state.allocated());
+                        assert_eq!(state.count(), expected, "{mfn:?} {state:?}");
+                        if !memory
+                            && let Some(gfn) = record.shown_at()
+                            && let Some(domain) = self.hv.domains.get(owner)
+                            && !domain.memory.is_closed()
+                        {
+                            let entry = domain.p2m.lookup(gfn).map(|e| (e.mfn, e.kind));
+                            let shown = Some((mfn, P2mType::XenShared));
+                            assert_eq!(entry, shown, "{mfn:?} is not shown at {gfn:?}");
+                        }
+                    }
+                }
+            }
+            assert_eq!(inside_block, 0, "a block reaches past its bank");
+        }
+        found
+    }
+
+    /// A free frame holds nothing of whoever had it last.
+    pub fn check_free_memory_is_blank(&self) {
+        for bank in self.hv.memory.table().banks() {
+            for (record, mfn) in bank.records.iter().zip(bank.first.0..) {
+                if let Class::Free(order) = record.state().class() {
+                    for mfn in (mfn..mfn + (1 << order)).map(Mfn) {
+                        assert!(self.sim.ram().is_zero(mfn), "{mfn:?} was not scrubbed");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! What runs inside a domain: a guest that takes its events and makes calls. A polite one follows the rules of the ABI
+//! headers; the others write whatever they like wherever they may.
+
+use xenolith_abi::{
+    Errno, Nr, Port,
+    grant_table::{EntryFlags, entry_type},
+};
+use xenolith_core::{DomId, DomainRef, VcpuRef, guest::Caller, hypercall::Outcome};
+use xenolith_hal::{AtomicOp, CpuId, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType, SharedInfoLayout};
+use xenolith_sim::Sim;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{calls::Call, machine::Machine};
+
+/// What one vCPU's guest is in the middle of.
+#[derive(Default)]
+pub struct GuestModel {
+    /// A call that was interrupted and is to be made again.
+    pub again: Option<(u64, [u64; 5])>,
+    /// Ports that it polls; empty when the test does not know them.
+    pub polled: Vec<Port>,
+}
+
+/// Pages of arguments, one per vCPU, from the first frame on.
+pub const ARGS: u64 = 0;
+/// The page with every `vcpu_info`.
+pub const INFO: u64 = 4;
+/// First page of data.
+pub const DATA: u64 = 5;
+/// Where the first frame of the grant table is to be seen.
+pub const GRANT_TABLE: u64 = 60;
+/// Where pages are mapped.
+pub const WINDOW: u64 = 64;
+/// How many.
+pub const WINDOW_PAGES: u64 = 24;
+
+const LAYOUT: SharedInfoLayout = Sim::SHARED_INFO;
+
+impl Machine {
+    /// The guest of `vcpu`, which is on `cpu`, does one thing.
+    pub fn guest_acts(&mut self, _cpu: CpuId, vcpu: &VcpuRef<Sim>) {
+        let Some((at, index)) = self.find(vcpu) else {
+            return;
+        };
+        if !self.random.once_in(4) {
+            self.take_interrupts(vcpu);
+        }
+        if let Some((nr, args)) = self.doms[at].guests[index].again.take() {
+            self.counts.continued += 1;
+            self.issue(vcpu, nr, args);
+            return;
+        }
+        self.doms[at].guests[index].polled.clear();
+        let polite = self.doms[at].polite;
+        match self.random.below(20) {
+            0 => self.scribble(at, vcpu),
+            1 | 2 => self.change_grant(at, vcpu),
+            3 if polite => self.mask_some_port(vcpu),
+            4 => self.start_or_stop_vcpu(at, vcpu),
+            5 if !polite => {
+                let (nr, args) = self.garbage(at, vcpu);
+                self.issue(vcpu, nr, args);
+            }
+            6 => {
+                let (nr, args) = self.multicall(at, index, vcpu);
+                self.issue(vcpu, nr, args);
+            }
+            _ => {
+                let call = self.random_call(at, index, vcpu, 0);
+                self.make_call(at, index, vcpu, &call);
+            }
+        }
+    }
+
+    /// Makes a call and looks whether what must be true afterwards is.
+    fn make_call(&mut self, at: usize, index: usize, vcpu: &VcpuRef<Sim>, call: &Call) {
+        let expected = self.expect(vcpu, call);
+        let result = self.issue(vcpu, call.nr, call.args);
+        if !call.polled.is_empty() {
+            self.doms[at].guests[index].polled.clone_from(&call.polled);
+        }
+        if let (Some(expected), Some(0)) = (expected, result) {
+            self.verify(vcpu, &expected, call);
+        }
+    }
+
+    /// Makes a call; the result, if it is over.
+    pub fn issue(&mut self, vcpu: &VcpuRef<Sim>, nr: u64, args: [u64; 5]) -> Option<i64> {
+        self.counts.calls += 1;
+        let hv = &self.hv;
+        let outcome = xenolith_core::hypercall::dispatch(Caller { hv, vcpu }, nr, args);
+        let (id, number) = (vcpu.domain().id(), vcpu.id.0);
+        self.note(|| format!("{id}v{number} calls {nr} {args:x?}: {outcome:x?}"));
+        match outcome {
+            Outcome::Done(result) => {
+                let refused = Errno::from_result(result as isize).is_some();
+                self.counts.served += u64::from(!refused);
+                Some(result)
+            }
+            Outcome::Again(args) => {
+                let (at, index) = self.find(vcpu)?;
+                self.doms[at].guests[index].again = Some((nr, args));
+                None
+            }
+        }
+    }
+
+    /// The guest takes what it was interrupted for: upcall byte first, then the selector, then the words.
+    pub fn take_interrupts(&mut self, vcpu: &VcpuRef<Sim>) {
+        vcpu.arch.set_interrupt(false);
+        let Some(info) = vcpu.domain().info_area(vcpu) else {
+            return;
+        };
+        let hal = &self.hv.hal;
+        let upcall = info.offset + LAYOUT.vcpu.evtchn_upcall_pending;
+        if hal.atomic8(info.mfn, upcall, AtomicOp::Swap(0)) == Ok(0) {
+            return;
+        }
+        let selector = info.offset + LAYOUT.vcpu.evtchn_pending_sel;
+        let words = hal
+            .atomic64(info.mfn, selector, AtomicOp::Swap(0))
+            .expect("RAM");
+        for word in (0..64).filter(|word| words >> word & 1 != 0) {
+            let shared = SharedWords::of(hal, vcpu.domain());
+            let ready = shared.pending(word) & !shared.mask(word);
+            shared.clear_pending(word, ready);
+            self.counts.events += u64::from(ready.count_ones());
+        }
+    }
+
+    /// The address of a page of arguments.
+    pub fn args_page(&self, at: usize, index: usize) -> u64 {
+        (self.doms[at].base + ARGS + index as u64) << 12
+    }
+
+    /// Writes to the guest's memory as the guest does; false when it has none there.
+    pub fn poke<T: IntoBytes + Immutable>(&self, vcpu: &VcpuRef<Sim>, to: u64, value: &T) -> bool {
+        let hv = &self.hv;
+        Caller { hv, vcpu }.write(GuestVirt(to), value).is_ok()
+    }
+
+    /// Reads from the guest's memory as the guest does.
+    pub fn peek<T: FromBytes + IntoBytes>(&self, vcpu: &VcpuRef<Sim>, from: u64) -> Option<T> {
+        let hv = &self.hv;
+        Caller { hv, vcpu }.read(GuestVirt(from)).ok()
+    }
+
+    /// Fills a page of its own with something, so that memory that is not scrubbed shows.
+    fn scribble(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
+        let gfn = self.some_data(at);
+        let mark = self.random.next() | 1;
+        let dom = &self.doms[at];
+        let kind = dom.domain.p2m.lookup(Gfn(gfn)).map(|entry| entry.kind);
+        if dom.polite && kind != Some(P2mType::RamRw) {
+            return;
+        }
+        self.poke(vcpu, gfn << 12, &[mark; 16]);
+    }
+
+    fn mask_some_port(&mut self, vcpu: &VcpuRef<Sim>) {
+        let port = self.some_port(vcpu.domain());
+        if port.0 < 4096 {
+            let word = (port.0 / 64) as usize;
+            SharedWords::of(&self.hv.hal, vcpu.domain()).set_mask(word, 1 << (port.0 % 64));
+        }
+    }
+
+    /// As firmware does for a guest (`CPU_ON`, `CPU_OFF`).
+    fn start_or_stop_vcpu(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
+        if self.random.once_in(4) {
+            self.note(|| format!("{}v{} goes down", vcpu.domain().id(), vcpu.id.0));
+            self.hv.vcpu_down(vcpu);
+            return;
+        }
+        let index = self.random.below(vcpu.domain().vcpus.len() as u64) as usize;
+        let target = self.doms[at].vcpu(index);
+        self.note(|| format!("{}v{index} is started", vcpu.domain().id()));
+        self.hv.vcpu_up(&target);
+    }
+
+    /// The frame of the grant table that the guest sees.
+    pub fn grant_page(&self, at: usize) -> Option<Mfn> {
+        let dom = &self.doms[at];
+        let entry = dom.domain.p2m.lookup(Gfn(dom.base + GRANT_TABLE))?;
+        let is_table = entry.kind == P2mType::XenShared && entry.mfn != dom.domain.shared_info;
+        is_table.then_some(entry.mfn)
+    }
+
+    /// Grants a page, or takes a grant back that is not in use.
+    fn change_grant(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
+        let Some(table) = self.grant_page(at) else {
+            return;
+        };
+        let offset = self.random.below(12) as usize * 8;
+        let frame = self.some_data(at) as u32;
+        let grantee = self.some_id();
+        let readonly = self.random.once_in(3);
+        let hal = &self.hv.hal;
+        let old = hal.atomic32(table, offset, AtomicOp::Load).expect("RAM");
+        let busy = EntryFlags(old as u16).intersects(EntryFlags::READING | EntryFlags::WRITING);
+        if self.doms[at].polite && busy {
+            return;
+        }
+        let gone = AtomicOp::Cas { old, new: 0 };
+        assert_eq!(hal.atomic32(table, offset, gone), Ok(old));
+        if self.random.once_in(3) {
+            return;
+        }
+        let hal = &self.hv.hal;
+        let mut flags = entry_type::PERMIT_ACCESS;
+        if readonly {
+            flags |= EntryFlags::READONLY.0;
+        }
+        let word = u32::from(grantee.0) << 16 | u32::from(flags);
+        let _ = hal.atomic32(table, offset + 4, AtomicOp::Swap(frame));
+        let _ = hal.atomic32(table, offset, AtomicOp::Swap(word));
+        self.note(|| format!("{} grants {frame:#x} to {grantee}", vcpu.domain().id()));
+    }
+
+    /// A number of a domain that may exist.
+    pub fn some_id(&mut self) -> DomId {
+        DomId(self.random.below(crate::machine::DOMAINS.into()) as u16)
+    }
+
+    /// A port in use, mostly.
+    pub fn some_port(&mut self, domain: &DomainRef<Sim>) -> Port {
+        let mut ports = Vec::new();
+        self.hv.dump_ports(domain, |facts| ports.push(facts.port));
+        if ports.is_empty() || self.random.once_in(12) {
+            return Port(self.random.below(80) as u32);
+        }
+        ports[self.random.below(ports.len() as u64) as usize]
+    }
+}
+
+/// The event bits in a domain's shared info.
+pub struct SharedWords<'a> {
+    hal: &'a Sim,
+    frame: Mfn,
+}
+
+impl<'a> SharedWords<'a> {
+    pub fn of(hal: &'a Sim, domain: &DomainRef<Sim>) -> Self {
+        let frame = domain.shared_info;
+        Self { hal, frame }
+    }
+
+    fn op(&self, at: usize, word: usize, op: AtomicOp<u64>) -> u64 {
+        let place = at + word * 8;
+        self.hal.atomic64(self.frame, place, op).expect("RAM")
+    }
+
+    pub fn pending(&self, word: usize) -> u64 {
+        self.op(LAYOUT.evtchn_pending, word, AtomicOp::Load)
+    }
+
+    pub fn mask(&self, word: usize) -> u64 {
+        self.op(LAYOUT.evtchn_mask, word, AtomicOp::Load)
+    }
+
+    fn clear_pending(&self, word: usize, bits: u64) {
+        self.op(LAYOUT.evtchn_pending, word, AtomicOp::And(!bits));
+    }
+
+    fn set_mask(&self, word: usize, bits: u64) {
+        self.op(LAYOUT.evtchn_mask, word, AtomicOp::Or(bits));
+    }
+}
+
+/// The selector and the upcall byte of a vCPU.
+pub fn told(hal: &Sim, vcpu: &VcpuRef<Sim>) -> Option<(u64, bool)> {
+    let info = vcpu.domain().info_area(vcpu)?;
+    let selector = info.offset + LAYOUT.vcpu.evtchn_pending_sel;
+    let upcall = info.offset + LAYOUT.vcpu.evtchn_upcall_pending;
+    let selector = hal.atomic64(info.mfn, selector, AtomicOp::Load).ok()?;
+    let upcall = hal.atomic8(info.mfn, upcall, AtomicOp::Load).ok()?;
+    Some((selector, upcall != 0))
+}
+
+/// Numbers of calls that a garbage call may use.
+pub const GARBAGE: [Nr; 10] = [
+    Nr::MemoryOp,
+    Nr::XenVersion,
+    Nr::ConsoleIo,
+    Nr::GrantTableOp,
+    Nr::VmAssist,
+    Nr::VcpuOp,
+    Nr::EventChannelOp,
+    Nr::HvmOp,
+    Nr::Sysctl,
+    Nr::Domctl,
+];
