@@ -4,6 +4,8 @@
 use crate::cadence::Cadence;
 #[cfg(feature = "ns16550")]
 use crate::ns16550::Ns16550;
+#[cfg(all(feature = "ns16550", target_arch = "x86_64"))]
+use crate::ns16550::Ports;
 #[cfg(feature = "pl011")]
 use crate::pl011::Pl011;
 
@@ -52,6 +54,9 @@ pub enum Uart {
     /// 16550.
     #[cfg(feature = "ns16550")]
     Ns16550(Ns16550),
+    /// 16550 of a PC.
+    #[cfg(all(feature = "ns16550", target_arch = "x86_64"))]
+    Ns16550Ports(Ns16550<Ports>),
 }
 
 macro_rules! each {
@@ -63,6 +68,8 @@ macro_rules! each {
             Uart::Cadence($uart) => $body,
             #[cfg(feature = "ns16550")]
             Uart::Ns16550($uart) => $body,
+            #[cfg(all(feature = "ns16550", target_arch = "x86_64"))]
+            Uart::Ns16550Ports($uart) => $body,
         }
     };
 }
@@ -87,6 +94,17 @@ impl Uart {
                 Self::Ns16550(unsafe { Ns16550::new(base, reg_shift) })
             }
         }
+    }
+
+    /// Takes over a PC's 16550 at eight I/O ports from `base` and sets its speed.
+    ///
+    /// # Safety
+    /// The ports must be the device's or nobody's, and nothing else may drive the device.
+    #[cfg(all(feature = "ns16550", target_arch = "x86_64"))]
+    #[must_use]
+    pub unsafe fn at_ports(base: u16) -> Self {
+        // SAFETY: the caller's promise.
+        Self::Ns16550Ports(unsafe { Ns16550::at_ports(base) })
     }
 
     /// Sends a byte; waits while the transmitter is full.

@@ -16,14 +16,15 @@ const LAYERS: &[(&str, u32)] = &[
     ("hal/sim", 2),
     ("core", 2),
     ("drivers", 2),
-    ("arch-aarch64", 3),
-    ("arch-riscv64", 3),
-    ("arch-x86_64", 3),
-    ("platforms/arm64", 4),
-    ("platforms/riscv64", 4),
-    ("platforms/x86_64", 4),
-    ("ci/guests", 4),
-    ("xtask", 5),
+    ("arch-common", 3),
+    ("arch-aarch64", 4),
+    ("arch-riscv64", 4),
+    ("arch-x86_64", 4),
+    ("platforms/arm64", 5),
+    ("platforms/riscv64", 5),
+    ("platforms/x86_64", 5),
+    ("ci/guests", 5),
+    ("xtask", 6),
 ];
 
 /// Test guests see what any guest sees: the ABI alone.

@@ -1,0 +1,149 @@
+//! From the memory map to a working allocator: direct map, frame records, page-table frames, heap.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use xenolith_core::{
+    boot::{PhysRange, RangeSet, memory::BootMemory},
+    memory::{FrameRecord, Memory, Node, RamBank},
+};
+use xenolith_hal::{HostPhys, Mfn, NoMemory, PAGE_SHIFT, PAGE_SIZE};
+
+use crate::{Access, Direct, Paging, Tables, add_bank};
+
+/// RAM that the hypervisor takes beside the frame records: page tables of the direct map, the heap's first pieces, CPU
+/// stacks.
+const OWN: u64 = 8 << 20;
+const BLOCK: u64 = 2 << 20;
+
+/// Why memory could not be set up; one line for the console.
+pub type Error = &'static str;
+
+/// The hypervisor's range of RAM: records first, tables and free frames behind.
+pub struct Own {
+    /// All of it.
+    pub range: PhysRange,
+    records: u64,
+}
+
+/// RAM that may be mapped: all but what firmware forbids, and the image, which has its own mapping.
+fn mappable(memory: &BootMemory, image: PhysRange) -> RangeSet {
+    let mut ram = memory.ram.clone();
+    for reserved in memory.reserved.iter().filter(|r| r.no_map) {
+        ram.remove(reserved.range);
+    }
+    ram.remove(image);
+    ram
+}
+
+fn banks(memory: &BootMemory) -> Vec<(Mfn, u64)> {
+    let whole = memory
+        .ram
+        .iter()
+        .map(|bank| bank.aligned_inner(PAGE_SIZE as u64));
+    whole
+        .filter(|bank| !bank.is_empty())
+        .map(|bank| (Mfn(bank.start() >> PAGE_SHIFT), bank.size() >> PAGE_SHIFT))
+        .collect()
+}
+
+/// Chooses the hypervisor's own range, as high as possible so that dom0's banks stay whole, and maps RAM.
+pub fn map_ram<P: Paging>(memory: &BootMemory, image: PhysRange) -> Result<Own, Error> {
+    let frames: u64 = banks(memory).iter().map(|bank| bank.1).sum();
+    let records = (frames * size_of::<FrameRecord>() as u64).next_multiple_of(PAGE_SIZE as u64);
+    let size = (records + OWN).next_multiple_of(BLOCK);
+    let range = memory.free().highest_fit(size, BLOCK).ok_or(
+        "too little free RAM for the hypervisor's own tables: give the machine more memory",
+    )?;
+    let own = Own { range, records };
+
+    // First the range that further page tables come from, then everything.
+    let fail = |_: NoMemory| "out of page tables for the direct map";
+    map_bank::<P>(range).map_err(fail)?;
+    Tables::<P>::set_table_ram(HostPhys(range.start() + records)..HostPhys(range.end()));
+    for bank in mappable(memory, image).iter() {
+        map_bank::<P>(bank.aligned_inner(PAGE_SIZE as u64)).map_err(fail)?;
+    }
+    Ok(own)
+}
+
+fn map_bank<P: Paging>(bank: PhysRange) -> Result<(), NoMemory> {
+    if bank.is_empty() || bank.end() > P::DIRECT_LIMIT {
+        return Ok(());
+    }
+    Tables::<P>::map(
+        Direct::<P>::address(bank.base()),
+        bank.base(),
+        bank.size(),
+        Access::Ram,
+    )?;
+    if !add_bank(
+        Mfn(bank.start() >> PAGE_SHIFT),
+        Mfn(bank.end() >> PAGE_SHIFT),
+    ) {
+        log::warn!("too many pieces of RAM: {bank} is not used");
+    }
+    Ok(())
+}
+
+/// Makes the records and the allocator. Only the rest of the hypervisor's own range is free at first.
+pub fn start_allocator<P: Paging>(memory: &BootMemory, own: &Own) -> Result<Memory, Error> {
+    let start = Mfn(own.range.start() >> PAGE_SHIFT);
+    for i in 0..own.records >> PAGE_SHIFT {
+        Direct::<P>::zero(start.plus(i), 0);
+    }
+    let mut at = Direct::<P>::address(own.range.base());
+    let banks: Vec<RamBank> = banks(memory)
+        .into_iter()
+        .map(|(first, count)| {
+            // SAFETY: `map_ram` set aside zeroed, mapped RAM for all records of all banks; each bank takes its own
+            // part of it once, and it stays for ever. An all-zero record is valid.
+            let records =
+                unsafe { core::slice::from_raw_parts(at as *const FrameRecord, count as usize) };
+            at += count * size_of::<FrameRecord>() as u64;
+            RamBank {
+                first,
+                records,
+                node: Node(0),
+            }
+        })
+        .collect();
+    let allocator = Memory::new(&banks).map_err(
+        |_| "the banks of RAM overlap, or are too many: mend the memory map that firmware gives",
+    )?;
+    let rest = Tables::<P>::take_table_ram();
+    // Tables are made on demand later too; half of what is left stays for them.
+    let frames = (rest.end.0 - rest.start.0) >> PAGE_SHIFT;
+    let for_tables = (frames / 4).min(256);
+    let border = rest.start.0 + (for_tables << PAGE_SHIFT);
+    Tables::<P>::set_table_ram(rest.start..HostPhys(border));
+    allocator.release_at_boot(Mfn(border >> PAGE_SHIFT), frames - for_tables);
+    Ok(allocator)
+}
+
+/// The image as a range.
+pub fn image<P: Paging>() -> PhysRange {
+    let range = P::image().range();
+    PhysRange::between(range.start.0, range.end.0)
+}
+
+/// A stack for a CPU, with an unmapped page below: the address of its top.
+pub fn stack<P: Paging>(memory: &Memory, cpu: u64) -> Option<u64> {
+    let order = (crate::paging::STACK_SIZE >> PAGE_SHIFT).trailing_zeros();
+    let frames = memory.allocate(order, xenolith_core::memory::Place::ANY)?;
+    Tables::<P>::map_stack(cpu, frames).ok()
+}
+
+/// One line for each bank of RAM and for each range that is not free to use.
+pub fn report(memory: &BootMemory) {
+    for bank in memory.ram.iter() {
+        log::info!("RAM {bank}, {} MiB", bank.size() >> 20);
+    }
+    for reserved in &memory.reserved {
+        log::info!("RAM {} is reserved: {}", reserved.range, reserved.path);
+    }
+}
+
+/// A value that lives for ever, outside the heap's accounting.
+pub fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}

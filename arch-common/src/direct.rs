@@ -1,0 +1,138 @@
+//! The direct map: RAM at a fixed distance from its physical address, and what counts as RAM.
+//!
+//! Frames handed to guests are reached only through the functions here, by copy and by atomic words; no reference to
+//! them is ever made.
+
+use core::{
+    marker::PhantomData,
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
+
+use xenolith_hal::{AtomicOp, Fault, HostPhys, Mfn, Order, PAGE_SIZE};
+
+use crate::Paging;
+
+const MAX_BANKS: usize = 16;
+
+/// Ranges of frames in the direct map, start and end; filled once at boot, before other CPUs run.
+static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
+    [const { (AtomicU64::new(0), AtomicU64::new(0)) }; MAX_BANKS];
+
+/// Records that frames are mapped. False when there are too many pieces of RAM; the rest is then not used.
+pub fn add_bank(start: Mfn, end: Mfn) -> bool {
+    use core::sync::atomic::Ordering::Relaxed;
+    for (from, to) in &BANKS {
+        if to.load(Relaxed) == 0 {
+            from.store(start.0, Relaxed);
+            to.store(end.0, Relaxed);
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether the frame is RAM in the direct map.
+#[inline]
+pub fn is_ram(mfn: Mfn) -> bool {
+    use core::sync::atomic::Ordering::Relaxed;
+    for (from, to) in &BANKS {
+        let end = to.load(Relaxed);
+        if end == 0 {
+            return false;
+        }
+        if mfn.0 < end && mfn.0 >= from.load(Relaxed) {
+            return true;
+        }
+    }
+    false
+}
+
+macro_rules! atomic {
+    ($name:ident, $word:ty, $atomic:ty) => {
+        /// One atomic operation on a word of a frame.
+        #[inline]
+        pub fn $name(mfn: Mfn, offset: usize, op: AtomicOp<$word>) -> Result<$word, Fault> {
+            let at = Self::checked(mfn, offset, size_of::<$word>())?.cast::<$word>();
+            if !at.is_aligned() {
+                return Err(Fault);
+            }
+            // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
+            let word = unsafe { <$atomic>::from_ptr(at) };
+            Ok(match op {
+                AtomicOp::Load => word.load(SeqCst),
+                AtomicOp::Swap(value) => word.swap(value, SeqCst),
+                AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
+                AtomicOp::And(value) => word.fetch_and(value, SeqCst),
+                AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst)
+                {
+                    Ok(seen) | Err(seen) => seen,
+                },
+            })
+        }
+    };
+}
+
+/// Access to RAM through the direct map of an address space.
+pub struct Direct<P>(PhantomData<P>);
+
+impl<P: Paging> Direct<P> {
+    /// The virtual address of a physical one; it may be used only where [`is_ram`] says so.
+    #[inline]
+    #[must_use]
+    pub const fn address(pa: HostPhys) -> u64 {
+        P::DIRECT_VA + (pa.0 & (P::DIRECT_LIMIT - 1))
+    }
+
+    #[inline]
+    fn checked(mfn: Mfn, offset: usize, len: usize) -> Result<*mut u8, Fault> {
+        let end = offset.checked_add(len).ok_or(Fault)?;
+        if end > PAGE_SIZE || !is_ram(mfn) {
+            return Err(Fault);
+        }
+        Ok((Self::address(mfn.base()) + offset as u64) as *mut u8)
+    }
+
+    /// Copies out of a frame.
+    #[inline]
+    pub fn read(mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
+        let from = Self::checked(mfn, offset, buf.len())?;
+        // SAFETY: the source lies in one mapped frame of RAM that no Rust reference covers; a guest writing it at the same
+        // time can only make the bytes copied arbitrary, which callers assume anyway.
+        unsafe { core::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) }
+        Ok(())
+    }
+
+    /// Copies into a frame.
+    #[inline]
+    pub fn write(mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault> {
+        let to = Self::checked(mfn, offset, buf.len())?;
+        // SAFETY: the target lies in one mapped frame of RAM that no Rust reference covers.
+        unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) }
+        Ok(())
+    }
+
+    /// Copies between frames.
+    #[inline]
+    pub fn copy(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
+        let target = Self::checked(to.0, to.1, len)?;
+        let source = Self::checked(from.0, from.1, len)?;
+        // SAFETY: both ranges lie in mapped frames of RAM that no Rust reference covers; they may overlap.
+        unsafe { core::ptr::copy(source, target, len) }
+        Ok(())
+    }
+
+    /// Fills `1 << order` frames with zeroes.
+    pub fn zero(first: Mfn, order: Order) {
+        if !is_ram(first) || !is_ram(first.plus((1 << order) - 1)) {
+            return;
+        }
+        let start = Self::address(first.base()) as *mut u8;
+        // SAFETY: the frames are mapped RAM that no Rust reference covers.
+        unsafe { core::ptr::write_bytes(start, 0, PAGE_SIZE << order) }
+    }
+
+    atomic!(atomic64, u64, AtomicU64);
+    atomic!(atomic32, u32, AtomicU32);
+    atomic!(atomic16, u16, AtomicU16);
+    atomic!(atomic8, u8, AtomicU8);
+}

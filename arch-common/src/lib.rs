@@ -1,0 +1,24 @@
+//! What architectures with four-kilobyte pages and nine-bit table levels share: the direct map, the page-table walk, the
+//! heap, the way from a memory map to an allocator, and the console's last step.
+//!
+//! An architecture names its address space and its page-table entries once ([`Paging`]); everything here is generic over
+//! that. Nothing here holds an instruction or a register of one of them.
+#![no_std]
+#![allow(
+    unsafe_code,
+    reason = "this is where machine memory becomes Rust memory; each block says why it is sound"
+)]
+
+extern crate alloc;
+
+pub mod boot_memory;
+pub mod console;
+mod direct;
+mod heap;
+mod paging;
+mod unsupported;
+
+pub use direct::{Direct, add_bank, is_ram};
+pub use heap::{FrameSource, Heap, set_source};
+pub use paging::{Access, Entry, Image, Paging, Tables};
+pub use unsupported::NoP2m;

@@ -1,0 +1,83 @@
+//! Bringing the harts up.
+
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use xenolith_arch_common::boot_memory;
+use xenolith_core::Hypervisor;
+use xenolith_hal::{CpuId, MAX_CPUS, Nanos};
+
+use super::head;
+use crate::{
+    Riscv64,
+    cpu::{self, percpu::PerCpu},
+    mm::hyp::{Hyp, Sv39},
+    sbi, timer,
+};
+
+/// How long a hart may take to come up.
+const PATIENCE: Nanos = Nanos::from_millis(1000);
+
+static ONLINE: AtomicU32 = AtomicU32::new(0);
+static HV: spin::Once<&'static Hypervisor<Riscv64>> = spin::Once::new();
+
+/// Makes the executing hart part of the machine: its data, interrupts, scheduling.
+pub(super) fn join(hv: &'static Hypervisor<Riscv64>, id: CpuId, hart: u64) -> &'static PerCpu {
+    hv.sched.online(id);
+    let cpu = boot_memory::leak(PerCpu {
+        id,
+        hart,
+        hv,
+        work: hv.sched.work(id),
+    });
+    cpu.install();
+    sbi::set_hart(id, hart);
+    cpu::interrupts_wake();
+    cpu
+}
+
+/// Starts every other hart and waits until each has joined or is given up.
+pub(super) fn start_others(hv: &'static Hypervisor<Riscv64>, harts: &[u64], own: u64) {
+    HV.call_once(|| hv);
+    let mut next = 1u16;
+    for hart in harts.iter().copied().filter(|hart| *hart != own) {
+        if usize::from(next) >= MAX_CPUS {
+            break;
+        }
+        let Some(stack_top) = boot_memory::stack::<Sv39>(&hv.memory, u64::from(next)) else {
+            log::warn!("no memory for the stack of hart {hart}");
+            break;
+        };
+        sbi::set_hart(CpuId(next), hart);
+        let start = boot_memory::leak(head::SecondaryStart {
+            stack_top,
+            cpu: u64::from(next),
+        });
+        let entry = Hyp::image_phys(head::secondary_entry());
+        let seen = ONLINE.load(SeqCst);
+        if let Err(error) = sbi::hart_start(hart, entry, core::ptr::from_ref(start) as u64) {
+            log::warn!("hart {hart} does not start: the SBI firmware says {error:?}");
+            continue;
+        }
+        let deadline = timer::now().plus(PATIENCE);
+        while ONLINE.load(SeqCst) == seen {
+            if timer::now() > deadline {
+                log::warn!("hart {hart} was started and does not answer");
+                break;
+            }
+            core::hint::spin_loop();
+        }
+        next += 1;
+    }
+}
+
+/// Every other hart comes here, on its own stack.
+pub(super) extern "C" fn secondary(cpu: u64) -> ! {
+    cpu::vectors::install();
+    let id = CpuId(cpu as u16);
+    let Some(hv) = HV.get() else {
+        cpu::fault::halt()
+    };
+    let cpu = join(hv, id, sbi::hart(id));
+    ONLINE.fetch_add(1, SeqCst);
+    cpu::run::run(cpu)
+}

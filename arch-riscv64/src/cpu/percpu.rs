@@ -1,0 +1,47 @@
+//! What each hart keeps for itself; the thread pointer (tp) points to it.
+
+use core::sync::atomic::AtomicU32;
+
+use xenolith_core::Hypervisor;
+use xenolith_hal::CpuId;
+
+use crate::Riscv64;
+
+/// Data of one CPU. Only that CPU touches it.
+pub struct PerCpu {
+    /// Its number.
+    pub id: CpuId,
+    /// Its hart number, as firmware knows it.
+    pub hart: u64,
+    /// The hypervisor.
+    pub hv: &'static Hypervisor<Riscv64>,
+    /// The work flags of the scheduler for this CPU.
+    pub work: &'static AtomicU32,
+}
+
+impl PerCpu {
+    /// Makes this the data of the executing CPU.
+    pub fn install(&'static self) {
+        // SAFETY: compiled code leaves tp alone, there being no thread-local variables.
+        unsafe {
+            core::arch::asm!("mv tp, {}", in(reg) core::ptr::from_ref(self), options(nomem, nostack));
+        }
+    }
+
+    /// The executing CPU's data; `None` before [`PerCpu::install`].
+    #[inline(always)]
+    pub fn try_current() -> Option<&'static Self> {
+        let at: *const Self;
+        // SAFETY: tp is zero or was written by `install` with a reference that lives for ever.
+        unsafe {
+            core::arch::asm!("mv {}, tp", out(reg) at, options(nomem, nostack, preserves_flags));
+            at.as_ref()
+        }
+    }
+}
+
+/// The executing CPU's number; 0 while it has no data yet (only the boot CPU runs then).
+#[inline(always)]
+pub fn cpu_id() -> CpuId {
+    PerCpu::try_current().map_or(CpuId(0), |cpu| cpu.id)
+}

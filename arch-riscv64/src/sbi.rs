@@ -1,0 +1,80 @@
+//! Calls to the firmware (RISC-V Supervisor Binary Interface specification, 1.0): harts, timer, interrupts between harts,
+//! power.
+
+use core::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use xenolith_hal::{CpuId, HostPhys, MAX_CPUS};
+
+/// Hart number of each CPU.
+static HARTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Tells which hart a CPU is.
+pub fn set_hart(cpu: CpuId, hart: u64) {
+    if let Some(slot) = HARTS.get(cpu.index()) {
+        slot.store(hart, Relaxed);
+    }
+}
+
+/// Which hart a CPU is.
+pub fn hart(cpu: CpuId) -> u64 {
+    HARTS.get(cpu.index()).map_or(0, |slot| slot.load(Relaxed))
+}
+
+/// Starts a stopped hart at a physical address, with `argument` in its a1.
+pub fn hart_start(hart: u64, entry: HostPhys, argument: u64) -> Result<(), impl fmt::Debug> {
+    sbi_rt::hart_start(hart as usize, entry.0 as usize, argument as usize)
+        .into_result()
+        .map(|_| ())
+}
+
+/// Makes another CPU leave its `wfi` or its guest.
+pub fn kick(cpu: CpuId) {
+    let mask = sbi_rt::HartMask::from_mask_base(1, hart(cpu) as usize);
+    let _ = sbi_rt::send_ipi(mask);
+}
+
+/// Takes note of a kick: the software interrupt is no longer pending.
+pub fn clear_kick() {
+    const SOFTWARE: u64 = 1 << 1;
+    // SAFETY: clears a pending bit of this hart.
+    unsafe {
+        core::arch::asm!("csrc sip, {}", in(reg) SOFTWARE, options(nostack, preserves_flags));
+    }
+}
+
+/// An interrupt of the timer when the `time` counter reaches `ticks`.
+pub fn set_timer(ticks: u64) {
+    let _ = sbi_rt::set_timer(ticks);
+}
+
+/// Powers the machine off; returns when the firmware cannot.
+pub fn system_off() {
+    let _ = sbi_rt::system_reset(sbi_rt::Shutdown, sbi_rt::NoReason);
+}
+
+/// Restarts the machine; returns when the firmware cannot.
+pub fn system_reset() {
+    let _ = sbi_rt::system_reset(sbi_rt::ColdReboot, sbi_rt::NoReason);
+}
+
+/// Sends a byte to the firmware's console, for the time before a UART is known.
+pub fn put(byte: u8) {
+    #[expect(
+        deprecated,
+        reason = "its successor came with SBI 2.0, which the boards' firmware does not have yet"
+    )]
+    let _ = sbi_rt::legacy::console_putchar(usize::from(byte));
+}
+
+/// What firmware this is, for the banner.
+pub struct Firmware;
+
+impl fmt::Display for Firmware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = sbi_rt::get_spec_version();
+        write!(f, "SBI {}.{}", version.major(), version.minor())
+    }
+}

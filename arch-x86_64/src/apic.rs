@@ -1,0 +1,190 @@
+//! The local interrupt controller of each CPU: xAPIC by its registers in memory, x2APIC by its MSRs where firmware has
+//! switched it on (Intel SDM, volume 3, chapter 11).
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use spin::Once;
+use x86_64::registers::model_specific::Msr;
+use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, PAGE_SIZE};
+
+use crate::{cpu::vectors, mm::hyp::Hyp};
+
+const APIC_BASE: u32 = 0x1b;
+const X2APIC_ON: u64 = 1 << 10;
+const X2APIC_FIRST: u32 = 0x800;
+
+/// Register numbers: offset in memory divided by 16, which is also the distance of the MSR.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Register {
+    Id = 0x02,
+    EndOfInterrupt = 0x0b,
+    Spurious = 0x0f,
+    RequestFirst = 0x20,
+    CommandLow = 0x30,
+    CommandHigh = 0x31,
+    TimerVector = 0x32,
+    TimerCount = 0x38,
+    TimerCurrent = 0x39,
+    TimerDivide = 0x3e,
+}
+
+enum Access {
+    Memory(AtomicU64),
+    Msrs,
+}
+
+static ACCESS: Once<Access> = Once::new();
+
+/// APIC number of each CPU.
+static IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+fn read_msr(number: u32) -> u64 {
+    // SAFETY: the registers read here exist on every CPU with a local APIC, and reading them changes nothing.
+    unsafe { Msr::new(number).read() }
+}
+
+fn write_msr(number: u32, value: u64) {
+    // SAFETY: only registers of the local APIC are written here, in x2APIC mode; none changes how memory is mapped.
+    unsafe { Msr::new(number).write(value) }
+}
+
+/// Finds how the registers are reached, on the boot CPU.
+pub fn init(registers: HostPhys) -> Result<(), &'static str> {
+    let access = if read_msr(APIC_BASE) & X2APIC_ON != 0 {
+        Access::Msrs
+    } else {
+        let va = Hyp::map_device(registers, PAGE_SIZE as u64)
+            .map_err(|_| "out of page tables for the local APIC")?;
+        Access::Memory(AtomicU64::new(va as u64))
+    };
+    ACCESS.call_once(|| access);
+    mask_legacy_controllers();
+    Ok(())
+}
+
+fn read(register: Register) -> u32 {
+    match ACCESS.get() {
+        // SAFETY: the page of registers is mapped for ever.
+        Some(Access::Memory(base)) => unsafe {
+            ((base.load(Relaxed) + register as u64 * 16) as *const u32).read_volatile()
+        },
+        Some(Access::Msrs) => read_msr(X2APIC_FIRST + register as u32) as u32,
+        None => 0,
+    }
+}
+
+fn write(register: Register, value: u32) {
+    match ACCESS.get() {
+        // SAFETY: the page of registers is mapped for ever.
+        Some(Access::Memory(base)) => unsafe {
+            ((base.load(Relaxed) + register as u64 * 16) as *mut u32).write_volatile(value);
+        },
+        Some(Access::Msrs) => write_msr(X2APIC_FIRST + register as u32, value.into()),
+        None => {}
+    }
+}
+
+/// Nothing comes from the PC's two old controllers: their interrupts could not be told from exceptions.
+fn mask_legacy_controllers() {
+    for port in [0x21u16, 0xa1] {
+        // SAFETY: the mask registers of the two controllers.
+        unsafe { x86_64::instructions::port::Port::<u8>::new(port).write(0xff) }
+    }
+}
+
+/// Lets the executing CPU receive interrupts.
+pub fn enable() {
+    const SOFTWARE_ENABLE: u32 = 1 << 8;
+    const MASKED: u32 = 1 << 16;
+    const BY_ONE: u32 = 0b1011;
+    write(Register::TimerVector, MASKED | u32::from(vectors::TIMER));
+    write(Register::TimerDivide, BY_ONE);
+    write(
+        Register::Spurious,
+        SOFTWARE_ENABLE | u32::from(vectors::SPURIOUS),
+    );
+}
+
+/// The executing CPU's APIC number.
+pub fn own_id() -> u32 {
+    match ACCESS.get() {
+        Some(Access::Memory(_)) => read(Register::Id) >> 24,
+        _ => read(Register::Id),
+    }
+}
+
+/// Tells which APIC number a CPU has.
+pub fn set_id(cpu: CpuId, id: u32) {
+    if let Some(slot) = IDS.get(cpu.index()) {
+        slot.store(id, Relaxed);
+    }
+}
+
+/// The interrupt that is served is done.
+pub fn end_of_interrupt() {
+    write(Register::EndOfInterrupt, 0);
+}
+
+fn send(id: u32, command: u32) {
+    const BUSY: u32 = 1 << 12;
+    match ACCESS.get() {
+        Some(Access::Msrs) => write_msr(
+            X2APIC_FIRST + Register::CommandLow as u32,
+            u64::from(id) << 32 | u64::from(command),
+        ),
+        _ => {
+            write(Register::CommandHigh, id << 24);
+            write(Register::CommandLow, command);
+            while read(Register::CommandLow) & BUSY != 0 {
+                core::hint::spin_loop();
+            }
+        }
+    }
+}
+
+const ASSERT: u32 = 1 << 14;
+
+/// Resets a CPU; it then waits for [`send_startup`].
+pub fn send_init(id: u32) {
+    const INIT: u32 = 5 << 8;
+    send(id, ASSERT | INIT);
+}
+
+/// Starts a CPU that was reset, in real mode at a page below 1 MiB.
+pub fn send_startup(id: u32, page: HostPhys) {
+    const STARTUP: u32 = 6 << 8;
+    send(id, ASSERT | STARTUP | (page.frame().0 as u32 & 0xff));
+}
+
+/// Makes another CPU leave its sleep or its guest.
+pub fn kick(cpu: CpuId) {
+    let id = IDS.get(cpu.index()).map_or(0, |slot| slot.load(Relaxed));
+    send(id, ASSERT | u32::from(vectors::KICK));
+}
+
+/// Whether an interrupt waits for this CPU.
+pub fn interrupt_waits() -> bool {
+    // Both vectors that are used stand in the last of the eight registers.
+    const LAST: u32 = 7;
+    match ACCESS.get() {
+        // SAFETY: the page of registers is mapped for ever.
+        Some(Access::Memory(base)) => unsafe {
+            let at = base.load(Relaxed) + u64::from(Register::RequestFirst as u32 + LAST) * 16;
+            (at as *const u32).read_volatile() != 0
+        },
+        Some(Access::Msrs) => read_msr(X2APIC_FIRST + Register::RequestFirst as u32 + LAST) != 0,
+        None => false,
+    }
+}
+
+/// Starts the timer from a count, or stops it (0); an interrupt comes when it has run down.
+pub fn start_timer(count: u32) {
+    write(Register::TimerVector, u32::from(vectors::TIMER));
+    write(Register::TimerCount, count);
+}
+
+/// How far the timer has run down.
+pub fn timer_count() -> u32 {
+    read(Register::TimerCurrent)
+}

@@ -1,0 +1,12 @@
+//! Start-up of the machine: from the first Rust instruction to all CPUs.
+
+#[cfg(target_os = "none")]
+mod head;
+pub mod info;
+#[cfg(target_os = "none")]
+mod smp;
+#[cfg(target_os = "none")]
+mod start;
+
+#[cfg(target_os = "none")]
+use start::primary;

@@ -1,0 +1,129 @@
+//! The boot CPU's way through start-up.
+
+use xenolith_arch_common::{boot_memory, console::hand_over, set_source};
+use xenolith_core::{
+    Hypervisor,
+    boot::{PhysRange, memory::BootMemory},
+    memory::Place,
+};
+use xenolith_hal::{CpuId, Hal, HostPhys, PAGE_SIZE};
+
+use super::{
+    info::{self, BootInfo, Protocol},
+    smp,
+};
+use crate::{
+    X86_64, acpi, apic, console, cpu,
+    mm::{
+        firmware,
+        hyp::{self, FourLevels},
+    },
+    timer,
+};
+
+/// Memory below this is firmware's and real mode's, and not used otherwise.
+const LOW: PhysRange = PhysRange::between(0, 1 << 20);
+
+/// The first Rust code, on the boot CPU: on the boot stack, with the image mapped and nothing else.
+pub(super) extern "C" fn primary(magic: u32, information: u32, image: u64) -> ! {
+    cpu::percpu::init_early();
+    hyp::init(HostPhys(image));
+    console::init();
+    cpu::descriptors::install();
+    let Some(protocol) = Protocol::from_magic(magic) else {
+        refuse(format_args!(
+            "started by an unknown protocol (magic {magic:#x}): use PVH, Multiboot 1 or Multiboot 2"
+        ))
+    };
+    match info::read(protocol, information.into(), &firmware::bytes) {
+        Ok(info) => start(protocol, &info),
+        Err(error) => refuse(format_args!("{}: {error}", protocol.name())),
+    }
+}
+
+/// Start-up cannot go on, and says why.
+fn refuse(why: core::fmt::Arguments<'_>) -> ! {
+    log::error!("{why}");
+    log::error!("start-up ends here");
+    cpu::fault::stop()
+}
+
+fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
+    let hz = timer::init().unwrap_or_else(|e| refuse(format_args!("{e}")));
+    log::info!(
+        "Xenolith {} on x86-64, timer {} kHz, {}",
+        env!("CARGO_PKG_VERSION"),
+        hz / 1000,
+        protocol.name()
+    );
+    let image = boot_memory::image::<FourLevels>();
+    let mut ram = memory(boot);
+    ram.occupy(image);
+    let trampoline = low_page(&ram).unwrap_or_else(|| {
+        refuse(format_args!(
+            "no page of RAM below 640 KiB is free to start other CPUs from"
+        ))
+    });
+    ram.occupy(LOW);
+    boot_memory::report(&ram);
+    let own = boot_memory::map_ram::<FourLevels>(&ram, image)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    ram.occupy(own.range);
+    let allocator = boot_memory::start_allocator::<FourLevels>(&ram, &own)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let hv = boot_memory::leak(Hypervisor::new(X86_64, allocator));
+    HV.call_once(|| hv);
+    hand_over(|record| {
+        if let Some(hv) = HV.get() {
+            hv.console.print_record(&hv.hal, record);
+        }
+    });
+    set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
+    hv.command_line.call_once(|| boot.command_line.into());
+
+    let root = boot.rsdp.or_else(|| acpi::find_root(&firmware::bytes));
+    let cpus = acpi::cpus(root.unwrap_or(0), &firmware::bytes)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    apic::init(HostPhys(cpus.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    smp::join(hv, CpuId(0));
+    timer::calibrate_apic();
+    smp::start_others(hv, &cpus.apic_ids, trampoline);
+    // Boot information, modules and firmware's tables stay where they are: the map or `loaded` keeps them out.
+    for bank in ram.free().iter() {
+        hv.memory
+            .release_at_boot(bank.base().frame(), bank.size() / PAGE_SIZE as u64);
+    }
+    log::info!(
+        "{} CPUs, {} MiB of RAM, {} MiB free",
+        hv.sched.online_cpus().len(),
+        hv.memory.table().frames() >> 8,
+        hv.memory.free_frames() >> 8
+    );
+    log::info!("no guest runs on x86-64 yet: powering off");
+    hv.hal.power_off()
+}
+
+/// RAM as the loader's map tells it: where entries overlap, what is not RAM wins.
+fn memory(boot: &BootInfo<'_>) -> BootMemory {
+    const RAM: u32 = 1;
+    let mut memory = BootMemory::default();
+    for entry in boot.map.iter().filter(|entry| entry.kind == RAM) {
+        memory.ram.insert(entry.range);
+    }
+    for entry in boot.map.iter().filter(|entry| entry.kind != RAM) {
+        memory.ram.remove(entry.range);
+    }
+    boot.loaded.iter().for_each(|range| memory.occupy(*range));
+    memory
+}
+
+/// A free page that real mode reaches; not the first one, which holds the BIOS's interrupt table.
+fn low_page(ram: &BootMemory) -> Option<HostPhys> {
+    const CONVENTIONAL: u64 = 0xa_0000;
+    let mut free = ram.free();
+    free.remove(PhysRange::between(CONVENTIONAL, u64::MAX));
+    free.remove(PhysRange::between(0, PAGE_SIZE as u64));
+    Some(free.highest_fit(PAGE_SIZE as u64, PAGE_SIZE as u64)?.base())
+}
+
+static HV: spin::Once<&'static Hypervisor<X86_64>> = spin::Once::new();

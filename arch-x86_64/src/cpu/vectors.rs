@@ -1,0 +1,145 @@
+//! Interrupt entries. The hypervisor runs with interrupts masked and opens them only in its idle loop, so an interrupt
+//! means "look at your work" and an exception is a fault of the hypervisor itself.
+
+use core::arch::global_asm;
+
+use spin::Once;
+use x86_64::{VirtAddr, instructions::tables, structures::DescriptorTablePointer};
+
+use super::descriptors::{CODE, DOUBLE_FAULT_STACK};
+
+/// Another CPU asks this one to look at its work.
+pub const KICK: u8 = 0xf0;
+/// This CPU's timer.
+pub const TIMER: u8 = 0xf1;
+/// The local APIC's interrupt that was none.
+pub const SPURIOUS: u8 = 0xff;
+
+/// Exceptions have the numbers below this.
+const EXCEPTIONS: u64 = 32;
+const DOUBLE_FAULT: usize = 8;
+
+/// Registers as the entry code stores them, and what the CPU pushed.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Frame {
+    /// r15 to r8, rbp, rdi, rsi, rdx, rcx, rbx, rax.
+    pub general: [u64; 15],
+    /// Which interrupt or exception.
+    pub vector: u64,
+    /// The exception's error code, or 0.
+    pub error: u64,
+    /// Where it happened.
+    pub rip: u64,
+    /// Code segment.
+    pub cs: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Stack segment.
+    pub ss: u64,
+}
+
+global_asm!(
+    r#"
+    .section .text.vectors, "ax"
+    .balign 16
+    .global interrupt_entries
+interrupt_entries:                      // one every 16 bytes
+    .set number, 0
+    .rept 256
+    .balign 16
+    .if !(number == 8 || (number >= 10 && number <= 14) || number == 17 || number == 21 || number == 29 || number == 30)
+    pushq   $0                          // where the CPU pushes no error code
+    .endif
+    pushq   $number
+    jmp     interrupt_common
+    .set number, number + 1
+    .endr
+
+interrupt_common:
+    pushq   %rax
+    pushq   %rbx
+    pushq   %rcx
+    pushq   %rdx
+    pushq   %rsi
+    pushq   %rdi
+    pushq   %rbp
+    pushq   %r8
+    pushq   %r9
+    pushq   %r10
+    pushq   %r11
+    pushq   %r12
+    pushq   %r13
+    pushq   %r14
+    pushq   %r15
+    cld
+    movq    %rsp, %rdi                  // Frame; the CPU aligned the stack, and 22 words keep it so
+    callq   {taken}
+    popq    %r15
+    popq    %r14
+    popq    %r13
+    popq    %r12
+    popq    %r11
+    popq    %r10
+    popq    %r9
+    popq    %r8
+    popq    %rbp
+    popq    %rdi
+    popq    %rsi
+    popq    %rdx
+    popq    %rcx
+    popq    %rbx
+    popq    %rax
+    addq    $16, %rsp                   // vector and error code
+    iretq
+    .text
+    "#,
+    taken = sym taken,
+    options(att_syntax),
+);
+
+unsafe extern "C" {
+    static interrupt_entries: u8;
+}
+
+extern "C" fn taken(frame: &Frame) {
+    if frame.vector < EXCEPTIONS {
+        super::fault::own_fault(frame);
+    }
+    if frame.vector != u64::from(SPURIOUS) {
+        crate::apic::end_of_interrupt();
+    }
+}
+
+/// A gate: present, interrupts masked, ring 0.
+fn gate(vector: usize) -> u128 {
+    let entry = core::ptr::addr_of!(interrupt_entries) as u128 + vector as u128 * 16;
+    let stack = if vector == DOUBLE_FAULT {
+        DOUBLE_FAULT_STACK as u128 + 1
+    } else {
+        0
+    };
+    (entry & 0xffff)
+        | u128::from(CODE) << 16
+        | stack << 32
+        | 0x8e << 40
+        | (entry >> 16 & 0xffff) << 48
+        | (entry >> 32 & 0xffff_ffff) << 64
+}
+
+static TABLE: Once<[u128; 256]> = Once::new();
+
+/// Points this CPU at the table.
+pub fn install() {
+    let table = TABLE.call_once(|| core::array::from_fn(gate));
+    let pointer = DescriptorTablePointer {
+        limit: size_of_val(table) as u16 - 1,
+        base: VirtAddr::from_ptr(table),
+    };
+    // SAFETY: the table is complete and lives for ever.
+    unsafe { tables::lidt(&pointer) }
+}
+
+const _: () = assert!(size_of::<Frame>() == 22 * 8);

@@ -1,0 +1,35 @@
+//! The hypervisor's virtual address space: 48 bits, in the 16 root slots of 512 GiB (256 to 271) that every PV guest leaves
+//! to the hypervisor (`arch-x86/xen-x86_64.h`, `HYPERVISOR_VIRT_START`).
+//!
+//! | slots | what |
+//! |---|---|
+//! | 258 | what boot loader and firmware left in memory, read-only |
+//! | 259 | CPU stacks, each with an unmapped page below |
+//! | 260 | device registers, mapped as drivers ask |
+//! | 261 | the image: text, rodata, data, one page table |
+//! | 262..=269 | the direct map: RAM but the image, at its physical address |
+
+const fn slot(number: u64) -> u64 {
+    0xffff_0000_0000_0000 | number << 39
+}
+
+/// Where the image is linked (`targets/x86_64.ld`).
+pub const IMAGE_VA: u64 = 0xffff_82d0_4000_0000;
+/// The image's slot in each level of tables, from the root on; in the last level it starts with the first.
+pub const IMAGE_SLOTS: [u64; 3] = [
+    IMAGE_VA >> 39 & 511,
+    IMAGE_VA >> 30 & 511,
+    IMAGE_VA >> 21 & 511,
+];
+/// First address of the window on boot information.
+pub const FIRMWARE_VA: u64 = slot(258);
+/// First address of the CPU stacks.
+pub const STACK_VA: u64 = slot(259);
+/// First address of the device window.
+pub const DEVICE_VA: u64 = slot(260);
+/// Address of physical address 0 in the direct map.
+pub const DIRECT_VA: u64 = slot(262);
+/// Physical addresses at or above this have no place in the direct map.
+pub const DIRECT_LIMIT: u64 = 1 << 42;
+
+const _: () = assert!(IMAGE_SLOTS[0] == 261 && IMAGE_VA.trailing_zeros() >= 21);
