@@ -80,10 +80,8 @@ pub fn nanos_at(ticks: u64) -> Nanos {
 /// Programs this CPU's deadline.
 pub fn set(deadline: Option<Nanos>) {
     let wanted = deadline.map_or(u64::MAX, ticks_at);
-    if let Some(cpu) = PerCpu::try_current() {
-        if cpu.timer.replace(wanted) == wanted {
-            return;
-        }
+    if PerCpu::try_current().is_some_and(|cpu| cpu.timer.replace(wanted) == wanted) {
+        return;
     }
     if wanted == u64::MAX {
         write!("cnthp_ctl_el2", 0);

@@ -6,7 +6,10 @@ use super::regs::read;
 use crate::console;
 
 /// Called from the vectors with the registers as they were (x0.., pc at 31, pstate at 32).
-pub extern "C" fn own_fault(kind: u64, frame: *const u64) -> ! {
+///
+/// # Safety
+/// `frame` points to 33 words.
+pub unsafe extern "C" fn own_fault(kind: u64, frame: *const u64) -> ! {
     let name = ["synchronous", "IRQ", "FIQ", "SError"][kind as usize & 3];
     let mut out = console::Raw;
     let (esr, far) = (read!("esr_el2"), read!("far_el2"));
@@ -16,7 +19,7 @@ pub extern "C" fn own_fault(kind: u64, frame: *const u64) -> ! {
         super::percpu::cpu_id().0
     );
     for i in 0..33usize {
-        // SAFETY: the vectors stored 33 words there.
+        // SAFETY: the caller's promise.
         let value = unsafe { frame.add(i).read() };
         let _ = match i {
             31 => writeln!(out, "(XEN) pc  {value:#018x}\r"),

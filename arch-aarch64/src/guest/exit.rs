@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The immediate of `hvc` that makes a hypercall (`public/arch-arm.h`).
-const HYPERCALL_TAG: u16 = xenolith_abi::arm::HYPERCALL_TAG as u16;
+const HYPERCALL_TAG: u16 = xenolith_abi::arm::HYPERCALL_TAG;
 
 /// An exit being served: the CPU, the vCPU that it runs, and that vCPU's registers.
 pub struct Context<'a> {

@@ -13,20 +13,11 @@ const CPTR_TFP: u64 = 1 << 10;
 
 /// v0 to v31, FPSR and FPCR.
 #[repr(C, align(16))]
+#[derive(Default)]
 pub struct FpContext {
     v: [u128; 32],
     fpsr: u64,
     fpcr: u64,
-}
-
-impl Default for FpContext {
-    fn default() -> Self {
-        Self {
-            v: [0; 32],
-            fpsr: 0,
-            fpcr: 0,
-        }
-    }
 }
 
 /// Makes the next use of floating point by the guest trap.

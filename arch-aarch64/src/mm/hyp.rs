@@ -97,7 +97,7 @@ pub fn set_table_ram(range: core::ops::Range<HostPhys>) {
 /// What is left of the range given to [`set_table_ram`]; no more tables come from it.
 pub fn take_table_ram() -> core::ops::Range<HostPhys> {
     let mut state = STATE.lock();
-    let (next, end) = core::mem::replace(&mut state.ram, (0, 0));
+    let (next, end) = core::mem::take(&mut state.ram);
     HostPhys(next)..HostPhys(end)
 }
 
@@ -176,7 +176,7 @@ fn map_one(
 pub fn map_device(pa: HostPhys, len: u64) -> Result<*mut u8, NoMemory> {
     let mask = PAGE_SIZE as u64 - 1;
     let start = pa.0 & !mask;
-    let size = (pa.0 + len + mask & !mask) - start;
+    let size = ((pa.0 + len + mask) & !mask) - start;
     let va = DEVICE_NEXT.fetch_add(size + PAGE_SIZE as u64, Ordering::Relaxed);
     map(va, HostPhys(start), size, Attribute::Device)?;
     Ok((va + (pa.0 & mask)) as *mut u8)
@@ -186,7 +186,7 @@ pub fn map_device(pa: HostPhys, len: u64) -> Result<*mut u8, NoMemory> {
 pub fn map_device_tree(pa: HostPhys, len: u64) -> Option<u64> {
     let mask = PAGE_SIZE as u64 - 1;
     let start = pa.0 & !mask;
-    let size = (pa.0 + len + mask & !mask) - start;
+    let size = ((pa.0 + len + mask) & !mask) - start;
     map(
         layout::FDT_VA,
         HostPhys(start),
