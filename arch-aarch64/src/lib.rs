@@ -25,7 +25,6 @@ pub mod vgic;
 pub mod boot;
 #[cfg(target_arch = "aarch64")]
 pub mod console;
-#[cfg(target_arch = "aarch64")]
 pub mod cpu;
 #[cfg(target_arch = "aarch64")]
 pub mod hal;

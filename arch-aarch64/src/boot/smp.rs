@@ -9,7 +9,7 @@ use xenolith_hal::{CpuId, MAX_CPUS};
 use super::{head, memory};
 use crate::{
     Aarch64,
-    cpu::{self, percpu::PerCpu, regs::read},
+    cpu::{self, errata, percpu::PerCpu, regs::read},
     irq,
     mm::{hyp, layout},
     smccc, timer,
@@ -37,11 +37,15 @@ pub(super) fn join(hv: &'static Hypervisor<Aarch64>, id: CpuId, vtcr: u64) -> &'
         mpidr: own_mpidr(),
         work: hv.sched.work(id),
         loaded: RefCell::new(None),
+        domain: Cell::new(None),
         fp_in_use: Cell::new(false),
         timer: Cell::new(u64::MAX),
     });
     cpu.install();
     cpu::run::init(vtcr);
+    for what in errata::look(read!("midr_el1"), smccc::can_reset_branch_predictor()) {
+        log::info!("working around {what}");
+    }
     if let Some(gic) = irq::gic()
         && let Err(error) = gic.init_cpu(id, cpu.mpidr)
     {

@@ -1,7 +1,13 @@
-//! One physical CPU: its registers, vectors, per-CPU data and main loop.
+//! One physical CPU: its registers, vectors, errata, per-CPU data and main loop.
 
+pub mod errata;
+#[cfg(target_arch = "aarch64")]
 pub mod fault;
+#[cfg(target_arch = "aarch64")]
 pub mod percpu;
+#[cfg(target_arch = "aarch64")]
 pub mod regs;
+#[cfg(target_arch = "aarch64")]
 pub mod run;
+#[cfg(target_arch = "aarch64")]
 pub mod vectors;

@@ -9,7 +9,11 @@ use xenolith_core::{
 use super::{esr::Exit, fp, inject, mmio, psci, regs::GuestRegs, sysreg};
 use crate::{
     Aarch64,
-    cpu::{percpu::PerCpu, regs::read},
+    cpu::{
+        errata::{self, Workaround},
+        percpu::PerCpu,
+        regs::{read, write},
+    },
 };
 
 /// The immediate of `hvc` that makes a hypercall (`public/arch-arm.h`).
@@ -39,11 +43,26 @@ pub fn synchronous(cx: &mut Context<'_>) {
     match Exit::decode(read!("esr_el2")) {
         Exit::Hvc(HYPERCALL_TAG) => hypercall(cx),
         Exit::SysReg(access) => sysreg::access(cx, access),
+        // Where stage 1 would have faulted, the guest runs the instruction again and takes that fault itself.
+        Exit::DataAbort(_)
+            if errata::needs(Workaround::AskStage1) && stage1_faults(read!("far_el2")) => {}
         Exit::DataAbort(abort) => mmio::data_abort(cx, abort),
         Exit::Hvc(0) => psci::call(cx),
         Exit::Hvc(_) => inject::undefined(cx.regs),
         other => rare(cx, other),
     }
+}
+
+/// Whether the guest's own translation refuses the address, for reading as EL1.
+fn stage1_faults(far: u64) -> bool {
+    let saved = read!("par_el1");
+    // SAFETY: address translation only writes PAR_EL1, which is restored below.
+    unsafe {
+        core::arch::asm!("at s1e1r, {}", "isb", in(reg) far, options(nostack, preserves_flags))
+    };
+    let result = read!("par_el1");
+    write!("par_el1", saved);
+    result & 1 != 0
 }
 
 #[inline(never)]
