@@ -62,7 +62,8 @@ fn stage1_faults(far: u64) -> bool {
     };
     let result = read!("par_el1");
     write!("par_el1", saved);
-    result & 1 != 0
+    // F: a fault; S: it was one of stage 2, met by the walk, which the guest could only meet again.
+    result & 1 != 0 && result & 1 << 9 == 0
 }
 
 #[inline(never)]
