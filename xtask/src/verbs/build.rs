@@ -3,10 +3,12 @@
 //! Cargo makes an ELF file; beside it the flat binary is written that boot loaders take. Both are in
 //! `target/xenolith/ARCH/`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -97,8 +99,23 @@ pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
         .collect()
 }
 
-/// Builds one package for bare metal and returns its ELF files.
+/// What this process has built already. A test run asks for the same images many times, and cargo would repeat the
+/// warnings each time.
+static BUILT: Mutex<BTreeMap<String, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
+
+/// Builds one package for bare metal, once, and returns its ELF files.
 fn cargo_build(target: &str, package: &str, more: &[&str]) -> Result<Vec<PathBuf>> {
+    let key = format!("{target} {package} {more:?}");
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(elves) = built.get(&key) {
+        return Ok(elves.clone());
+    }
+    let elves = cargo_build_now(target, package, more)?;
+    built.insert(key, elves.clone());
+    Ok(elves)
+}
+
+fn cargo_build_now(target: &str, package: &str, more: &[&str]) -> Result<Vec<PathBuf>> {
     let toolchain = Toolchain::find()?;
     let mut command = toolchain.cargo("build", target);
     command.args(["--release", "--package", package]).args(more);

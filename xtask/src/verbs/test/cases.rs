@@ -11,6 +11,9 @@ use crate::prepare::MachineArgs;
 use crate::verbs::smoke;
 use crate::verbs::test::{Case, Needs, bad_input, guests, images, neighbours};
 
+/// A machine that is well needs a few seconds; this allows for a busy host.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Every test beside the host's.
 pub(crate) fn all() -> Result<Vec<Case>> {
     let mut cases = images::cases();
@@ -76,14 +79,7 @@ fn starts_from_disk(board: &Board) -> bool {
 fn smoke(board: &'static Board, variant: &str, mut args: MachineArgs) -> Case {
     args.board = Some(board.name.to_string());
     let log = format!("smoke-{}{}", board.name, variant.replace('/', "-"));
-    let run = move || {
-        smoke::check(
-            &args.machine(None)?,
-            &log,
-            Duration::from_secs(240),
-            Echo::Log,
-        )
-    };
+    let run = move || smoke::check(&args.machine(None)?, &log, LIMIT, Echo::Log);
     Case {
         name: format!("smoke/{}{variant}", board.name),
         needs: Needs::Emulator,
