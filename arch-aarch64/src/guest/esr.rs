@@ -82,8 +82,12 @@ pub struct DataAbort {
     pub far_invalid: bool,
     /// Translation, access-flag or permission fault: nothing of the machine failed.
     pub stage2: bool,
+    /// Translation or access-flag fault: HPFAR_EL2 holds the page (after a permission fault it need not).
+    pub translation: bool,
     /// It was cache maintenance.
     pub cache_op: bool,
+    /// The instruction has 32 bits, not 16.
+    pub long: bool,
 }
 
 /// The operands of a load or store with a valid syndrome.
@@ -161,6 +165,10 @@ const fn is_stage2_fault(status: u32) -> bool {
     status & 0x3f < 0x10
 }
 
+const fn is_translation_fault(status: u32) -> bool {
+    matches!(status & 0x3f, 0x04..=0x0b)
+}
+
 impl Exit {
     /// Decodes ESR_EL2.
     #[inline]
@@ -192,7 +200,9 @@ impl Exit {
                 table_walk: iss >> 7 & 1 != 0,
                 far_invalid: iss >> 10 & 1 != 0,
                 stage2: is_stage2_fault(iss),
+                translation: is_translation_fault(iss),
                 cache_op: iss >> 8 & 1 != 0,
+                long: esr >> 25 & 1 != 0,
             }),
             class => Self::Other(class),
         }

@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod context;
+pub mod decode;
 pub mod esr;
 #[cfg(target_arch = "aarch64")]
 pub mod exit;
