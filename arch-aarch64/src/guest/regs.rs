@@ -27,6 +27,25 @@ const PSTATE_THUMB: u64 = 1 << 5;
 /// The If-Then state of Thumb: bits 7:2 at 15:10, bits 1:0 at 26:25.
 const PSTATE_IT: u64 = 0x3f << 10 | 3 << 25;
 
+/// PSTATE in which EL1 takes an exception from `old` (Arm ARM DDI 0487, `AArch64.TakeException`): EL1h, masked; the
+/// flags and DIT stay, PAN and SSBS follow SCTLR_EL1. Bits of features that the CPU lacks are ignored by it.
+pub fn exception_pstate(old: u64, sctlr_el1: u64) -> u64 {
+    const KEPT: u64 = 0xf << 28 | 1 << 24 | PAN; // NZCV, DIT, PAN
+    const PAN: u64 = 1 << 22;
+    const SSBS: u64 = 1 << 12;
+    const SPAN: u64 = 1 << 23;
+    const DSSBS: u64 = 1 << 44;
+    // AArch32 has DIT at bit 21 of a saved state.
+    let kept = if old & PSTATE_AARCH32 != 0 {
+        old & KEPT & !(1 << 24) | (old >> 21 & 1) << 24
+    } else {
+        old & KEPT
+    };
+    let pan = if sctlr_el1 & SPAN == 0 { PAN } else { 0 };
+    let ssbs = if sctlr_el1 & DSSBS != 0 { SSBS } else { 0 };
+    kept | pan | ssbs | PSTATE_EL1H_MASKED
+}
+
 impl GuestRegs {
     /// Register `n` as an instruction names it: 31 is the zero register.
     #[inline]
@@ -124,6 +143,16 @@ mod tests {
         assert_eq!((regs.pc, regs.pstate), (0x1006, with(0b0001_1000)));
         regs.skip_trapped(true);
         assert_eq!((regs.pc, regs.pstate), (0x100a, with(0)));
+    }
+
+    #[test]
+    fn an_exception_keeps_the_flags_and_sets_pan_as_the_kernel_asked() {
+        let (pan, ssbs) = (1 << 22, 1 << 12);
+        let span = 1 << 23;
+        assert_eq!(exception_pstate(0x6120_0000, span), 0x6100_03c5);
+        assert_eq!(exception_pstate(0, 0), pan | 0x3c5);
+        assert_eq!(exception_pstate(pan | ssbs | 5, span), pan | 0x3c5);
+        assert_eq!(exception_pstate(0, span | 1 << 44), ssbs | 0x3c5);
     }
 
     #[test]
