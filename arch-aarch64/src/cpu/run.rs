@@ -17,8 +17,9 @@ use crate::{
     irq, smccc, timer, with_gic,
 };
 
-/// HCR_EL2 while a guest runs: stage 2 on; interrupts and aborts to EL2; WFI, WFE, SMC, identification registers and
-/// implementation-defined registers trapped; set/way invalidation also cleans; EL1 is AArch64.
+/// HCR_EL2 while a guest runs: stage 2 on; interrupts and aborts to EL2; WFI, WFE, SMC, identification registers,
+/// implementation-defined registers, LORegions and error records trapped; set/way invalidation also cleans; EL1 is
+/// AArch64. Zero bits hide too: pointer authentication (APK, API), memory tagging (ATA), SCXTNUM (EnSCXT).
 const HCR_GUEST: u64 = {
     const VM: u64 = 1 << 0;
     const SWIO: u64 = 1 << 1;
@@ -35,11 +36,44 @@ const HCR_GUEST: u64 = {
     const TIDCP: u64 = 1 << 20;
     const TACR: u64 = 1 << 21;
     const RW: u64 = 1 << 31;
-    VM | SWIO | PTW | FMO | IMO | AMO | FB | BSU_INNER | TWI | TWE | TID3 | TSC | TIDCP | TACR | RW
+    const TLOR: u64 = 1 << 35;
+    const TERR: u64 = 1 << 36;
+    VM | SWIO
+        | PTW
+        | FMO
+        | IMO
+        | AMO
+        | FB
+        | BSU_INNER
+        | TWI
+        | TWE
+        | TID3
+        | TSC
+        | TIDCP
+        | TACR
+        | RW
+        | TLOR
+        | TERR
 };
 
-/// MDCR_EL2: debug, OS lock, and performance monitor registers trap; no counters for EL2.
-const MDCR_GUEST: u64 = 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
+/// MDCR_EL2: trace filter, statistical profiling, debug, OS lock and performance monitor registers trap.
+const MDCR_GUEST: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
+
+/// MDCR_EL2 for this CPU. HPMN must name all its counters: 0 is reserved on most CPUs.
+fn mdcr() -> u64 {
+    // ID_AA64DFR0_EL1.PMUVer: 0 is none, 15 one of another kind.
+    match read!("id_aa64dfr0_el1") >> 8 & 0xf {
+        0 | 0xf => MDCR_GUEST,
+        _ => MDCR_GUEST | read!("pmcr_el0") >> 11 & 0x1f,
+    }
+}
+
+/// HCRX_EL2, where there is one, is unknown at reset: all its extensions off. They are hidden from guests.
+fn init_hcrx() {
+    if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
+        write!("S3_4_C1_C2_2", 0); // HCRX_EL2
+    }
+}
 
 /// HSTR_EL2: AArch32 system registers of coprocessor 15 that do not exist at EL0 need no trap.
 const HSTR_GUEST: u64 = 0;
@@ -47,7 +81,8 @@ const HSTR_GUEST: u64 = 0;
 /// Sets what never changes while guests run.
 pub fn init(vtcr: u64) {
     write!("hcr_el2", HCR_GUEST);
-    write!("mdcr_el2", MDCR_GUEST);
+    init_hcrx();
+    write!("mdcr_el2", mdcr());
     write!("hstr_el2", HSTR_GUEST);
     write!("vtcr_el2", vtcr);
     write!("vpidr_el2", read!("midr_el1"));

@@ -84,8 +84,12 @@ pub struct DataAbort {
     pub stage2: bool,
     /// HPFAR_EL2 holds the guest-physical address.
     pub ipa_valid: bool,
+    /// Translation or access-flag fault: HPFAR_EL2 holds the page (after a permission fault it need not).
+    pub translation: bool,
     /// It was cache maintenance.
     pub cache_op: bool,
+    /// The instruction has 32 bits, not 16.
+    pub long: bool,
 }
 
 /// The operands of a load or store with a valid syndrome.
@@ -172,6 +176,10 @@ const fn is_ipa_valid(iss: u32) -> bool {
     is_stage2_fault(iss) && (!permission || table_walk)
 }
 
+const fn is_translation_fault(status: u32) -> bool {
+    matches!(status & 0x3f, 0x04..=0x0b)
+}
+
 impl Exit {
     /// Decodes ESR_EL2.
     #[inline]
@@ -205,7 +213,9 @@ impl Exit {
                 far_invalid: iss >> 10 & 1 != 0,
                 stage2: is_stage2_fault(iss),
                 ipa_valid: is_ipa_valid(iss),
+                translation: is_translation_fault(iss),
                 cache_op: iss >> 8 & 1 != 0,
+                long: esr >> 25 & 1 != 0,
             }),
             class => Self::Other(class),
         }

@@ -152,6 +152,6 @@ pub struct Name<'a>(pub &'a VcpuRef<Aarch64>);
 
 impl core::fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "d{}v{}", self.0.domain().id().0, self.0.id.0)
+        core::write!(f, "d{}v{}", self.0.domain().id().0, self.0.id.0)
     }
 }

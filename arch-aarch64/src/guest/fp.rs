@@ -7,8 +7,9 @@ use core::arch::asm;
 
 use crate::cpu::regs::{isb, write};
 
-/// CPTR_EL2 for non-VHE: RES1 bits; TFP traps floating point; TTA traps trace registers.
-const CPTR_RES1: u64 = 0x32ff | 1 << 20;
+/// CPTR_EL2 for non-VHE: RES1 bits, among them TZ and TSM, which trap SVE and SME where the CPU has them (their state
+/// is not switched); TTA traps trace registers, TAM activity monitors. TFP traps floating point.
+const CPTR_GUEST: u64 = 0x33ff | 1 << 20 | 1 << 30;
 const CPTR_TFP: u64 = 1 << 10;
 
 /// v0 to v31, FPSR and FPCR.
@@ -22,12 +23,12 @@ pub struct FpContext {
 
 /// Makes the next use of floating point by the guest trap.
 pub fn trap() {
-    write!("cptr_el2", CPTR_RES1 | CPTR_TFP);
+    write!("cptr_el2", CPTR_GUEST | CPTR_TFP);
 }
 
 /// Lets the guest use floating point.
 pub fn allow() {
-    write!("cptr_el2", CPTR_RES1);
+    write!("cptr_el2", CPTR_GUEST);
     isb();
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The vCPU is loaded, so EL1's exception registers are those of this CPU.
 
-use super::regs::{GuestRegs, PSTATE_EL1H_MASKED};
+use super::regs::{GuestRegs, exception_pstate};
 use crate::cpu::regs::{read, write};
 
 const EC_UNKNOWN: u64 = 0x00;
@@ -20,7 +20,7 @@ fn take(regs: &mut GuestRegs, esr: u64) {
     write!("spsr_el1", regs.pstate);
     write!("elr_el1", regs.pc);
     regs.pc = read!("vbar_el1").wrapping_add(regs.sync_vector());
-    regs.pstate = PSTATE_EL1H_MASKED;
+    regs.pstate = exception_pstate(regs.pstate, read!("sctlr_el1"));
 }
 
 /// The instruction does not exist for this guest.

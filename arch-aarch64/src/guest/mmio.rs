@@ -1,19 +1,23 @@
 //! Accesses that stage 2 refused: emulated devices, or nothing.
+//!
+//! Where the syndrome does not describe the access, the instruction is fetched and decoded. The guest may change it
+//! meanwhile: it is believed only where it explains the fault (same direction, same address), and whatever it says, it
+//! reaches only the page that the fault was in.
 
 use xenolith_core::{DomainRef, Hypervisor};
-use xenolith_hal::{GuestPhys, GuestVirt, sync::Mutex};
+use xenolith_hal::{GuestPhys, GuestVirt, PAGE_SIZE, sync::Mutex};
 
 use super::{
+    decode::Transfer,
     esr::{Access, DataAbort},
     exit::{Context, Name},
     inject,
     stage2_fault::{self, Tried},
     vpl011::Vpl011,
-    writeback,
 };
 use crate::{
     Aarch64,
-    cpu::regs::read,
+    cpu::regs::{read, write},
     domain_build::{PL011, PL011_SPI},
     irq,
     mm::guest_access,
@@ -30,11 +34,15 @@ pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
             inject::data_abort(cx.regs, far, abort.write);
             return;
         };
-        if let Some(access) = abort.access
-            && !abort.table_walk
-            && emulate(cx, gpa, access, abort.write)
-        {
-            cx.regs.skip();
+        // Emulated devices are never mapped, so only a fault of translation may be for one.
+        let for_device = abort.translation && !abort.table_walk;
+        let served = for_device
+            && match abort.access {
+                Some(access) => emulate(cx, gpa, access, abort.write),
+                None => undescribed(cx, gpa, far, abort),
+            };
+        if served {
+            cx.regs.skip_trapped(abort.long);
             return;
         }
         let tried = match abort.write {
@@ -44,33 +52,68 @@ pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
         if stage2_fault::is_over(cx.vcpu, gpa, tried) {
             return;
         }
-        if abort.access.is_none() && !abort.table_walk && emulate_writeback(cx, gpa, abort.write) {
-            cx.regs.skip();
-            return;
-        }
         nothing_there(cx, gpa);
     }
     inject::data_abort(cx.regs, far, abort.write);
 }
 
-/// An access that moves its base register, which the syndrome does not describe. True when a device answered.
-#[inline(never)]
-fn emulate_writeback(cx: &mut Context<'_>, gpa: GuestPhys, write: bool) -> bool {
-    let mut instruction = [0; 4];
-    let p2m = &cx.vcpu.domain().p2m;
-    if guest_access::copy_from(p2m, GuestVirt(cx.regs.pc), &mut instruction).is_err() {
+/// An access that the syndrome does not describe: true when devices answered all of it.
+#[cold]
+fn undescribed(cx: &mut Context<'_>, gpa: GuestPhys, far: u64, abort: DataAbort) -> bool {
+    if abort.cache_op || cx.regs.is_aarch32() {
         return false;
     }
-    let Some(found) = writeback::decode(u32::from_le_bytes(instruction)) else {
+    let mut word = [0; 4];
+    let p2m = &cx.vcpu.domain().p2m;
+    if guest_access::copy_from(p2m, GuestVirt(cx.regs.pc), &mut word).is_err() {
+        return false;
+    }
+    let Some(transfer) = Transfer::decode(u32::from_le_bytes(word)) else {
         return false;
     };
-    if found.write != write || !emulate(cx, gpa, found.access, write) {
+    let uses_sp_el1 = cx.regs.uses_sp_el1();
+    let sp = if uses_sp_el1 {
+        read!("sp_el1")
+    } else {
+        read!("sp_el0")
+    };
+    let general = |reg| cx.regs.get(usize::from(reg));
+    let resolved = transfer.resolve(cx.regs.pc, general, sp);
+    // The top byte may be a tag, which FAR_EL2 need not keep.
+    let same_address = (resolved.address ^ far) << 8 == 0;
+    let in_one_page = gpa.offset() as u64 + transfer.bytes() <= PAGE_SIZE as u64;
+    if transfer.write != abort.write || !same_address || !in_one_page {
         return false;
     }
-    let base = usize::from(found.base);
-    let moved = cx.regs.get(base).wrapping_add_signed(found.step);
-    cx.regs.set(base, moved);
+    if !both(cx, gpa, &transfer) {
+        return false;
+    }
+    match resolved.write_back {
+        Some((31, value)) if uses_sp_el1 => write!("sp_el1", value),
+        Some((31, value)) => write!("sp_el0", value),
+        Some((reg, value)) => cx.regs.set(usize::from(reg), value),
+        None => {}
+    }
     true
+}
+
+/// The transfers of an instruction, in order. When the second fails the first register is as before: it may be the
+/// base, which an abort leaves as it was.
+fn both(cx: &mut Context<'_>, gpa: GuestPhys, transfer: &Transfer) -> bool {
+    let first = usize::from(transfer.access.reg);
+    let before = cx.regs.get(first);
+    if !emulate(cx, gpa, transfer.access, transfer.write) {
+        return false;
+    }
+    let Some(second) = transfer.second() else {
+        return true;
+    };
+    let behind = gpa.plus(u64::from(second.bytes));
+    if emulate(cx, behind, second, transfer.write) {
+        return true;
+    }
+    cx.regs.set(first, before);
+    false
 }
 
 #[cold]

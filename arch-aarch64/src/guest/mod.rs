@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod context;
+pub mod decode;
 pub mod esr;
 #[cfg(target_arch = "aarch64")]
 pub mod exit;
@@ -25,4 +26,3 @@ pub mod sysreg;
 #[cfg(target_arch = "aarch64")]
 pub mod vcpu;
 pub mod vpl011;
-mod writeback;
