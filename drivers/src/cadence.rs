@@ -1,19 +1,24 @@
 //! Cadence UART as in Xilinx Zynq and ZynqMP (UG1085, UG1087 module UART).
 
 use tock_registers::{
-    interfaces::{Readable, Writeable},
+    interfaces::{ReadWriteable, Readable, Writeable},
     register_bitfields, register_structs,
     registers::{ReadOnly, ReadWrite, WriteOnly},
 };
 
 register_bitfields![u32,
+    CR [
+        RXEN OFFSET(2) NUMBITS(1) [], RXDIS OFFSET(3) NUMBITS(1) [],
+        TXEN OFFSET(4) NUMBITS(1) [], TXDIS OFFSET(5) NUMBITS(1) [],
+    ],
     SR [ RXEMPTY OFFSET(1) NUMBITS(1) [], TXFULL OFFSET(4) NUMBITS(1) [] ],
     INT [ RTRIG OFFSET(0) NUMBITS(1) [], TIMEOUT OFFSET(8) NUMBITS(1) [] ],
 ];
 
 register_structs! {
     Registers {
-        (0x00 => _control),
+        (0x00 => control: ReadWrite<u32, CR::Register>),
+        (0x04 => _mode),
         (0x08 => ier: WriteOnly<u32, INT::Register>),
         (0x0c => idr: WriteOnly<u32>),
         (0x10 => _imr),
@@ -41,7 +46,12 @@ impl Cadence {
     /// As [`crate::Uart::new`].
     pub(crate) unsafe fn new(base: *mut u8) -> Self {
         // SAFETY: the caller promises that the registers are mapped there for ever; all access is volatile.
-        Self(unsafe { &*base.cast::<Registers>() })
+        let registers = unsafe { &*base.cast::<Registers>() };
+        // After reset both ways are off, and firmware that had nothing to say left them so.
+        registers
+            .control
+            .modify(CR::RXEN::SET + CR::RXDIS::CLEAR + CR::TXEN::SET + CR::TXDIS::CLEAR);
+        Self(registers)
     }
 
     pub(crate) fn put(&self, byte: u8) {
