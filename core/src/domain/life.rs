@@ -279,6 +279,10 @@ impl<H: Hal> Hypervisor<H> {
                     if !domain.memory.close() || self.is_domain_running(domain) {
                         return Destroyed::NotYet;
                     }
+                    // A vCPU that was still on its CPU may have set timers since.
+                    for vcpu in crate::VcpuRef::all(domain) {
+                        self.cancel_timers(&vcpu);
+                    }
                     *step = Teardown::Connections;
                 }
                 Teardown::Connections => {

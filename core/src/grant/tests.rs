@@ -196,6 +196,37 @@ fn copy_in() -> GrantCopy {
 }
 
 #[test]
+fn shared_info_under_a_grant_mapping_can_be_shown_elsewhere_again() {
+    use xenolith_abi::memory::{AddToPhysmap, MapSpace, MemoryOp};
+    let rig = Rig::new();
+    let vcpu = rig.vcpu(2);
+    let show = |gpfn| {
+        let args = AddToPhysmap {
+            domid: DomId::SELF,
+            size: 0,
+            space: MapSpace::SharedInfo.number(),
+            idx: 0,
+            gpfn,
+        };
+        rig.poke(2, ARGS.0, &args);
+        let caller = Caller {
+            hv: &rig.hv,
+            vcpu: &vcpu,
+        };
+        crate::memory::op::memory_op(caller, MemoryOp::AddToPhysmap.number().into(), ARGS)
+    };
+    assert_eq!(show(WINDOW), Outcome::Done(0));
+    rig.grant(1, 9, 2, 3, EntryFlags::empty());
+    let handle = rig.map(9, RW).unwrap();
+    let shared_info = rig.domains[2].shared_info;
+    let shown = || rig.hv.memory.record(shared_info).unwrap().shown_at();
+    assert_eq!(shown(), None);
+    assert_eq!(show(WINDOW + 1), Outcome::Done(0));
+    assert_eq!(shown(), Some(Gfn(WINDOW + 1)));
+    assert_eq!(rig.unmap(handle), Ok(()));
+}
+
+#[test]
 fn a_mapped_grant_is_the_granters_memory_until_unmapped() {
     let rig = Rig::new();
     rig.grant(1, 3, 2, 5, EntryFlags::empty());

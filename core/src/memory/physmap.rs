@@ -1,10 +1,12 @@
 //! Changing a domain's physical map so that what stood there before is let go.
 //!
 //! A foreign frame in the map carries a reference; all places that put one in or take one out hold the domain's
-//! physmap lock. Hypervisor memory (shared info, grant frames) is shown at one guest frame at most, noted in its
+//! physmap lock. The reference is dropped after that lock is open again: it may be the last that kept a domain in the
+//! table, whose end is an event for the control domain. Hypervisor memory (shared info, grant frames) is shown at one guest frame at most, noted in its
 //! record. A frame of the domain's own that is replaced stays the domain's, unmapped, as on Xen.
 
-use xenolith_hal::{Gfn, Hal, Mfn, Order, P2m, P2mEntry, P2mError, P2mType};
+use arrayvec::ArrayVec;
+use xenolith_hal::{Gfn, Hal, Mfn, Order, P2m, P2mEntry, P2mError, P2mType, sync::MutexGuard};
 
 use super::{Charge, FrameRecord, Place};
 use crate::{DomId, Domain, DomainRef, Errno, Hypervisor};
@@ -50,8 +52,7 @@ impl<H: Hal> Hypervisor<H> {
             self.allocate_for(domain, order, place)
                 .map_err(|_| Errno::ENOMEM)?
         };
-        let _one_at_a_time = domain.memory.physmap.lock();
-        self.let_go(domain, gfn, frames);
+        let _one_at_a_time = self.lock_cleared(domain, gfn, frames);
         let tables = self.tables(domain);
         let mapped = domain.p2m.map(gfn, first, frames, P2mType::RamRw, &tables);
         mapped.map_err(|error| {
@@ -104,25 +105,52 @@ impl<H: Hal> Hypervisor<H> {
         Ok(())
     }
 
-    /// Lets go of foreign and hypervisor frames in a range that is about to be mapped anew.
-    fn let_go(&self, domain: &DomainRef<H>, gfn: Gfn, frames: u64) {
+    /// Takes the physmap lock of a domain when no foreign and hypervisor frames are left in a range that is about to be
+    /// mapped anew.
+    fn lock_cleared<'a>(
+        &self,
+        domain: &'a DomainRef<H>,
+        gfn: Gfn,
+        frames: u64,
+    ) -> MutexGuard<'a, ()> {
+        loop {
+            let lock = domain.memory.physmap.lock();
+            let foreign = self.clear(domain, gfn, frames);
+            if foreign.is_empty() {
+                return lock;
+            }
+            drop(lock);
+            for mfn in foreign {
+                self.put_frame(mfn);
+            }
+        }
+    }
+
+    /// Takes hypervisor frames and some foreign frames out of a range. The caller lets go of the foreign ones.
+    fn clear(&self, domain: &DomainRef<H>, gfn: Gfn, frames: u64) -> ArrayVec<Mfn, 32> {
         let end = gfn.plus(frames);
+        let mut foreign = ArrayVec::new();
         let mut at = gfn;
+        // All of these are mapped one by one: no block is split and no table needed.
         while let Some((start, entry, left)) = domain.p2m.next_mapped(at)
             && start < end
+            && !foreign.is_full()
         {
             match entry.kind {
                 P2mType::ForeignRw | P2mType::ForeignRo => {
-                    self.unmap_foreign(domain, start, (entry.mfn, entry.kind));
+                    let expected = (entry.mfn, entry.kind);
+                    let tables = self.tables(domain);
+                    if domain.p2m.remove_if(start, expected, &tables) == Ok(true) {
+                        foreign.push(entry.mfn);
+                    }
                 }
-                P2mType::XenShared => {
-                    // Shown one by one, so no table is needed for this; mapping the range anew may still fail.
-                    let _ = self.hide(domain, start, entry.mfn);
-                }
+                // It goes at once, for mapping the range anew may fail.
+                P2mType::XenShared => drop(self.hide(domain, start, entry.mfn)),
                 _ => {}
             }
             at = start.plus(left);
         }
+        foreign
     }
 
     fn note_shown(&self, mfn: Mfn, gfn: Option<Gfn>) {
@@ -133,20 +161,26 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    /// Puts one frame at `gfn` and lets go of what was there. Under the physmap lock.
-    fn replace(&self, domain: &Domain<H>, gfn: Gfn, new: (Mfn, P2mType)) -> Result<(), Errno> {
+    /// Puts one frame at `gfn`. Under the physmap lock; afterwards the caller lets go of the foreign frame that was there.
+    fn replace(
+        &self,
+        domain: &Domain<H>,
+        gfn: Gfn,
+        new: (Mfn, P2mType),
+    ) -> Result<Option<Mfn>, Errno> {
         let old = domain
             .p2m
             .exchange(gfn, Some(new), &self.tables(domain))
             .map_err(errno)?;
-        if let Some(P2mEntry { mfn, kind, .. }) = old {
-            match kind {
-                P2mType::ForeignRw | P2mType::ForeignRo => self.put_frame(mfn),
-                P2mType::XenShared => self.note_shown(mfn, None),
-                _ => {}
-            }
+        let Some(P2mEntry { mfn, kind, .. }) = old else {
+            return Ok(None);
+        };
+        match kind {
+            P2mType::ForeignRw | P2mType::ForeignRo => return Ok(Some(mfn)),
+            P2mType::XenShared => self.note_shown(mfn, None),
+            _ => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Lets go of what a grant took the place of: `old` was at `gfn`, and was replaced without the physmap lock. Memory of
@@ -186,14 +220,16 @@ impl<H: Hal> Hypervisor<H> {
             Shown::Grant(mfn) => mfn,
         };
         let record = self.owned_record(mfn, domain.id()).ok_or(Errno::EINVAL)?;
-        let _one_at_a_time = domain.memory.physmap.lock();
+        let one_at_a_time = domain.memory.physmap.lock();
         match (what, record.shown_at()) {
             (Shown::SharedInfo, Some(_)) => return Err(Errno::EBUSY),
             (Shown::Grant(_), Some(old)) if old != gfn => self.hide(domain, old, mfn)?,
             _ => {}
         }
-        self.replace(domain, gfn, (mfn, P2mType::XenShared))?;
+        let foreign = self.replace(domain, gfn, (mfn, P2mType::XenShared))?;
         record.set_shown_at(Some(gfn));
+        drop(one_at_a_time);
+        foreign.into_iter().for_each(|mfn| self.put_frame(mfn));
         Ok(())
     }
 
@@ -224,29 +260,34 @@ impl<H: Hal> Hypervisor<H> {
         owner: DomId,
     ) -> Result<(), Errno> {
         let frame = self.get_frame(mfn, owner).ok_or(Errno::EINVAL)?;
-        let _one_at_a_time = domain.memory.physmap.lock();
-        self.replace(domain, gfn, (mfn, kind))?;
+        let one_at_a_time = domain.memory.physmap.lock();
+        let replaced = self.replace(domain, gfn, (mfn, kind));
+        drop(one_at_a_time);
+        replaced?.into_iter().for_each(|mfn| self.put_frame(mfn));
         frame.keep();
         Ok(())
     }
 
     /// Takes whatever memory is at `gfn` out of the map. Memory of the domain's own stays the domain's.
     pub(super) fn remove_from_map(&self, domain: &DomainRef<H>, gfn: Gfn) -> Result<(), Errno> {
-        let _one_at_a_time = domain.memory.physmap.lock();
+        let one_at_a_time = domain.memory.physmap.lock();
         let entry = domain
             .p2m
             .lookup(gfn)
             .filter(|entry| entry.kind != P2mType::MmioDirect)
             .ok_or(Errno::ENOENT)?;
         let seen = (entry.mfn, entry.kind);
-        let removed = match entry.kind {
-            P2mType::XenShared => return self.hide(domain, gfn, entry.mfn),
-            P2mType::ForeignRw | P2mType::ForeignRo => self.unmap_foreign(domain, gfn, seen),
-            _ => domain
-                .p2m
-                .remove_if(gfn, seen, &self.tables(domain))
-                .map_err(errno)?,
-        };
+        if entry.kind == P2mType::XenShared {
+            return self.hide(domain, gfn, entry.mfn);
+        }
+        let removed = domain
+            .p2m
+            .remove_if(gfn, seen, &self.tables(domain))
+            .map_err(errno)?;
+        drop(one_at_a_time);
+        if removed && matches!(entry.kind, P2mType::ForeignRw | P2mType::ForeignRo) {
+            self.put_frame(entry.mfn);
+        }
         removed.then_some(()).ok_or(Errno::ENOENT)
     }
 }

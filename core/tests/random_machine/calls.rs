@@ -18,8 +18,8 @@ use xenolith_abi::{
     sched::{PinOverride, Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog},
     vcpu::{RegisterRunstateMemoryArea, RegisterVcpuInfo, VcpuOp},
 };
-use xenolith_core::{DomId, VcpuRef, event::Binding};
-use xenolith_hal::Hal;
+use xenolith_core::{DomId, VcpuRef, event::Binding, timer::VcpuTimer};
+use xenolith_hal::{ArchTimer, Hal, Nanos};
 use xenolith_sim::Sim;
 
 use crate::{
@@ -509,7 +509,8 @@ impl Machine {
                 (MapSpace::GrantTable.number(), 0, place)
             }
             3 => {
-                let index = self.random.below(66);
+                let most = if self.random.once_in(30) { 66 } else { 3 };
+                let index = self.random.below(most);
                 (MapSpace::GrantTable.number(), index, self.some_window(of))
             }
             4 | 5 => (MapSpace::SharedInfo.number(), 0, self.some_window(of)),
@@ -545,7 +546,15 @@ impl Machine {
         let privileged = own.config.privileged;
         let call = |op: SchedOp| call(Nr::SchedOp, [op.number().into(), arg, 0, 0, 0]);
         match self.random.below(60) {
-            0..=24 => call(SchedOp::Block),
+            0..=24 => {
+                // Who sleeps sets an alarm, mostly.
+                if !self.random.once_in(4) {
+                    let alarm = self.hv.hal.now().plus(Nanos(self.random.below(2_000_000)));
+                    let timer = VcpuTimer::Arch(ArchTimer::A);
+                    self.hv.set_timer(vcpu, timer, alarm);
+                }
+                call(SchedOp::Block)
+            }
             25..=34 => call(SchedOp::Yield),
             35..=52 => {
                 let polled: Vec<_> = (0..self.random.below(4))
@@ -570,12 +579,12 @@ impl Machine {
                     ..call(SchedOp::Poll)
                 }
             }
-            53 if !privileged => {
+            53 if !privileged && self.random.once_in(6) => {
                 let reason = self.random.below(6) as u32;
                 self.poke(vcpu, arg, &Shutdown { reason });
                 call(SchedOp::Shutdown)
             }
-            54 if privileged => {
+            54 if privileged && self.random.once_in(3) => {
                 let domain_id = DomId(1 + self.random.below(20) as u16);
                 self.poke(
                     vcpu,
@@ -588,7 +597,7 @@ impl Machine {
                 );
                 call(SchedOp::RemoteShutdown)
             }
-            55 | 56 if !privileged => {
+            55 if !privileged && self.random.once_in(3) => {
                 let id = self.random.below(4) as u32;
                 let timeout = self.random.below(3) as u32;
                 self.poke(vcpu, arg, &Watchdog { id, timeout });
@@ -637,6 +646,33 @@ impl Machine {
                 [self.random.below(3), self.random.below(8), 0, 0, 0],
             ),
             _ => call(Nr::XenVersion, [self.random.below(14), arg, 0, 0, 0]),
+        }
+    }
+
+    /// The call by which a guest gets to see the first frame of its grant table.
+    pub fn show_grant_table(&mut self, at: usize, index: usize, vcpu: &VcpuRef<Sim>) -> Call {
+        let arg = self.args_page(at, index);
+        let op = AddToPhysmap {
+            domid: DomId::SELF,
+            size: 0,
+            space: MapSpace::GrantTable.number(),
+            idx: 0,
+            gpfn: self.doms[at].base + GRANT_TABLE,
+        };
+        self.poke(vcpu, arg, &op);
+        let cmd = MemoryOp::AddToPhysmap.number().into();
+        call(Nr::MemoryOp, [cmd, arg, 0, 0, 0])
+    }
+
+    /// How many elements of a call that maps grants succeeded.
+    pub fn count_mapped(&mut self, vcpu: &VcpuRef<Sim>, call: &Call) {
+        if call.nr != Nr::GrantTableOp.number() || call.args[0] != 0 {
+            return;
+        }
+        for n in 0..call.args[2] {
+            let at = call.args[1] + n * size_of::<MapGrantRef>() as u64;
+            let done = self.peek::<MapGrantRef>(vcpu, at);
+            self.counts.mapped += u64::from(done.is_some_and(|op| op.status == 0));
         }
     }
 

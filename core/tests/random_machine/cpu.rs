@@ -25,6 +25,19 @@ impl Machine {
         sim.run_as(cpu, || f(self))
     }
 
+    /// A CPU that has something to do, mostly.
+    pub fn some_cpu(&mut self) -> CpuId {
+        for _ in 0..6 {
+            let cpu = CpuId(self.random.below(u64::from(self.sim.cpus())) as u16);
+            let model = &self.cpus[cpu.index()];
+            let busy = model.current.is_some() || model.timer_waits;
+            if busy || self.sim.cpu_record(cpu).kicks() != 0 {
+                return cpu;
+            }
+        }
+        CpuId(0)
+    }
+
     /// One step of a CPU.
     pub fn cpu_step(&mut self, cpu: CpuId) {
         self.on(cpu, |m| {

@@ -53,10 +53,14 @@ impl Machine {
         self.doms[at].guests[index].polled.clear();
         let polite = self.doms[at].polite;
         match self.random.below(20) {
+            0..=2 if self.grant_page(at).is_none() => {
+                let call = self.show_grant_table(at, index, vcpu);
+                self.make_call(at, index, vcpu, &call);
+            }
             0 => self.scribble(at, vcpu),
             1 | 2 => self.change_grant(at, vcpu),
             3 if polite => self.mask_some_port(vcpu),
-            4 => self.start_or_stop_vcpu(at, vcpu),
+            4 if self.random.once_in(4) => self.start_or_stop_vcpu(at, vcpu),
             5 if !polite => {
                 let (nr, args) = self.garbage(at, vcpu);
                 self.issue(vcpu, nr, args);
@@ -79,7 +83,11 @@ impl Machine {
         if !call.polled.is_empty() {
             self.doms[at].guests[index].polled.clone_from(&call.polled);
         }
-        if let (Some(expected), Some(0)) = (expected, result) {
+        if result != Some(0) {
+            return;
+        }
+        self.count_mapped(vcpu, call);
+        if let Some(expected) = expected {
             self.verify(vcpu, &expected, call);
         }
     }
@@ -167,7 +175,7 @@ impl Machine {
 
     /// As firmware does for a guest (`CPU_ON`, `CPU_OFF`).
     fn start_or_stop_vcpu(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
-        if self.random.once_in(4) {
+        if self.random.once_in(10) {
             self.note(|| format!("{}v{} goes down", vcpu.domain().id(), vcpu.id.0));
             self.hv.vcpu_down(vcpu);
             return;
@@ -193,7 +201,10 @@ impl Machine {
         };
         let offset = self.random.below(12) as usize * 8;
         let frame = self.some_data(at) as u32;
-        let grantee = self.some_id();
+        let grantee = match self.any_dom() {
+            Some(other) => self.doms[other].domain.id(),
+            None => self.some_id(),
+        };
         let readonly = self.random.once_in(3);
         let hal = &self.hv.hal;
         let old = hal.atomic32(table, offset, AtomicOp::Load).expect("RAM");

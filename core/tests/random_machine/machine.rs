@@ -136,11 +136,11 @@ impl Machine {
     pub fn step(&mut self) {
         self.step += 1;
         if self.random.once_in(4) {
-            let by = Nanos(self.random.below(3_000_000));
+            let by = Nanos(self.random.below(2_000_000));
             self.pass(by);
         }
         self.choose_failures();
-        let cpu = CpuId(self.random.below(CPUS.into()) as u16);
+        let cpu = self.some_cpu();
         self.cpu_step(cpu);
         self.sim.faults().off();
         self.sim.cpu_record(cpu).clear_interrupt();

@@ -63,7 +63,7 @@ impl Machine {
                 vcpu.arch.set_interrupt(true);
                 self.hv.notify(&vcpu);
             }
-            29 if self.doms[at].domain.life.state() == LifeState::Shutdown => {
+            29 | 30 if self.doms[at].domain.life.state() == LifeState::Shutdown => {
                 self.note(|| format!("{} is resumed", vcpu.domain().id()));
                 self.hv.resume(vcpu.domain());
             }

@@ -411,6 +411,51 @@ fn foreign_pages_are_mapped_by_the_privileged_domain_only_and_each_holds_its_fra
 }
 
 #[test]
+fn the_control_domain_may_end_a_dead_domain_with_its_own_memory_call_and_is_told() {
+    let (_sim, hv) = setup();
+    let dom0 = testing::domain(&hv, 0, 16);
+    let vcpu = testing::vcpu(&dom0);
+    let virq = xenolith_abi::virq::Virq::DomExc.number();
+    let port = hv.bind_virq(&dom0, virq, 0).unwrap();
+    let lets_go: [fn(&Hypervisor<Sim>, &VcpuRef<Sim>) -> i64; 4] = [
+        |hv, vcpu| remove(hv, vcpu, 0x60),
+        |hv, vcpu| map_foreign(hv, vcpu, 2, &[(3, 0x60)]).0,
+        |hv, vcpu| extents(hv, vcpu, MemoryOp::PopulatePhysmap, &[0x60], 0),
+        |hv, vcpu| add(hv, vcpu, MapSpace::GrantTable, 0, 0x60),
+    ];
+    testing::domain(&hv, 2, 16);
+    for let_go in lets_go {
+        let guest = testing::domain(&hv, 1, 16);
+        map_foreign(&hv, &vcpu, 1, &[(3, 0x60)]);
+        testing::destroy(&hv, &guest);
+        assert_eq!(guest.life.state(), LifeState::Dying);
+        assert!(let_go(&hv, &vcpu) >= 0);
+        assert_eq!(guest.life.state(), LifeState::Dead);
+        assert_eq!(hv.any_pending(&dom0, [port]), Ok(true));
+    }
+}
+
+#[test]
+fn a_direct_mapped_domain_does_not_get_its_grant_frames_as_memory() {
+    let (_sim, hv) = setup();
+    let config = crate::domain::DomainConfig {
+        direct_map: true,
+        ..testing::config(0)
+    };
+    let dom0 = testing::domain_with(&hv, config, 16);
+    let vcpu = testing::vcpu(&dom0);
+    let frames = [
+        dom0.shared_info,
+        hv.grant_frame_for_physmap(&dom0, 0, Gfn(0x60)).unwrap(),
+    ];
+    for mfn in frames {
+        let done = extents(&hv, &vcpu, MemoryOp::PopulatePhysmap, &[mfn.0], 0);
+        assert_eq!(done, 0);
+        assert_eq!(dom0.p2m.lookup(Gfn(mfn.0)), None);
+    }
+}
+
+#[test]
 fn questions_are_answered_about_oneself_and_by_the_privileged_domain_about_others() {
     let (_, hv) = setup();
     let dom0 = testing::domain(&hv, 0, 3);

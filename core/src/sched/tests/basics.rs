@@ -3,6 +3,7 @@ use xenolith_hal::{CpuId, CpuMask, Nanos};
 use super::{Work, machine::Machine};
 use crate::{
     Errno, VcpuRef,
+    domain::Destroyed,
     sched::{Affinity, RunstateKind},
 };
 
@@ -152,6 +153,22 @@ fn a_paused_vcpu_leaves_the_queue_and_a_dismissed_domain_is_let_go() {
             .load(super::SeqCst),
         0
     );
+}
+
+#[test]
+fn a_vcpu_of_a_domain_that_ends_is_not_started_by_another_that_still_runs() {
+    let m = Machine::new(1);
+    let vcpus = m.running_domain(1, 2);
+    m.hv.vcpu_down(&vcpus[1]);
+    m.settle();
+    assert_eq!(m.hv.destroy(vcpus[0].domain()), Destroyed::NotYet);
+    // The first is still on its CPU and asks for the second.
+    assert!(m.hv.is_running_anywhere(&vcpus[0]));
+    assert!(!m.hv.vcpu_up(&vcpus[1]));
+    assert!(!m.hv.vcpu_is_up(&vcpus[1]));
+    m.settle();
+    assert!(m.current(0).is_none());
+    assert_eq!(m.hv.destroy(vcpus[0].domain()), Destroyed::Yes);
 }
 
 #[test]

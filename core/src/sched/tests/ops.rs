@@ -122,6 +122,17 @@ fn a_poll_ends_by_an_interrupt_and_its_timer_ends_no_later_block() {
 }
 
 #[test]
+fn a_vcpu_that_polls_twice_in_one_multicall_is_one_poller() {
+    let (m, vcpu) = one_vcpu();
+    let poll = wire::Poll::default();
+    assert_eq!(with(&m, &vcpu, SchedOp::Poll, &poll), Ok(0));
+    assert_eq!(with(&m, &vcpu, SchedOp::Poll, &poll), Ok(0));
+    assert_eq!(vcpu.domain().sched.pollers(), 1);
+    m.hv.wake(&vcpu);
+    assert_eq!(vcpu.domain().sched.pollers(), 0);
+}
+
+#[test]
 fn a_poll_wakes_for_its_port_only() {
     let (m, vcpu) = one_vcpu();
     Caller {
