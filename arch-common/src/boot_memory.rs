@@ -136,7 +136,10 @@ pub fn stack<P: Paging>(memory: &Memory, cpu: u64) -> Option<u64> {
 /// One line for each bank of RAM and for each range that is not free to use.
 pub fn report(memory: &BootMemory) {
     for bank in memory.ram.iter() {
-        log::info!("RAM {bank}, {} MiB", bank.size() >> 20);
+        match bank.size() >> 20 {
+            0 => log::info!("RAM {bank}, {} KiB", bank.size() >> 10),
+            size => log::info!("RAM {bank}, {size} MiB"),
+        }
     }
     for reserved in &memory.reserved {
         log::info!("RAM {} is reserved: {}", reserved.range, reserved.path);

@@ -1,7 +1,8 @@
 //! The hypervisor's heap: a library allocator over pieces of memory that grow by frames.
 //!
 //! Objects are few and small: what a guest can make grow is counted to its domain by the core before it comes here.
-//! A reserve stays for the moment between the core's check that memory is there and its use.
+//! A reserve stays for the moment between the core's check that memory is there and its use: when the machine has no
+//! frame left, small requests are served from it, so that the core's one-object allocations do not fail after the check.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::marker::PhantomData;
@@ -30,9 +31,19 @@ pub type FrameSource = fn(u32) -> Option<Mfn>;
 
 static SOURCE: Once<FrameSource> = Once::new();
 
-/// Lets the heap grow from now on.
+/// log2 frames of the reserve: 64 KiB.
+const RESERVE_ORDER: u32 = 4;
+/// Requests up to this many bytes may use the reserve.
+const RESERVED_REQUEST: usize = 16 * 1024;
+
+/// First frame of the reserve while it is unused.
+static RESERVE: Mutex<Option<Mfn>> = Mutex::new(Rank::Frames, None);
+
+/// Lets the heap grow from now on, and sets the reserve aside.
 pub fn set_source(source: FrameSource) {
     SOURCE.call_once(|| source);
+    let reserve = source(RESERVE_ORDER);
+    *RESERVE.lock() = reserve;
 }
 
 struct Grow<P>(PhantomData<P>);
@@ -43,7 +54,13 @@ impl<P: Paging> OomHandler for Grow<P> {
         let need = layout.size().checked_add(layout.align() + 4096).ok_or(())?;
         let frames = need.div_ceil(PAGE_SIZE).next_power_of_two();
         let order = frames.trailing_zeros().max(GROW_ORDER);
-        let first = source(order).ok_or(())?;
+        let (first, order) = match source(order) {
+            Some(first) => (first, order),
+            None if layout.size() <= RESERVED_REQUEST => {
+                (RESERVE.lock().take().ok_or(())?, RESERVE_ORDER)
+            }
+            None => return Err(()),
+        };
         let base = Direct::<P>::address(first.base()) as *mut u8;
         // SAFETY: the frames were just taken for the heap, lie in the direct map and are nobody else's.
         unsafe { talc.claim(Span::from_base_size(base, PAGE_SIZE << order)) }.map(|_| ())

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 /// Gives the bytes at a physical address.
-pub type Look<'m> = &'m dyn Fn(u64, usize) -> Option<&'m [u8]>;
+pub type Look<'l, 'm> = &'l dyn Fn(u64, usize) -> Option<&'m [u8]>;
 
 /// The CPUs of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Looks for the root pointer where BIOS firmware leaves it; loaders that know it tell it instead.
-pub fn find_root(look: Look<'_>) -> Option<u64> {
+pub fn find_root(look: Look<'_, '_>) -> Option<u64> {
     const AREA: u64 = 0xe_0000;
     let area = look(AREA, 0x2_0000)?;
     let at = area
@@ -44,13 +44,13 @@ pub fn find_root(look: Look<'_>) -> Option<u64> {
 }
 
 /// Reads the CPUs from the tables that hang off the root pointer; the error says what is wrong.
-pub fn cpus(root: u64, look: Look<'_>) -> Result<Cpus, &'static str> {
+pub fn cpus(root: u64, look: Look<'_, '_>) -> Result<Cpus, &'static str> {
     let madt = table(root, *b"APIC", look)?;
     madt_cpus(madt).ok_or("the ACPI table of the interrupt controllers (MADT) is cut short")
 }
 
 /// A whole table by its signature.
-fn table<'m>(root: u64, signature: [u8; 4], look: Look<'m>) -> Result<&'m [u8], &'static str> {
+fn table<'m>(root: u64, signature: [u8; 4], look: Look<'_, 'm>) -> Result<&'m [u8], &'static str> {
     const NO_ROOT: &str = "no ACPI root pointer: firmware or boot loader must give one";
     let old = look(root, 20).ok_or(NO_ROOT)?;
     if !old.starts_with(b"RSD PTR ") || !sums_to_zero(old) {
@@ -79,7 +79,7 @@ fn table<'m>(root: u64, signature: [u8; 4], look: Look<'m>) -> Result<&'m [u8], 
 }
 
 /// A table with its header, if its sum is right.
-fn whole<'m>(at: u64, look: Look<'m>) -> Option<&'m [u8]> {
+fn whole<'m>(at: u64, look: Look<'_, 'm>) -> Option<&'m [u8]> {
     let size = word(look(at, HEADER)?, 4)? as usize;
     look(at, size).filter(|table| table.len() >= HEADER && sums_to_zero(table))
 }

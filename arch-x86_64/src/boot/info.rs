@@ -10,7 +10,7 @@ use xenolith_core::boot::PhysRange;
 use zerocopy::FromBytes;
 
 /// Gives the bytes at a physical address.
-pub type Look<'m> = &'m dyn Fn(u64, usize) -> Option<&'m [u8]>;
+pub type Look<'l, 'm> = &'l dyn Fn(u64, usize) -> Option<&'m [u8]>;
 
 /// How the image was started: what the start-up code found in EAX, or put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,11 @@ const MOST: u32 = 1024;
 const MOST_TEXT: usize = 4096;
 
 /// Reads what the loader left; the error says what is missing.
-pub fn read<'m>(protocol: Protocol, at: u64, look: Look<'m>) -> Result<BootInfo<'m>, &'static str> {
+pub fn read<'m>(
+    protocol: Protocol,
+    at: u64,
+    look: Look<'_, 'm>,
+) -> Result<BootInfo<'m>, &'static str> {
     let info = match protocol {
         Protocol::Pvh => pvh(at, look),
         Protocol::Multiboot1 => multiboot1(at, look),
@@ -100,7 +104,7 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// A zero-ended text; empty when there is none.
-fn text<'m>(at: u64, look: Look<'m>) -> &'m str {
+fn text<'m>(at: u64, look: Look<'_, 'm>) -> &'m str {
     if at == 0 {
         return "";
     }
@@ -112,7 +116,7 @@ fn until_zero(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes).unwrap_or_default()
 }
 
-fn pvh<'m>(at: u64, look: Look<'m>) -> Option<BootInfo<'m>> {
+fn pvh<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
     let (info, _) = HvmStartInfo::read_from_prefix(look(at, size_of::<HvmStartInfo>())?).ok()?;
     let mut out = BootInfo {
         command_line: text(info.cmdline_paddr, look),
@@ -147,7 +151,7 @@ fn pvh<'m>(at: u64, look: Look<'m>) -> Option<BootInfo<'m>> {
     Some(out)
 }
 
-fn multiboot1<'m>(at: u64, look: Look<'m>) -> Option<BootInfo<'m>> {
+fn multiboot1<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
     const SIZE: usize = 116;
     const COMMAND_LINE: u32 = 1 << 2;
     const MODULES: u32 = 1 << 3;
@@ -189,7 +193,7 @@ fn multiboot1<'m>(at: u64, look: Look<'m>) -> Option<BootInfo<'m>> {
     Some(out)
 }
 
-fn multiboot2<'m>(at: u64, look: Look<'m>) -> Option<BootInfo<'m>> {
+fn multiboot2<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
     const COMMAND_LINE: u32 = 1;
     const MODULE: u32 = 3;
     const MEMORY_MAP: u32 = 6;

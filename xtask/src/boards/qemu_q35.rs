@@ -15,6 +15,12 @@ pub(super) const BOARD: Board = Board {
     memory_start: 0,
     words: "console=com1",
     modules: Modules::None,
-    stage: Stage::Hypervisor(&["Xenolith", "CPUs online: {cpus}"]),
+    stage: Stage::Hypervisor(&[
+        "Xenolith",
+        " on x86-64, ",
+        "RAM 0x",
+        " {cpus} CPUs, ",
+        "powering off",
+    ]),
     uboot: None,
 };

@@ -15,6 +15,12 @@ pub(super) const BOARD: Board = Board {
     memory_start: 0x8000_0000,
     words: "",
     modules: Modules::None,
-    stage: Stage::Hypervisor(&["Xenolith", "CPUs online: {cpus}"]),
+    stage: Stage::Hypervisor(&[
+        "Xenolith",
+        " on RISC-V, ",
+        "RAM 0x",
+        " {cpus} CPUs, ",
+        "powering off",
+    ]),
     uboot: None,
 };

@@ -168,18 +168,15 @@ fn check_interrupts(table: &str, cpus: u32) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the hypervisor's own lines.
+/// Waits for the hypervisor's own lines and for the end of the machine.
 fn hypervisor(console: &mut Console, lines: &[&str], cpus: u32, echo: Echo) -> Result<()> {
     for line in lines {
         console.wait_for(&line.replace("{cpus}", &cpus.to_string()))?;
     }
-    console.wait_for("\n")?;
+    console.wait_for_power_off()?;
     if echo == Echo::Stdout {
         print!("{}", console.text());
-        println!(
-            "the hypervisor came up after {:.1} s",
-            console.elapsed().as_secs_f32()
-        );
+        println!("powered off after {:.1} s", console.elapsed().as_secs_f32());
     }
     Ok(())
 }

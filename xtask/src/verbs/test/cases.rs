@@ -9,7 +9,7 @@ use crate::boards::{self, Board, Stage};
 use crate::console::Echo;
 use crate::prepare::MachineArgs;
 use crate::verbs::smoke;
-use crate::verbs::test::{Case, Needs, bad_input, guests, images, neighbours};
+use crate::verbs::test::{Case, Needs, bad_input, guests, images, neighbours, ports};
 
 /// A machine that is well needs a few seconds; this allows for a busy host.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -65,6 +65,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(guests::cases());
     cases.extend(neighbours::cases(virt));
     cases.extend(bad_input::cases(virt));
+    cases.extend(ports::cases()?);
     Ok(cases)
 }
 

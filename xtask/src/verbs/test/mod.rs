@@ -10,6 +10,7 @@ mod guests;
 mod host;
 mod images;
 mod neighbours;
+mod ports;
 
 use std::process::ExitCode;
 use std::time::Instant;
