@@ -82,6 +82,8 @@ pub struct DataAbort {
     pub far_invalid: bool,
     /// Translation, access-flag or permission fault: nothing of the machine failed.
     pub stage2: bool,
+    /// HPFAR_EL2 holds the guest-physical address.
+    pub ipa_valid: bool,
     /// It was cache maintenance.
     pub cache_op: bool,
 }
@@ -149,6 +151,8 @@ pub enum Exit {
     InstructionAbort {
         /// Translation, access-flag or permission fault.
         stage2: bool,
+        /// HPFAR_EL2 holds the guest-physical address.
+        ipa_valid: bool,
     },
     /// A data access that stage 2 refused.
     DataAbort(DataAbort),
@@ -159,6 +163,13 @@ pub enum Exit {
 const fn is_stage2_fault(status: u32) -> bool {
     // Address size (0b0000xx), translation (0b0001xx), access flag (0b0010xx), permission (0b0011xx).
     status & 0x3f < 0x10
+}
+
+/// A permission fault names its guest-physical address only when it struck a walk of the guest's own tables (the
+/// description of HPFAR_EL2).
+const fn is_ipa_valid(iss: u32) -> bool {
+    let (permission, table_walk) = (iss & 0x3c == 0x0c, iss >> 7 & 1 != 0);
+    is_stage2_fault(iss) && (!permission || table_walk)
 }
 
 impl Exit {
@@ -180,6 +191,7 @@ impl Exit {
             }),
             0x20 => Self::InstructionAbort {
                 stage2: is_stage2_fault(iss),
+                ipa_valid: is_ipa_valid(iss),
             },
             0x24 => Self::DataAbort(DataAbort {
                 access: (iss >> 24 & 1 != 0).then_some(Access {
@@ -192,6 +204,7 @@ impl Exit {
                 table_walk: iss >> 7 & 1 != 0,
                 far_invalid: iss >> 10 & 1 != 0,
                 stage2: is_stage2_fault(iss),
+                ipa_valid: is_ipa_valid(iss),
                 cache_op: iss >> 8 & 1 != 0,
             }),
             class => Self::Other(class),
@@ -277,7 +290,22 @@ mod tests {
     fn an_external_abort_is_not_a_stage_2_fault() {
         assert_eq!(
             Exit::decode(0x20 << 26 | 0x10),
-            Exit::InstructionAbort { stage2: false }
+            Exit::InstructionAbort {
+                stage2: false,
+                ipa_valid: false
+            }
         );
+    }
+
+    #[test]
+    fn a_permission_fault_names_its_address_only_in_a_table_walk() {
+        let valid = |iss: u64| match Exit::decode(0x24 << 26 | iss) {
+            Exit::DataAbort(abort) => abort.stage2 && abort.ipa_valid,
+            _ => panic!("not a data abort"),
+        };
+        let (translation, permission, table_walk) = (0b00_0111, 0b00_1111, 1 << 7);
+        assert!(valid(translation));
+        assert!(!valid(permission));
+        assert!(valid(permission | table_walk));
     }
 }

@@ -1,12 +1,20 @@
 //! What a guest wants when it stops, and who gives it.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use xenolith_core::{
     Hypervisor, VcpuRef,
     guest::Caller,
     hypercall::{self, Outcome},
 };
 
-use super::{esr::Exit, fp, inject, mmio, psci, regs::GuestRegs, sysreg};
+use super::{
+    esr::Exit,
+    fp, inject, mmio, psci,
+    regs::{GuestRegs, PSTATE_IRQ_MASKED},
+    stage2_fault::{self, Tried},
+    sysreg,
+};
 use crate::{
     Aarch64,
     cpu::{percpu::PerCpu, regs::read},
@@ -67,8 +75,14 @@ fn rare(cx: &mut Context<'_>, exit: Exit) {
             cx.regs.skip();
             psci::call(cx);
         }
-        Exit::InstructionAbort { .. } => {
+        Exit::InstructionAbort { stage2, ipa_valid } => {
             let far = read!("far_el2");
+            let gpa = stage2
+                .then(|| stage2_fault::address(cx.vcpu, far, ipa_valid))
+                .flatten();
+            if gpa.is_some_and(|gpa| stage2_fault::is_over(cx.vcpu, gpa, Tried::Fetch)) {
+                return;
+            }
             log::warn!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));
             inject::instruction_abort(cx.regs, far);
         }
@@ -101,6 +115,16 @@ fn hypercall(cx: &mut Context<'_>) {
             cx.regs.repeat_hvc();
         }
     }
+    if cx.vcpu.arch.take_interrupts.load(Relaxed) {
+        take_interrupts(cx);
+    }
+}
+
+/// The guest blocks "with events enabled": it takes interrupts when it goes on.
+#[cold]
+fn take_interrupts(cx: &mut Context<'_>) {
+    cx.vcpu.arch.take_interrupts.store(false, Relaxed);
+    cx.regs.pstate &= !PSTATE_IRQ_MASKED;
 }
 
 /// A vCPU as messages name it: `d0v1`.

@@ -1,19 +1,22 @@
 //! Accesses that stage 2 refused: emulated devices, or nothing.
 
 use xenolith_core::{DomainRef, Hypervisor};
-use xenolith_hal::{GuestPhys, sync::Mutex};
+use xenolith_hal::{GuestPhys, GuestVirt, sync::Mutex};
 
 use super::{
     esr::{Access, DataAbort},
     exit::{Context, Name},
     inject,
+    stage2_fault::{self, Tried},
     vpl011::Vpl011,
+    writeback,
 };
 use crate::{
     Aarch64,
     cpu::regs::read,
     domain_build::{PL011, PL011_SPI},
     irq,
+    mm::guest_access,
     vgic::{REDIST_SIZE, Size},
     with_gic,
 };
@@ -22,17 +25,52 @@ use crate::{
 #[inline]
 pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
     let far = read!("far_el2");
-    if abort.stage2 && !abort.table_walk && !abort.far_invalid {
-        let gpa = GuestPhys((read!("hpfar_el2") & !0xf) << 8 | far & 0xfff);
+    if abort.stage2 && !abort.far_invalid {
+        let Some(gpa) = stage2_fault::address(cx.vcpu, far, abort.ipa_valid) else {
+            inject::data_abort(cx.regs, far, abort.write);
+            return;
+        };
         if let Some(access) = abort.access
+            && !abort.table_walk
             && emulate(cx, gpa, access, abort.write)
         {
+            cx.regs.skip();
+            return;
+        }
+        let tried = match abort.write {
+            true => Tried::Store,
+            false => Tried::Load,
+        };
+        if stage2_fault::is_over(cx.vcpu, gpa, tried) {
+            return;
+        }
+        if abort.access.is_none() && !abort.table_walk && emulate_writeback(cx, gpa, abort.write) {
             cx.regs.skip();
             return;
         }
         nothing_there(cx, gpa);
     }
     inject::data_abort(cx.regs, far, abort.write);
+}
+
+/// An access that moves its base register, which the syndrome does not describe. True when a device answered.
+#[inline(never)]
+fn emulate_writeback(cx: &mut Context<'_>, gpa: GuestPhys, write: bool) -> bool {
+    let mut instruction = [0; 4];
+    let p2m = &cx.vcpu.domain().p2m;
+    if guest_access::copy_from(p2m, GuestVirt(cx.regs.pc), &mut instruction).is_err() {
+        return false;
+    }
+    let Some(found) = writeback::decode(u32::from_le_bytes(instruction)) else {
+        return false;
+    };
+    if found.write != write || !emulate(cx, gpa, found.access, write) {
+        return false;
+    }
+    let base = usize::from(found.base);
+    let moved = cx.regs.get(base).wrapping_add_signed(found.step);
+    cx.regs.set(base, moved);
+    true
 }
 
 #[cold]

@@ -19,7 +19,10 @@ pub mod mmio;
 pub mod psci;
 pub mod regs;
 #[cfg(target_arch = "aarch64")]
+mod stage2_fault;
+#[cfg(target_arch = "aarch64")]
 pub mod sysreg;
 #[cfg(target_arch = "aarch64")]
 pub mod vcpu;
 pub mod vpl011;
+mod writeback;

@@ -6,16 +6,21 @@
 
 use core::arch::asm;
 
-use xenolith_hal::{Fault, GuestVirt, Mfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{Fault, GuestPhys, GuestVirt, Mfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{direct, hardware::Stage2};
 use crate::cpu::regs::{read, write};
 
+/// What is to be done with an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Want {
+pub enum Want {
+    /// A load.
     Read,
+    /// A store.
     Write,
 }
+
+const PAR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The frame behind a guest address, with the guest's rights. PAR_EL1 is the guest's: it is put back.
 #[inline]
@@ -37,7 +42,32 @@ fn translate(va: u64, want: Want) -> Result<Mfn, Fault> {
     if par & 1 != 0 {
         return Err(Fault);
     }
-    Ok(Mfn((par & 0x000f_ffff_ffff_f000) >> PAGE_SHIFT))
+    Ok(Mfn((par & PAR_ADDRESS) >> PAGE_SHIFT))
+}
+
+/// The guest-physical address behind an address of the guest's kernel: the guest's own translation alone, which may lead
+/// to where nothing is. PAR_EL1 is the guest's: it is put back.
+pub fn guest_phys(p2m: &Stage2, va: GuestVirt, want: Want) -> Result<GuestPhys, Fault> {
+    // The walk reads the guest's tables through stage 2.
+    let _stable = p2m.read_lock();
+    let saved = read!("par_el1");
+    // SAFETY: address translation only writes PAR_EL1, which is restored below.
+    unsafe {
+        match want {
+            Want::Read => {
+                asm!("at s1e1r, {}", "isb", in(reg) va.0, options(nostack, preserves_flags))
+            }
+            Want::Write => {
+                asm!("at s1e1w, {}", "isb", in(reg) va.0, options(nostack, preserves_flags))
+            }
+        }
+    }
+    let par = read!("par_el1");
+    write!("par_el1", saved);
+    if par & 1 != 0 {
+        return Err(Fault);
+    }
+    Ok(GuestPhys(par & PAR_ADDRESS | va.0 & PAGE_MASK))
 }
 
 fn for_each_piece(
