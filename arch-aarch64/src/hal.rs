@@ -1,8 +1,10 @@
 //! The machine as the core sees it.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestVirt, Hal, Mfn, Nanos, Order,
-    SharedInfoLayout,
+    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, Mfn, Nanos,
+    Order, SharedInfoLayout,
 };
 
 use crate::{
@@ -145,6 +147,19 @@ impl Hal for Aarch64 {
                     .set_line(vcpu.index, domain.physical_timer_ppi, true, |_| {})
             }
         }
+    }
+
+    fn enable_upcalls(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
+        vcpu.take_interrupts.store(true, Relaxed);
+    }
+
+    fn guest_phys(
+        &self,
+        _: &ArchVcpu,
+        p2m: &Stage2,
+        address: GuestVirt,
+    ) -> Result<GuestPhys, Fault> {
+        guest_access::guest_phys(p2m, address, guest_access::Want::Write)
     }
 
     fn release_domain(&self, domain: &ArchDomain) {

@@ -20,6 +20,8 @@ pub struct GuestRegs {
 
 /// EL1 with its own stack pointer, all interrupts masked.
 pub const PSTATE_EL1H_MASKED: u64 = 0x3c5;
+/// Interrupts are masked (`PSTATE.I`).
+pub const PSTATE_IRQ_MASKED: u64 = 1 << 7;
 /// The mode field of a processor state: exception level, stack pointer, AArch32.
 const PSTATE_MODE: u64 = 0x1f;
 

@@ -26,6 +26,8 @@ const CNTP_CVAL: SysReg = SysReg::new(3, 3, 14, 2, 2);
 const OSLSR: SysReg = SysReg::new(2, 0, 1, 1, 4);
 const OSLAR: SysReg = SysReg::new(2, 0, 1, 0, 4);
 const OSDLR: SysReg = SysReg::new(2, 0, 1, 3, 4);
+const MDRAR: SysReg = SysReg::new(2, 0, 1, 0, 0);
+const MDCCSR: SysReg = SysReg::new(2, 3, 0, 1, 0);
 const MDSCR: SysReg = SysReg::new(2, 0, 0, 2, 2);
 
 static ID_REGS: Once<IdRegs> = Once::new();
@@ -91,7 +93,7 @@ fn is_pmu(reg: SysReg) -> bool {
 fn read(cx: &Context<'_>, reg: SysReg) -> Option<u64> {
     let (control, deadline) = &cx.vcpu.arch.physical_timer;
     Some(match reg {
-        ACTLR | MDSCR | OSDLR => 0,
+        ACTLR | MDSCR | MDRAR | MDCCSR | OSDLR => 0,
         OSLSR => 1 << 3,
         ICC_SRE => 0b111,
         CNTP_CTL => {

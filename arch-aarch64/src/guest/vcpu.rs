@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use xenolith_hal::sync::{Mutex, Rank};
 
@@ -32,6 +32,8 @@ pub struct ArchVcpu {
     pub vgic: Arc<VgicVcpu>,
     /// The emulated physical timer: control and deadline in counter ticks.
     pub physical_timer: (AtomicU64, AtomicU64),
+    /// The hypercall being served lets the guest take interrupts when it goes on.
+    pub take_interrupts: AtomicBool,
 }
 
 // SAFETY: the cells follow the rule stated at the type; everything else is atomic or locked.
@@ -48,6 +50,7 @@ impl ArchVcpu {
             vmpidr: 1 << 31 | u64::from(affinity_of(index)),
             vgic,
             physical_timer: (AtomicU64::new(0), AtomicU64::new(0)),
+            take_interrupts: AtomicBool::new(false),
         }
     }
 
