@@ -108,7 +108,7 @@ fn both(cx: &mut Context<'_>, gpa: GuestPhys, transfer: &Transfer) -> bool {
     let Some(second) = transfer.second() else {
         return true;
     };
-    let behind = gpa.plus(u64::from(second.bytes));
+    let behind = GuestPhys(gpa.0 + u64::from(second.bytes));
     if emulate(cx, behind, second, transfer.write) {
         return true;
     }
