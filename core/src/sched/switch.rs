@@ -196,7 +196,8 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    /// A vCPU was taken out of a queue to run on `cpu`. If it may not, the caller parks it when it holds no lock.
+    /// A vCPU was taken out of a queue to run on `cpu`. If it may not, the caller parks it when it holds no lock; until then
+    /// it stays `Running` there, so that nobody else claims it.
     #[inline]
     fn take(&self, vcpu: &VcpuRef<H>, cpu: CpuId) -> bool {
         vcpu.sched.move_to(Place::Running(cpu));
@@ -204,7 +205,6 @@ impl<H: Hal> Hypervisor<H> {
             return true;
         }
         vcpu.sched.runstate.change(vcpu.parked_as(), self.hal.now());
-        vcpu.sched.move_to(Place::Off(cpu));
         false
     }
 
