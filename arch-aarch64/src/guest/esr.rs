@@ -222,6 +222,32 @@ impl Exit {
     }
 }
 
+/// Decodes syndromes that a fuzzer made up: nothing may panic, and the described accesses are whole.
+#[doc(hidden)]
+pub fn fuzz_syndrome(bytes: &[u8]) {
+    for word in bytes.as_chunks::<8>().0 {
+        let esr = u64::from_le_bytes(*word);
+        match Exit::decode(esr) {
+            Exit::DataAbort(DataAbort {
+                access: Some(access),
+                ..
+            }) => {
+                assert!(matches!(access.bytes, 1 | 2 | 4 | 8) && access.reg < 32);
+                let low = access.truncate(esr);
+                assert_eq!(access.truncate(access.extend(low)), low);
+            }
+            Exit::SysReg(SysRegAccess { reg, rt, .. }) => {
+                assert!(
+                    rt < 32
+                        && reg
+                            == SysReg::new(reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2())
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
