@@ -23,6 +23,17 @@ use crate::{
 #[derive(Clone, Copy, Default)]
 pub struct Aarch64;
 
+/// Whether the vCPU's context, its list registers included, is in this CPU's registers.
+#[inline]
+fn is_loaded_here(vcpu: &ArchVcpu) -> bool {
+    PerCpu::try_current()
+        .and_then(|cpu| {
+            let loaded = cpu.loaded.try_borrow().ok()?;
+            Some(core::ptr::eq(&loaded.as_ref()?.vcpu().arch, vcpu))
+        })
+        .unwrap_or(false)
+}
+
 impl Hal for Aarch64 {
     type Vcpu = ArchVcpu;
     type Domain = ArchDomain;
@@ -97,7 +108,7 @@ impl Hal for Aarch64 {
         direct::atomic8(mfn, offset, op)
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_from_guest(
         &self,
         _: &ArchVcpu,
@@ -108,7 +119,7 @@ impl Hal for Aarch64 {
         guest_access::copy_from(p2m, from, buf)
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_to_guest(
         &self,
         _: &ArchVcpu,
@@ -120,21 +131,21 @@ impl Hal for Aarch64 {
     }
 
     fn raise_upcall(&self, domain: &ArchDomain, vcpu: &ArchVcpu) {
+        if is_loaded_here(vcpu)
+            && let Some(gic) = irq::gic()
+        {
+            with_gic!(gic, |hw| vcpu.vgic.raise_here(hw, domain.event_ppi));
+            return;
+        }
         // The core notifies the vCPU itself.
         domain.vgic.inject(vcpu.index, domain.event_ppi, |_| {});
     }
 
     fn has_deliverable_interrupt(&self, _: &ArchDomain, vcpu: &ArchVcpu, _upcall: bool) -> bool {
-        let here = PerCpu::try_current()
-            .and_then(|cpu| {
-                Some(core::ptr::eq(
-                    &cpu.loaded.try_borrow().ok()?.as_ref()?.vcpu().arch,
-                    vcpu,
-                ))
-            })
-            .unwrap_or(false);
         let Some(gic) = irq::gic() else { return false };
-        with_gic!(gic, |hw| vcpu.vgic.has_deliverable(hw, here))
+        with_gic!(gic, |hw| vcpu
+            .vgic
+            .has_deliverable(hw, is_loaded_here(vcpu)))
     }
 
     fn virtual_timer_fired(&self, domain: &ArchDomain, vcpu: &ArchVcpu, timer: ArchTimer) {

@@ -25,11 +25,13 @@ impl<H: Hal> Copy for Caller<'_, H> {}
 
 impl<'a, H: Hal> Caller<'a, H> {
     /// The calling domain.
+    #[inline(always)]
     pub fn domain(&self) -> &'a crate::DomainRef<H> {
         self.vcpu.domain()
     }
 
     /// Copies a value in. `EFAULT` when any byte cannot be read.
+    #[inline(always)]
     pub fn read<T: FromBytes + IntoBytes>(&self, from: GuestVirt) -> Result<T, Errno> {
         let mut value = T::new_zeroed();
         self.read_bytes(from, value.as_mut_bytes())?;
@@ -37,11 +39,13 @@ impl<'a, H: Hal> Caller<'a, H> {
     }
 
     /// Copies a value out. `EFAULT` when any byte cannot be written.
+    #[inline(always)]
     pub fn write<T: IntoBytes + Immutable>(&self, to: GuestVirt, value: &T) -> Result<(), Errno> {
         self.write_bytes(to, value.as_bytes())
     }
 
     /// Element `index` of an array that starts at `base`.
+    #[inline(always)]
     pub fn read_at<T: FromBytes + IntoBytes>(
         &self,
         base: GuestVirt,
@@ -51,6 +55,7 @@ impl<'a, H: Hal> Caller<'a, H> {
     }
 
     /// Writes element `index` of an array that starts at `base`.
+    #[inline(always)]
     pub fn write_at<T: IntoBytes + Immutable>(
         &self,
         base: GuestVirt,
@@ -61,6 +66,7 @@ impl<'a, H: Hal> Caller<'a, H> {
     }
 
     /// Copies bytes in.
+    #[inline(always)]
     pub fn read_bytes(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Errno> {
         let domain = self.vcpu.domain();
         self.hv
@@ -70,6 +76,7 @@ impl<'a, H: Hal> Caller<'a, H> {
     }
 
     /// Copies bytes out.
+    #[inline(always)]
     pub fn write_bytes(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Errno> {
         let domain = self.vcpu.domain();
         self.hv

@@ -4,7 +4,10 @@
 //! them is ever made.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use xenolith_hal::{AtomicOp, CacheOp, Fault, HostPhys, Mfn, Order, PAGE_SHIFT, PAGE_SIZE};
 
@@ -12,37 +15,41 @@ use super::layout::{DIRECT_LIMIT, DIRECT_VA};
 
 const MAX_BANKS: usize = 16;
 
-/// Ranges of frames in the direct map, start and end; filled once at boot, before other CPUs run.
+/// Ranges of frames in the direct map, first frame and count, the largest first; filled once at boot, before other CPUs
+/// run.
 static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
     [const { (AtomicU64::new(0), AtomicU64::new(0)) }; MAX_BANKS];
 
 /// Records that frames are mapped. False when there are too many pieces of RAM; the rest is then not used.
 pub fn add_bank(start: Mfn, end: Mfn) -> bool {
-    use core::sync::atomic::Ordering::Relaxed;
-    for (from, to) in &BANKS {
-        if to.load(Relaxed) == 0 {
-            from.store(start.0, Relaxed);
-            to.store(end.0, Relaxed);
+    let mut new = (start.0, end.0.saturating_sub(start.0));
+    for (first, count) in &BANKS {
+        if new.1 > count.load(Relaxed) {
+            new = (first.swap(new.0, Relaxed), count.swap(new.1, Relaxed));
+        }
+        if new.1 == 0 {
             return true;
         }
     }
     false
 }
 
-/// Whether the frame is RAM in the direct map.
-#[inline]
+/// Whether the frame is RAM in the direct map. Most frames lie in the two largest banks, so these are looked at in place.
+#[inline(always)]
 pub fn is_ram(mfn: Mfn) -> bool {
-    use core::sync::atomic::Ordering::Relaxed;
-    for (from, to) in &BANKS {
-        let end = to.load(Relaxed);
-        if end == 0 {
-            return false;
-        }
-        if mfn.0 < end && mfn.0 >= from.load(Relaxed) {
-            return true;
-        }
-    }
-    false
+    let [first, second, rest @ ..] = &BANKS;
+    holds(first, mfn) || holds(second, mfn) || is_in_small_bank(rest, mfn)
+}
+
+#[inline(always)]
+fn holds((first, count): &(AtomicU64, AtomicU64), mfn: Mfn) -> bool {
+    mfn.0.wrapping_sub(first.load(Relaxed)) < count.load(Relaxed)
+}
+
+#[cold]
+#[inline(never)]
+fn is_in_small_bank(banks: &[(AtomicU64, AtomicU64)], mfn: Mfn) -> bool {
+    banks.iter().any(|bank| holds(bank, mfn))
 }
 
 /// The virtual address of a physical one in the direct map; it may be used only where [`is_ram`] says so.
@@ -51,7 +58,7 @@ pub const fn address(pa: HostPhys) -> u64 {
     DIRECT_VA + (pa.0 & (DIRECT_LIMIT - 1))
 }
 
-#[inline]
+#[inline(always)]
 fn checked(mfn: Mfn, offset: usize, len: usize) -> Result<*mut u8, Fault> {
     let end = offset.checked_add(len).ok_or(Fault)?;
     if end > PAGE_SIZE || !is_ram(mfn) {
@@ -60,32 +67,127 @@ fn checked(mfn: Mfn, offset: usize, len: usize) -> Result<*mut u8, Fault> {
     Ok((address(mfn.base()) + offset as u64) as *mut u8)
 }
 
-/// Copies out of a frame.
-#[inline]
+/// Reads a word at any address of the direct map: normal memory, where EL2 lets accesses be unaligned.
+macro_rules! load {
+    ($word:ty, $instruction:literal, $from:expr) => {{
+        let word: $word;
+        asm!($instruction, out(reg) word, in(reg) $from, options(readonly, nostack, preserves_flags));
+        word
+    }};
+}
+
+/// The counterpart of `load`.
+macro_rules! store {
+    ($instruction:literal, $to:expr, $word:expr) => {
+        asm!($instruction, in(reg) $word, in(reg) $to, options(nostack, preserves_flags))
+    };
+}
+
+/// Copies `len` bytes between ranges that do not overlap, whatever their alignment: the target's strict alignment is for
+/// code that runs before the MMU is on, and costs an access per byte.
+///
+/// # Safety
+/// Both ranges are mapped as normal memory. No Rust reference covers the side that a guest can reach, and only the caller
+/// uses the other one.
+#[inline(never)]
+unsafe fn copy_any(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: reads and writes the two ranges, byte 0 to `len`, and nothing else.
+    unsafe {
+        asm!(
+            "subs {n}, {n}, #64",
+            "b.lo 3f",
+            "2: ldp {a}, {b}, [{from}]",
+            "ldp {c}, {d}, [{from}, #16]",
+            "stp {a}, {b}, [{to}]",
+            "stp {c}, {d}, [{to}, #16]",
+            "ldp {a}, {b}, [{from}, #32]",
+            "ldp {c}, {d}, [{from}, #48]",
+            "stp {a}, {b}, [{to}, #32]",
+            "stp {c}, {d}, [{to}, #48]",
+            "add {from}, {from}, #64",
+            "add {to}, {to}, #64",
+            "subs {n}, {n}, #64",
+            "b.hs 2b",
+            // `n` is what is left less 64: its low six bits are what is left.
+            "3: tst {n}, #63",
+            "b.eq 9f",
+            "tbz {n}, #5, 4f",
+            "ldp {a}, {b}, [{from}], #16",
+            "ldp {c}, {d}, [{from}], #16",
+            "stp {a}, {b}, [{to}], #16",
+            "stp {c}, {d}, [{to}], #16",
+            "4: tbz {n}, #4, 5f",
+            "ldp {a}, {b}, [{from}], #16",
+            "stp {a}, {b}, [{to}], #16",
+            "5: tbz {n}, #3, 6f",
+            "ldr {a}, [{from}], #8",
+            "str {a}, [{to}], #8",
+            "6: tbz {n}, #2, 7f",
+            "ldr {a:w}, [{from}], #4",
+            "str {a:w}, [{to}], #4",
+            "7: tbz {n}, #1, 8f",
+            "ldrh {a:w}, [{from}], #2",
+            "strh {a:w}, [{to}], #2",
+            "8: tbz {n}, #0, 9f",
+            "ldrb {a:w}, [{from}]",
+            "strb {a:w}, [{to}]",
+            "9:",
+            to = inout(reg) to => _,
+            from = inout(reg) from => _,
+            n = inout(reg) len => _,
+            a = out(reg) _,
+            b = out(reg) _,
+            c = out(reg) _,
+            d = out(reg) _,
+            options(nostack),
+        );
+    }
+}
+
+/// Copies out of a frame. Words, which most arguments of hypercalls are, take one access.
+#[inline(always)]
 pub fn read(mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
     let from = checked(mfn, offset, buf.len())?;
     // SAFETY: the source lies in one mapped frame of RAM that no Rust reference covers; a guest writing it at the same
     // time can only make the bytes copied arbitrary, which callers assume anyway.
-    unsafe { core::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) }
+    unsafe {
+        match buf.len() {
+            4 => buf.copy_from_slice(&load!(u32, "ldr {0:w}, [{1}]", from).to_ne_bytes()),
+            8 => buf.copy_from_slice(&load!(u64, "ldr {0}, [{1}]", from).to_ne_bytes()),
+            len => copy_any(buf.as_mut_ptr(), from, len),
+        }
+    }
     Ok(())
 }
 
-/// Copies into a frame.
-#[inline]
+/// Copies into a frame; the counterpart of [`read`].
+#[inline(always)]
 pub fn write(mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault> {
     let to = checked(mfn, offset, buf.len())?;
     // SAFETY: the target lies in one mapped frame of RAM that no Rust reference covers.
-    unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) }
+    unsafe {
+        if let Ok(word) = <[u8; 4]>::try_from(buf) {
+            store!("str {0:w}, [{1}]", to, u32::from_ne_bytes(word));
+        } else if let Ok(word) = <[u8; 8]>::try_from(buf) {
+            store!("str {0}, [{1}]", to, u64::from_ne_bytes(word));
+        } else {
+            copy_any(to, buf.as_ptr(), buf.len());
+        }
+    }
     Ok(())
 }
 
 /// Copies between frames.
-#[inline]
 pub fn copy(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
     let target = checked(to.0, to.1, len)?;
     let source = checked(from.0, from.1, len)?;
-    // SAFETY: both ranges lie in mapped frames of RAM that no Rust reference covers; they may overlap.
-    unsafe { core::ptr::copy(source, target, len) }
+    if to.0 == from.0 {
+        // SAFETY: both ranges lie in a mapped frame of RAM that no Rust reference covers; they may overlap.
+        unsafe { core::ptr::copy(source, target, len) }
+    } else {
+        // SAFETY: the ranges lie in two mapped frames of RAM that no Rust reference covers.
+        unsafe { copy_any(target, source, len) }
+    }
     Ok(())
 }
 
@@ -159,7 +261,7 @@ pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
 macro_rules! atomic {
     ($name:ident, $word:ty, $atomic:ty) => {
         /// One atomic operation on a word of a frame.
-        #[inline]
+        #[inline(always)]
         pub fn $name(mfn: Mfn, offset: usize, op: AtomicOp<$word>) -> Result<$word, Fault> {
             let at = checked(mfn, offset, size_of::<$word>())?.cast::<$word>();
             if !at.is_aligned() {

@@ -23,7 +23,7 @@ pub enum Want {
 const PAR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The frame behind a guest address, with the guest's rights. PAR_EL1 is the guest's: it is put back.
-#[inline]
+#[inline(always)]
 fn translate(va: u64, want: Want) -> Result<Mfn, Fault> {
     let saved = read!("par_el1");
     // SAFETY: address translation only writes PAR_EL1, which is restored below.
@@ -70,35 +70,57 @@ pub fn guest_phys(p2m: &Stage2, va: GuestVirt, want: Want) -> Result<GuestPhys, 
     Ok(GuestPhys(par & PAR_ADDRESS | va.0 & PAGE_MASK))
 }
 
-fn for_each_piece(
-    p2m: &Stage2,
-    va: GuestVirt,
-    len: usize,
-    want: Want,
-    mut copy: impl FnMut(Mfn, usize, core::ops::Range<usize>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+#[inline(always)]
+const fn offset(va: GuestVirt) -> usize {
+    (va.0 & PAGE_MASK) as usize
+}
+
+/// Whether a range that is not empty lies in one page, as nearly every argument does.
+#[inline(always)]
+const fn in_one_page(va: GuestVirt, len: usize) -> bool {
+    len.wrapping_sub(1) < PAGE_SIZE - offset(va)
+}
+
+/// Copies in.
+#[inline(always)]
+pub fn copy_from(p2m: &Stage2, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
+    if !in_one_page(from, buf.len()) {
+        return copy_from_pages(p2m, from, buf);
+    }
     let _stable = p2m.read_lock();
-    let mut done = 0;
-    while done < len {
-        let at = va.plus(done as u64).0;
-        let offset = (at & PAGE_MASK) as usize;
-        let piece = (PAGE_SIZE - offset).min(len - done);
-        copy(translate(at, want)?, offset, done..done + piece)?;
-        done += piece;
+    direct::read(translate(from.0, Want::Read)?, offset(from), buf)
+}
+
+/// Copies out.
+#[inline(always)]
+pub fn copy_to(p2m: &Stage2, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
+    if !in_one_page(to, buf.len()) {
+        return copy_to_pages(p2m, to, buf);
+    }
+    let _stable = p2m.read_lock();
+    direct::write(translate(to.0, Want::Write)?, offset(to), buf)
+}
+
+#[cold]
+#[inline(never)]
+fn copy_from_pages(p2m: &Stage2, mut from: GuestVirt, mut buf: &mut [u8]) -> Result<(), Fault> {
+    while !buf.is_empty() {
+        let here = buf.len().min(PAGE_SIZE - offset(from));
+        let (piece, rest) = buf.split_at_mut(here);
+        copy_from(p2m, from, piece)?;
+        (from, buf) = (from.plus(here as u64), rest);
     }
     Ok(())
 }
 
-/// Copies in.
-pub fn copy_from(p2m: &Stage2, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
-    for_each_piece(p2m, from, buf.len(), Want::Read, |mfn, offset, range| {
-        direct::read(mfn, offset, buf.get_mut(range).ok_or(Fault)?)
-    })
-}
-
-/// Copies out.
-pub fn copy_to(p2m: &Stage2, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
-    for_each_piece(p2m, to, buf.len(), Want::Write, |mfn, offset, range| {
-        direct::write(mfn, offset, buf.get(range).ok_or(Fault)?)
-    })
+#[cold]
+#[inline(never)]
+fn copy_to_pages(p2m: &Stage2, mut to: GuestVirt, mut buf: &[u8]) -> Result<(), Fault> {
+    while !buf.is_empty() {
+        let here = buf.len().min(PAGE_SIZE - offset(to));
+        let (piece, rest) = buf.split_at(here);
+        copy_to(p2m, to, piece)?;
+        (to, buf) = (to.plus(here as u64), rest);
+    }
+    Ok(())
 }

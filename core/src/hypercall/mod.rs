@@ -38,7 +38,8 @@ impl Outcome {
     #[inline]
     fn keeping(self, args: &[u64; 5], used: usize) -> Self {
         match self {
-            Self::Done(_) => self,
+            // Not `self`: that would copy room for arguments too.
+            Self::Done(value) => Self::Done(value),
             Self::Again(next) => Self::Again(merge(next, args, used)),
         }
     }

@@ -8,6 +8,7 @@ use core::mem::offset_of;
 
 use xenolith_abi::{Nr, multicall::MulticallEntry};
 use xenolith_hal::{GuestVirt, Hal};
+use zerocopy::IntoBytes;
 
 use super::{Outcome, Rows, dispatch_with};
 use crate::{Errno, guest::Caller};
@@ -41,7 +42,9 @@ enum Entry {
 }
 
 fn entry<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, at: GuestVirt) -> Result<Entry, Errno> {
-    let mut entry: MulticallEntry = caller.read(at)?;
+    // Copied to where it stays.
+    let mut entry = MulticallEntry::default();
+    caller.read_bytes(at, entry.as_mut_bytes())?;
     let [a, b, c, d, e, _] = entry.args;
     let outcome = if entry.op == Nr::Multicall.number() {
         // One level only, so that the depth of the stack is bounded.
