@@ -33,10 +33,10 @@ pub enum Rank {
     RunQueue = 11,
     /// A physical CPU's timers.
     Timers = 12,
-    /// The frame allocator.
-    Frames = 13,
-    /// The hypervisor's own heap.
-    Heap = 14,
+    /// The hypervisor's own heap, which grows by frames.
+    Heap = 13,
+    /// The frame allocator; also the hypervisor's own page tables.
+    Frames = 14,
     /// The console.
     Console = 15,
 }

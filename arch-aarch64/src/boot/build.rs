@@ -14,7 +14,6 @@ use xenolith_core::{
     },
     domain::DomainConfig,
     hypercall::hvm,
-    memory::Place,
 };
 use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
 
@@ -39,6 +38,9 @@ use crate::{
 const CALLBACK_TYPE_PPI: u64 = 2 << 56;
 /// Level-triggered and active low, as the device tree says it.
 const CALLBACK_PPI_FLAGS: u64 = 1 << 9;
+
+/// How many domains have a VMID of their own: 8 bits, number 0 unused.
+const MOST_DOMAINS: u16 = 255;
 
 /// Gives whole frames of a range to the allocator.
 pub(super) fn release(hv: &Hypervisor<Aarch64>, range: PhysRange) {
@@ -78,6 +80,9 @@ pub(super) fn create(
     gic: &Gic,
     shape: &Shape,
 ) -> Result<DomainRef<Aarch64>, String> {
+    if shape.id.0 >= MOST_DOMAINS {
+        return Err(format!("domain {}: there are only {MOST_DOMAINS} VMIDs", shape.id.0));
+    }
     let vgic = VgicDomain::new(&VgicConfig {
         version: gic.version(),
         vcpus: shape.vcpus as usize,
@@ -100,7 +105,7 @@ pub(super) fn create(
     };
     let domain = hv
         .create_domain(config, arch, vcpus, |tables| {
-            new_stage2(hv, machine.geometry, tables, shape.id.0 + 1)
+            new_stage2(machine.geometry, tables, shape.id.0 + 1)
         })
         .map_err(|e| format!("domain {} cannot be made: {}", shape.id.0, e.name()))?;
     let callback = CALLBACK_TYPE_PPI | CALLBACK_PPI_FLAGS | u64::from(shape.event_ppi);
@@ -109,22 +114,13 @@ pub(super) fn create(
     Ok(domain)
 }
 
-/// Empty stage 2 tables. A first table of several frames must be contiguous, so it comes from the allocator itself.
+/// Empty stage 2 tables.
 fn new_stage2(
-    hv: &Hypervisor<Aarch64>,
     geometry: Geometry,
     tables: &dyn TableFrames,
     vmid: u16,
 ) -> Result<Stage2, NoMemory> {
-    let order = geometry.root_order();
-    let root = match order {
-        0 => tables.allocate()?,
-        order => {
-            let root = hv.memory.allocate(order, Place::ANY).ok_or(NoMemory)?;
-            direct::zero(root, order);
-            root
-        }
-    };
+    let root = tables.allocate_block(geometry.root_order())?;
     Ok(Stage2::new(Hardware, geometry, root, vmid))
 }
 

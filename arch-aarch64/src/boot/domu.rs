@@ -4,6 +4,7 @@ use alloc::{format, string::String};
 
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
+    domain::Destroyed,
     boot::{
         PhysRange,
         image::Kernel,
@@ -119,14 +120,10 @@ pub(super) fn build(
         uart: spec.vpl011,
     };
     let domain = build::create(hv, machine, gic, &shape)?;
-    own_memory(hv, &domain, name, &plan)?;
-    if !v3 && let Some(real) = machine.host.gic.virtual_cpu_interface {
-        map_cpu_interface(hv, &domain, guest_gic.second, real)?;
-    }
-    build::fill(&domain, name, &kernel, &plan, &tree)?;
-    build::release_modules(hv, &spec.kernel, spec.ramdisk.as_ref(), &plan, false);
-    if spec.vpl011 {
-        hv.console.offer_focus(id);
+    if let Err(error) = fill_in(hv, machine, spec, &domain, &kernel, &plan, &tree) {
+        // Nothing of it ran: it goes in one piece unless interrupts come in between.
+        while hv.destroy(&domain) == Destroyed::NotYet {}
+        return Err(error);
     }
     log::info!(
         "{name}: domain {}, {} MiB, {} vCPUs",
@@ -135,6 +132,31 @@ pub(super) fn build(
         spec.cpus
     );
     build::start(hv, &domain, &plan)
+}
+
+/// Gives a new domain its memory and what goes in.
+fn fill_in(
+    hv: &'static Hypervisor<Aarch64>,
+    machine: &Machine<'_>,
+    spec: &DomainSpec<'_>,
+    domain: &DomainRef<Aarch64>,
+    kernel: &Kernel<'_>,
+    plan: &DomainPlan,
+    tree: &[u8],
+) -> Result<(), String> {
+    let name = spec.name;
+    own_memory(hv, domain, name, plan)?;
+    if machine.host.gic.version == GicVersion::V2
+        && let Some(real) = machine.host.gic.virtual_cpu_interface
+    {
+        map_cpu_interface(hv, domain, GuestGic::V2.second, real)?;
+    }
+    build::fill(domain, name, kernel, plan, tree)?;
+    build::release_modules(hv, &spec.kernel, spec.ramdisk.as_ref(), plan, false);
+    if spec.vpl011 {
+        hv.console.offer_focus(domain.id());
+    }
+    Ok(())
 }
 
 /// Takes memory anywhere, in the largest pieces to be had, cleared: firmware may have left something in it.

@@ -109,7 +109,7 @@ pub(super) fn start_allocator(memory: &BootMemory, own: &Own) -> Result<Memory, 
     let allocator = Memory::new(&banks)
         .map_err(|_| "the memory nodes overlap, or are too many: mend the device tree")?;
     let rest = hyp::take_table_ram();
-    // Tables are made on demand later too; half of what is left stays for them.
+    // Tables are made on demand later too; a quarter of what is left stays for them, 1 MiB at most.
     let frames = (rest.end.0 - rest.start.0) >> PAGE_SHIFT;
     let for_tables = (frames / 4).min(256);
     let border = rest.start.0 + (for_tables << PAGE_SHIFT);

@@ -65,7 +65,11 @@ struct Machine<'a> {
 
 fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     early::find_firmware(tree);
-    let console = early::start_console(tree, None);
+    // Modules are read only after RAM is mapped; where they are, and the command line, can be known now.
+    let places = BootInfo::from_tree(tree, &|_| None);
+    let early_options = places.as_ref().map(|info| cmdline::parse(info.command_line).0);
+    let dtuart = early_options.ok().and_then(|options| options.dtuart);
+    let console = early::start_console(tree, dtuart.as_deref());
     let hz = timer::init(0);
     log::info!(
         "Xenolith {} on ARMv8, timer {} kHz, {}",
@@ -82,8 +86,6 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let blob = blob.unwrap_or_default();
     ram.occupy(blob);
 
-    // Modules are read only after RAM is mapped, but their places must be known before any RAM is used.
-    let places = BootInfo::from_tree(tree, &|_| None);
     if let Ok(info) = &places {
         for module in info.modules().into_iter().chain(&info.unused) {
             ram.occupy(module.range);

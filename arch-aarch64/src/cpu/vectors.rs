@@ -52,9 +52,14 @@ global_asm!(
     ret
     .endm
 
-    // The hypervisor itself faulted: report and stop. The stack is still its own.
+    // The hypervisor itself faulted: report and stop, on a stack kept for that.
     .macro OWN_FAULT kind
     .balign 128
+    msr     tpidr_el1, x0               // no guest will miss it
+    adrp    x0, fault_stack_top         // the stack in use may be what is wrong
+    add     x0, x0, :lo12:fault_stack_top
+    mov     sp, x0
+    mrs     x0, tpidr_el1
     sub     sp, sp, #272
     stp     x0, x1, [sp, #0]
     mov     x0, #\kind
@@ -106,6 +111,11 @@ own_fault:
     bl      {own_fault}
 0:  wfe
     b       0b
+
+    .section .bss.fault_stack, "aw", %nobits
+    .balign 16
+    .skip   16384
+fault_stack_top:
 
     .section .text.guest_enter, "ax"
     .global guest_enter

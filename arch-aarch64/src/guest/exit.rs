@@ -74,15 +74,20 @@ fn stage1_faults(far: u64) -> bool {
     result & 1 != 0 && result & 1 << 9 == 0
 }
 
+/// Whether the instruction that trapped has 32 bits (ESR_EL2.IL).
+fn is_long() -> bool {
+    read!("esr_el2") >> 25 & 1 != 0
+}
+
 #[inline(never)]
 fn rare(cx: &mut Context<'_>, exit: Exit) {
     match exit {
         Exit::Wfi => {
-            cx.regs.skip();
+            cx.regs.skip_trapped(is_long());
             cx.hv().block(cx.vcpu);
         }
         Exit::Wfe => {
-            cx.regs.skip();
+            cx.regs.skip_trapped(is_long());
             cx.hv().yield_now(cx.vcpu);
         }
         Exit::FpAccess => {
@@ -103,11 +108,11 @@ fn rare(cx: &mut Context<'_>, exit: Exit) {
             if gpa.is_some_and(|gpa| stage2_fault::is_over(cx.vcpu, gpa, Tried::Fetch)) {
                 return;
             }
-            log::warn!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));
+            log::debug!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));
             inject::instruction_abort(cx.regs, far);
         }
         Exit::Other(class) => {
-            log::warn!(
+            log::debug!(
                 "{}: exception class {class:#x} at {:#x}",
                 Name(cx.vcpu),
                 cx.regs.pc

@@ -172,8 +172,14 @@ fn map_one(
     Ok(PAGE_SIZE as u64)
 }
 
+/// No device that is driven here has more registers: 64 MiB are redistributors for 512 CPUs.
+const LARGEST_DEVICE: u64 = 64 << 20;
+
 /// Maps device registers and gives their virtual address. The mapping stays for ever.
 pub fn map_device(pa: HostPhys, len: u64) -> Result<*mut u8, NoMemory> {
+    if len > LARGEST_DEVICE || pa.0 >= layout::DIRECT_LIMIT {
+        return Err(NoMemory);
+    }
     let mask = PAGE_SIZE as u64 - 1;
     let start = pa.0 & !mask;
     let size = ((pa.0 + len + mask) & !mask) - start;

@@ -52,7 +52,7 @@ impl Default for Options {
             dtuart: None,
             com: [None, None],
             log_level: LogLevel::Info,
-            guest_log_level: LogLevel::Warning,
+            guest_log_level: LogLevel::Info,
             noreboot: false,
             scheduler: None,
             console_switch: ConsoleSwitch::default(),

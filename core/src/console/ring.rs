@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 pub const SIZE: usize = 16 << 10;
 
 /// The last [`SIZE`] bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
     bytes: Vec<u8>,
     /// Bytes printed since the start.
@@ -19,10 +19,14 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring. Its memory comes with the first bytes; without memory it stays empty.
-    pub const fn new() -> Self {
+    /// An empty ring; without memory it stays empty. It takes its memory now, so that printing never allocates.
+    pub fn new() -> Self {
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(SIZE).is_ok() {
+            bytes.resize(SIZE, 0);
+        }
         Self {
-            bytes: Vec::new(),
+            bytes,
             end: 0,
             start: 0,
         }
@@ -30,12 +34,6 @@ impl Ring {
 
     /// Adds bytes; the oldest go.
     pub fn push(&mut self, text: &[u8]) {
-        if self.bytes.is_empty() {
-            if self.bytes.try_reserve_exact(SIZE).is_err() {
-                return;
-            }
-            self.bytes.resize(SIZE, 0);
-        }
         for byte in text {
             if let Some(place) = self.bytes.get_mut(self.end as usize % SIZE) {
                 *place = *byte;

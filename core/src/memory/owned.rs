@@ -65,6 +65,8 @@ impl<H: Hal> Hypervisor<H> {
             domain.memory.uncharge(Charge::Memory, frames);
             return Err(NoMemory);
         };
+        // A domain's frames were cleared when it lost them; what the hypervisor or start-up used was not.
+        self.hal.zero_frames(first, order);
         self.set_owner(domain.id(), first, frames, Charge::Memory);
         Ok(first)
     }

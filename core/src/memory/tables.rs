@@ -1,6 +1,6 @@
 //! Table frames for a domain's second-level translation, charged to the domain.
 
-use xenolith_hal::{Hal, Mfn, NoMemory, TableFrames};
+use xenolith_hal::{Hal, Mfn, NoMemory, Order, TableFrames};
 
 use super::{Charge, DomainMemory, Memory, Place};
 
@@ -24,12 +24,17 @@ impl<'a, H: Hal> DomainTables<'a, H> {
 
 impl<H: Hal> TableFrames for DomainTables<'_, H> {
     fn allocate(&self) -> Result<Mfn, NoMemory> {
-        self.account.charge(Charge::Hypervisor, 1)?;
-        let Some(mfn) = self.memory.allocate(0, Place::ANY) else {
-            self.account.uncharge(Charge::Hypervisor, 1);
+        self.allocate_block(0)
+    }
+
+    fn allocate_block(&self, order: Order) -> Result<Mfn, NoMemory> {
+        let frames = 1_u64.checked_shl(order).ok_or(NoMemory)?;
+        self.account.charge(Charge::Hypervisor, frames)?;
+        let Some(mfn) = self.memory.allocate(order, Place::ANY) else {
+            self.account.uncharge(Charge::Hypervisor, frames);
             return Err(NoMemory);
         };
-        self.hal.zero_frames(mfn, 0);
+        self.hal.zero_frames(mfn, order);
         Ok(mfn)
     }
 
