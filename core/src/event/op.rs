@@ -9,10 +9,12 @@ use xenolith_abi::{
     Errno,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
-        EventChannelOp as Op, Reset, SendEvent, SetPriority, Status, Unmask,
+        EventChannelOp as Op, ExpandArray, InitControl, Reset, SendEvent, SetPriority, Status,
+        Unmask,
     },
 };
 use xenolith_hal::{GuestVirt, Hal};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Progress;
 use crate::{DomId, DomainRef, guest::Caller, hypercall::Outcome};
@@ -40,7 +42,8 @@ pub fn event_channel_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt)
         Op::BindVcpu => ports.bind_vcpu(),
         Op::Reset => return ports.reset(cmd),
         // The FIFO ABI is not offered; a guest that asks stays with two levels.
-        Op::InitControl | Op::ExpandArray => Err(Errno::ENOSYS),
+        Op::InitControl => ports.not_offered::<InitControl>(),
+        Op::ExpandArray => ports.not_offered::<ExpandArray>(),
         Op::SetPriority => ports.set_priority(),
     }
     .map(|()| 0)
@@ -87,6 +90,12 @@ impl<'a, H: Hal> Ports<'a, H> {
         Ok(domain)
     }
 
+    /// A bad pointer is told apart all the same.
+    fn not_offered<T: FromBytes + IntoBytes>(&self) -> Result<(), Errno> {
+        self.caller.read::<T>(self.arg)?;
+        Err(Errno::ENOSYS)
+    }
+
     fn send(&self) -> Result<(), Errno> {
         let SendEvent { port } = self.caller.read(self.arg)?;
         self.caller.hv.send_event(self.own(), port)
@@ -102,10 +111,7 @@ impl<'a, H: Hal> Ports<'a, H> {
     fn alloc_unbound(&self) -> Result<(), Errno> {
         let mut args: AllocUnbound = self.caller.read(self.arg)?;
         let domain = self.target(args.dom)?;
-        let remote = match args.remote_dom {
-            DomId::SELF => self.own().id(),
-            named => named,
-        };
+        let remote = self.named(args.remote_dom)?.id();
         args.port = domain.events.alloc_unbound(remote)?;
         self.caller.write(self.arg, &args)
     }
