@@ -88,8 +88,8 @@ impl<H: Hal> Hypervisor<H> {
     /// Moves a vCPU's `vcpu_info` into its domain's own memory. The caller has checked that the vCPU is the one that
     /// asks, or is down.
     ///
-    /// `EINVAL` when a place is registered already, when it does not fit in its frame or is not aligned, and when the
-    /// frame is not the domain's own writable memory.
+    /// `ENXIO` when the place does not fit in its frame or is not aligned, `EINVAL` when one is registered already and
+    /// when the frame is not the domain's own writable memory.
     pub fn register_vcpu_info(
         &self,
         vcpu: &VcpuRef<H>,
@@ -98,10 +98,10 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<(), Errno> {
         let layout = H::SHARED_INFO.vcpu;
         let offset = offset as usize;
-        if offset > PAGE_SIZE - layout.size
-            || !offset.is_multiple_of(8)
-            || vcpu.info.get().is_some()
-        {
+        if offset > PAGE_SIZE - layout.size || !offset.is_multiple_of(8) {
+            return Err(Errno::ENXIO);
+        }
+        if vcpu.info.get().is_some() {
             return Err(Errno::EINVAL);
         }
         let domain = vcpu.domain();

@@ -9,21 +9,28 @@ use xenolith_abi::{
     Errno,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
-        EventChannelOp as Op, Reset, SendEvent, SetPriority, Status, Unmask,
+        EventChannelOp as Op, ExpandArray, InitControl, Reset, SendEvent, SetPriority, Status,
+        Unmask,
     },
 };
 use xenolith_hal::{GuestVirt, Hal};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Progress;
 use crate::{DomId, DomainRef, guest::Caller, hypercall::Outcome};
 /// Interrupt numbers of the widest machine; `bind_pirq` refuses larger ones.
 const PIRQS: u32 = 1024;
 
+/// `EVTCHNOP_reset_cont`.
+const RESET_GOES_ON: u32 = 14;
+
 /// Serves `event_channel_op`: the sub-operation and a pointer to its struct.
 pub fn event_channel_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Outcome {
     // The sub-operation is an `int`; the upper half of the register means nothing.
     let op = match Op::try_from(cmd as u32) {
         Ok(op) => op,
+        // Xen goes on with a preempted reset under this number, which guests can thus call too.
+        Err(_) if cmd as u32 == RESET_GOES_ON => Op::Reset,
         Err(errno) => return Err(errno).into(),
     };
     let ports = Ports { caller, arg };
@@ -40,7 +47,8 @@ pub fn event_channel_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt)
         Op::BindVcpu => ports.bind_vcpu(),
         Op::Reset => return ports.reset(cmd),
         // The FIFO ABI is not offered; a guest that asks stays with two levels.
-        Op::InitControl | Op::ExpandArray => Err(Errno::ENOSYS),
+        Op::InitControl => ports.not_offered::<InitControl>(),
+        Op::ExpandArray => ports.not_offered::<ExpandArray>(),
         Op::SetPriority => ports.set_priority(),
     }
     .map(|()| 0)
@@ -87,6 +95,12 @@ impl<'a, H: Hal> Ports<'a, H> {
         Ok(domain)
     }
 
+    /// A bad pointer is told apart all the same.
+    fn not_offered<T: FromBytes + IntoBytes>(&self) -> Result<(), Errno> {
+        self.caller.read::<T>(self.arg)?;
+        Err(Errno::ENOSYS)
+    }
+
     fn send(&self) -> Result<(), Errno> {
         let SendEvent { port } = self.caller.read(self.arg)?;
         self.caller.hv.send_event(self.own(), port)
@@ -102,10 +116,7 @@ impl<'a, H: Hal> Ports<'a, H> {
     fn alloc_unbound(&self) -> Result<(), Errno> {
         let mut args: AllocUnbound = self.caller.read(self.arg)?;
         let domain = self.target(args.dom)?;
-        let remote = match args.remote_dom {
-            DomId::SELF => self.own().id(),
-            named => named,
-        };
+        let remote = self.named(args.remote_dom)?.id();
         args.port = domain.events.alloc_unbound(remote)?;
         self.caller.write(self.arg, &args)
     }

@@ -274,6 +274,17 @@ fn closing_one_end_lets_the_other_wait_again() {
 }
 
 #[test]
+fn a_port_waits_for_nobody_who_is_not_there() {
+    let rig = Rig::new();
+    let args = AllocUnbound {
+        dom: DomId::SELF,
+        remote_dom: DomId(99),
+        port: Port(0),
+    };
+    assert_eq!(refused(rig.call(1, Op::AllocUnbound, args)), Errno::ESRCH);
+}
+
+#[test]
 fn a_plain_domain_acts_for_itself_only() {
     let rig = Rig::new();
     let args = |dom: u16| AllocUnbound {
@@ -445,8 +456,8 @@ fn a_registered_vcpu_info_takes_everything_over() {
     rig.upcalls(1, 0);
     let register = |gfn, offset| rig.hv.register_vcpu_info(&vcpu, Gfn(gfn), offset);
     let size = LAYOUT.vcpu.size as u32;
-    assert_eq!(register(2, 4096 - size + 8), Err(Errno::EINVAL));
-    assert_eq!(register(2, 4), Err(Errno::EINVAL));
+    assert_eq!(register(2, 4096 - size + 8), Err(Errno::ENXIO));
+    assert_eq!(register(2, 4), Err(Errno::ENXIO));
     assert_eq!(register(100, 0), Err(Errno::EINVAL));
     register(2, 4096 - size).unwrap();
     assert_eq!(register(3, 0), Err(Errno::EINVAL));

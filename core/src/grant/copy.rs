@@ -103,6 +103,7 @@ impl<'a, H: Hal> Copier<'a, H> {
         }
         match end.domid {
             DomId::SELF => Ok(Name::Own(end.gref_or_gfn)),
+            other if self.hv.domains.get(other).is_none() => Err(GrantStatus::BadDomain),
             _ => Err(GrantStatus::PermissionDenied),
         }
     }

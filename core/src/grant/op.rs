@@ -10,7 +10,7 @@ use xenolith_abi::{
     Errno,
     grant_table::{
         CacheFlush, GrantCopy, GrantStatus, GrantTableOp as Op, MapGrantRef, SwapGrantRef,
-        Transfer, UnmapAndReplace, UnmapGrantRef,
+        UnmapAndReplace, UnmapGrantRef,
     },
 };
 use xenolith_hal::{GuestVirt, Hal};
@@ -50,7 +50,8 @@ pub fn grant_table_op<H: Hal>(
         Op::Copy => array.copy(),
         Op::SwapGrantRef => array.swap(),
         Op::CacheFlush => array.cache_flush(),
-        Op::Transfer => array.transfer(),
+        // Ownership of single pages moves only between guests that know machine frames.
+        Op::Transfer => Err(Errno::EOPNOTSUPP).into(),
         Op::SetupTable => array.single(setup::setup_table),
         Op::QuerySize => array.single(setup::query_size),
         Op::GetStatusFrames => array.single(setup::get_status_frames),
@@ -159,13 +160,6 @@ impl<'a, H: Hal> Array<'a, H> {
     fn swap(&self) -> Outcome {
         self.each_status(offset_of!(SwapGrantRef, status), |op| {
             setup::swap_grant_ref(self.caller, op)
-        })
-    }
-
-    /// Ownership of single pages moves only between guests that know machine frames.
-    fn transfer(&self) -> Outcome {
-        self.each_status(offset_of!(Transfer, status), |_: &Transfer| {
-            Err(GrantStatus::BadPage)
         })
     }
 

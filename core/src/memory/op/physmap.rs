@@ -42,7 +42,7 @@ impl<H: Hal> Call<'_, H> {
     pub(super) fn add_to_physmap(&self) -> Result<i64, Errno> {
         let wanted = self.caller.read::<AddToPhysmap>(self.arg)?;
         if wanted.space == MapSpace::GmfnForeign.number() {
-            return Err(Errno::EINVAL);
+            return Err(Errno::ENOSYS);
         }
         let domain = self.map_target(wanted.domid, wanted.space)?;
         if wanted.space == MapSpace::GmfnRange.number() {

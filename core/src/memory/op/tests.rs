@@ -330,7 +330,7 @@ fn spaces_that_arm_does_not_serve_are_answered_as_xen_does() {
     );
     assert_eq!(
         add(&hv, &vcpu, MapSpace::GmfnForeign, 1, 0x50),
-        errno(Errno::EINVAL)
+        errno(Errno::ENOSYS)
     );
     assert_eq!(add(&hv, &vcpu, MapSpace::GmfnRange, 1, 0x50), 0);
     assert_eq!(

@@ -117,12 +117,15 @@ fn moves() -> Outcome {
     let (first, second) = (window.after(12), window.after(13));
     expect!(add_to_physmap(space::GRANT_TABLE, 4, first.frame()), 0);
     first.write::<u64>(0, 0x77 << 32);
-    expect!(
-        add_to_physmap(space::GRANT_TABLE, 4, second.frame()),
-        EBUSY,
-        "at a second place"
-    );
-    expect!(remove_from_physmap(first.frame()), 0);
+    // Xen moves it on x86 and refuses on ARM.
+    let second_place = add_to_physmap(space::GRANT_TABLE, 4, second.frame());
+    value("physmap.a_second_place", second_place);
+    ensure!(matches!(second_place, 0 | EBUSY), "{second_place}");
+    if second_place == 0 {
+        expect!(remove_from_physmap(second.frame()), 0);
+    } else {
+        expect!(remove_from_physmap(first.frame()), 0);
+    }
     expect!(
         add_to_physmap(space::GRANT_TABLE, 4, second.frame()),
         0,

@@ -14,6 +14,7 @@ use super::{Case, Outcome};
 pub(crate) const CASES: &[Case] = &[
     ("sched.yield", yield_now),
     ("sched.block_ends_with_an_interrupt", block),
+    ("sched.block_unmasks_interrupts", block_unmasks),
     ("sched.block_with_an_event_pending_returns", block_pending),
     ("sched.poll_ends_with_its_timeout", poll_timeout),
     ("sched.poll_refuses", poll_refuses),
@@ -55,6 +56,19 @@ fn block() -> Outcome {
     for _ in 0..10 {
         block_for_a_millisecond()?;
     }
+    Ok(())
+}
+
+/// The guest blocks with interrupts masked and goes on without: the interrupt is taken at once.
+fn block_unmasks() -> Outcome {
+    arch::on_timer(on_timer);
+    arch::irq_off();
+    let before = FIRED.load(Ordering::SeqCst);
+    arch::timer_at(arch::now() + arch::ticks_per_second() / 1000);
+    expect!(sched::block(), 0);
+    let after = FIRED.load(Ordering::SeqCst);
+    arch::irq_off();
+    expect!(after, before + 1);
     Ok(())
 }
 

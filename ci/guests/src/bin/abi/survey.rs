@@ -1,6 +1,7 @@
 //! Every hypercall number, and every sub-op of each, answers a pointer that leads nowhere as Xen 4.17 does:
 //! known ones try to read it (`EFAULT`), unknown ones say so.
 
+use xenolith_guests::report::value;
 use xenolith_guests::xen::{memory, nr, sched};
 use xenolith_guests::{arch, console, expect};
 
@@ -21,13 +22,18 @@ fn probe(number: u64, sub: u64) -> i64 {
     arch::hypercall(number, [sub, arch::UNMAPPED, 1, arch::UNMAPPED, 0])
 }
 
-/// Calls that take no pointer first, that a guest does not come back from, or that tell the machine's size.
+/// `hypfs_op`, which a build of Xen has or has not.
+const HYPFS_OP: u64 = 42;
+
+/// Calls that take no pointer first, that a guest does not come back from, that tell the machine's size, or that a build
+/// may be without.
 fn is_left_out(number: u64, sub: u64) -> bool {
     (number == nr::SCHED_OP && matches!(sub, sched::op::BLOCK | sched::op::SHUTDOWN))
         || (number == nr::MEMORY_OP && sub == memory::op::MAXIMUM_RAM_PAGE)
         || (number == nr::XEN_VERSION && sub == 0)
         || number == nr::MULTICALL
         || number == nr::CONSOLE_IO
+        || number == HYPFS_OP
 }
 
 fn has_sub_ops(number: u64) -> bool {
@@ -68,6 +74,7 @@ fn wanted(number: u64, sub: u64) -> i64 {
 }
 
 fn numbers() -> Outcome {
+    value("survey.hypfs_op", probe(HYPFS_OP, 0));
     for number in (0..NUMBERS).chain(BEYOND) {
         if !is_left_out(number, 0) {
             expect!(probe(number, 0), wanted(number, 0), "number {number}");
