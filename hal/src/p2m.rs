@@ -84,7 +84,11 @@ pub trait TableFrames {
     /// `1 << order` zeroed frames in one piece, aligned to their size, for a first table of several frames. Each is
     /// given back by itself.
     fn allocate_block(&self, order: Order) -> Result<Mfn, NoMemory> {
-        if order == 0 { self.allocate() } else { Err(NoMemory) }
+        if order == 0 {
+            self.allocate()
+        } else {
+            Err(NoMemory)
+        }
     }
     /// A table frame that is no longer reachable by any table walk.
     fn free(&self, mfn: Mfn);

@@ -81,7 +81,10 @@ pub(super) fn create(
     shape: &Shape,
 ) -> Result<DomainRef<Aarch64>, String> {
     if shape.id.0 >= MOST_DOMAINS {
-        return Err(format!("domain {}: there are only {MOST_DOMAINS} VMIDs", shape.id.0));
+        return Err(format!(
+            "domain {}: there are only {MOST_DOMAINS} VMIDs",
+            shape.id.0
+        ));
     }
     let vgic = VgicDomain::new(&VgicConfig {
         version: gic.version(),
@@ -115,11 +118,7 @@ pub(super) fn create(
 }
 
 /// Empty stage 2 tables.
-fn new_stage2(
-    geometry: Geometry,
-    tables: &dyn TableFrames,
-    vmid: u16,
-) -> Result<Stage2, NoMemory> {
+fn new_stage2(geometry: Geometry, tables: &dyn TableFrames, vmid: u16) -> Result<Stage2, NoMemory> {
     let root = tables.allocate_block(geometry.root_order())?;
     Ok(Stage2::new(Hardware, geometry, root, vmid))
 }

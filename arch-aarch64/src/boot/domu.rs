@@ -4,13 +4,13 @@ use alloc::{format, string::String};
 
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
-    domain::Destroyed,
     boot::{
         PhysRange,
         image::Kernel,
         modules::{DomainSpec, Enhanced},
         placement::{DomainPlan, GuestLayout, Load, plan_domu},
     },
+    domain::Destroyed,
     memory::Place,
 };
 use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};

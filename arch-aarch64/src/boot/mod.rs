@@ -67,7 +67,9 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     early::find_firmware(tree);
     // Modules are read only after RAM is mapped; where they are, and the command line, can be known now.
     let places = BootInfo::from_tree(tree, &|_| None);
-    let early_options = places.as_ref().map(|info| cmdline::parse(info.command_line).0);
+    let early_options = places
+        .as_ref()
+        .map(|info| cmdline::parse(info.command_line).0);
     let dtuart = early_options.ok().and_then(|options| options.dtuart);
     let console = early::start_console(tree, dtuart.as_deref());
     let hz = timer::init(0);

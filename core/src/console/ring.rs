@@ -18,6 +18,12 @@ pub struct Ring {
     start: u64,
 }
 
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Ring {
     /// An empty ring; without memory it stays empty. It takes its memory now, so that printing never allocates.
     pub fn new() -> Self {
