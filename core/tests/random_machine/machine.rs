@@ -94,7 +94,7 @@ fn hypervisor(sim: &Sim) -> Hypervisor<Sim> {
         }
     };
     let banks: Vec<_> = sim.banks().into_iter().map(bank).collect();
-    let memory = Memory::new(&banks).ok().expect("good banks");
+    let memory = Memory::new(&banks).expect("good banks");
     for bank in &banks {
         memory.release_at_boot(bank.first, bank.records.len() as u64);
     }
@@ -146,13 +146,13 @@ impl Machine {
         self.sim.cpu_record(cpu).clear_interrupt();
         self.bury();
         self.check_step();
-        if self.step % FULL_CHECK == 0 {
+        if self.step.is_multiple_of(FULL_CHECK) {
             self.check_everything();
         }
-        if self.step % SCRUB_CHECK == 0 {
+        if self.step.is_multiple_of(SCRUB_CHECK) {
             self.check_free_memory_is_blank();
         }
-        if self.step % 256 == 0 {
+        if self.step.is_multiple_of(256) {
             let _ = self.sim.take_console();
         }
     }

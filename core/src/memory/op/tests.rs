@@ -417,7 +417,8 @@ fn the_control_domain_may_end_a_dead_domain_with_its_own_memory_call_and_is_told
     let vcpu = testing::vcpu(&dom0);
     let virq = xenolith_abi::virq::Virq::DomExc.number();
     let port = hv.bind_virq(&dom0, virq, 0).unwrap();
-    let lets_go: [fn(&Hypervisor<Sim>, &VcpuRef<Sim>) -> i64; 4] = [
+    type LetsGo = fn(&Hypervisor<Sim>, &VcpuRef<Sim>) -> i64;
+    let lets_go: [LetsGo; 4] = [
         |hv, vcpu| remove(hv, vcpu, 0x60),
         |hv, vcpu| map_foreign(hv, vcpu, 2, &[(3, 0x60)]).0,
         |hv, vcpu| extents(hv, vcpu, MemoryOp::PopulatePhysmap, &[0x60], 0),
