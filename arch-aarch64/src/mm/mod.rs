@@ -9,4 +9,6 @@ pub mod hardware;
 #[cfg(target_arch = "aarch64")]
 pub mod hyp;
 pub mod layout;
+#[cfg(target_arch = "aarch64")]
+mod memcpy;
 pub mod stage2;

@@ -196,6 +196,14 @@ impl<M: TableMemory> Stage2<M> {
         Ok(at)
     }
 
+    /// The entry of one page where a walk to `gfn` ended, with the tables that it takes.
+    fn page(&self, at: Place, gfn: u64, tables: &dyn TableFrames) -> Result<Place, P2mError> {
+        match at.level {
+            3 => Ok(at),
+            _ => self.walk_to(gfn, 3, tables),
+        }
+    }
+
     /// Puts a table where a hole or a block is; a block's translations go into it unchanged.
     fn make_table(
         &self,
@@ -345,7 +353,7 @@ impl<M: TableMemory> P2m for Stage2<M> {
         if old.is_none() && new.is_none() {
             return Ok(None);
         }
-        let at = self.walk_to(gfn.0, 3, tables)?;
+        let at = self.page(at, gfn.0, tables)?;
         self.set(
             &at,
             gfn.0,
@@ -367,7 +375,7 @@ impl<M: TableMemory> P2m for Stage2<M> {
             Some(entry) if (entry.mfn, entry.kind) == expected => {}
             _ => return Ok(false),
         }
-        let at = self.walk_to(gfn.0, 3, tables)?;
+        let at = self.page(at, gfn.0, tables)?;
         self.set(&at, gfn.0, 0);
         Ok(true)
     }
