@@ -97,11 +97,8 @@ impl ArchVcpu {
         for n in 0..31usize {
             let end = if n % 4 == 3 || n == 30 { "\n" } else { " " };
             // SAFETY: `n` is below the array's length.
-            write!(
-                out,
-                "x{n:<2} {:#018x}{end}",
-                word(unsafe { x.cast::<u64>().add(n) })
-            )?;
+            let at = unsafe { x.cast::<u64>().add(n) };
+            write!(out, "x{n:<2} {:#018x}{end}", word(at))?;
         }
         Ok(())
     }
