@@ -66,10 +66,10 @@ pub(crate) fn discover() {
 
 /// What the table says of a call: the row of its number with the highest sub-op not above it.
 fn wanted(number: u64, sub: u64) -> i64 {
-    let rows = table::ROWS
+    let mut rows = table::ROWS
         .iter()
         .filter(|row| row.0 == number && row.1 <= sub);
-    rows.last()
+    rows.next_back()
         .map_or(xenolith_guests::xen::errno::ENOSYS, |row| row.2)
 }
 
