@@ -205,7 +205,7 @@ identity_l2:    .skip 4096
 
     .section .bss.boot_stack, "aw", %nobits
     .balign 16
-    .skip   32768
+    .skip   131072                      // start-up passes whole domains by value; below is data
     .global boot_stack_top
 boot_stack_top:
     "#,
