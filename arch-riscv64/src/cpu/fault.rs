@@ -6,7 +6,10 @@ use super::regs::read;
 use crate::console;
 
 /// Called from the vector with x1 to x31 as they were, in order.
-pub extern "C" fn own_fault(frame: *const u64) -> ! {
+///
+/// # Safety
+/// `frame` points to the 31 words that the vector stored.
+pub unsafe extern "C" fn own_fault(frame: *const u64) -> ! {
     let mut out = console::Raw;
     let _ = writeln!(
         out,
@@ -17,7 +20,7 @@ pub extern "C" fn own_fault(frame: *const u64) -> ! {
         read!("sepc"),
     );
     for i in 1..32usize {
-        // SAFETY: the vector stored 31 words there.
+        // SAFETY: the caller's promise.
         let value = unsafe { frame.add(i - 1).read() };
         let _ = writeln!(out, "(XEN) x{i:<2} {value:#018x}\r");
     }

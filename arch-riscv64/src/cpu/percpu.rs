@@ -24,7 +24,7 @@ impl PerCpu {
     pub fn install(&'static self) {
         // SAFETY: compiled code leaves tp alone, there being no thread-local variables.
         unsafe {
-            core::arch::asm!("mv tp, {}", in(reg) core::ptr::from_ref(self), options(nomem, nostack));
+            core::arch::asm!("mv tp, {}", in(reg) core::ptr::from_ref(self), options(nostack, preserves_flags));
         }
     }
 

@@ -45,6 +45,10 @@ pub(super) fn start_others(
     }
     let own = apic::own_id();
     let mut next = 1u16;
+    #[allow(
+        clippy::explicit_counter_loop,
+        reason = "a CPU that does not start takes no number"
+    )]
     for id in apic_ids.iter().copied().filter(|id| *id != own) {
         if usize::from(next) >= MAX_CPUS {
             break;
