@@ -24,8 +24,6 @@ pub const NAME: &str = "aarch64";
 pub const CAPABILITY: &str = "xen-3.0-aarch64";
 /// How `XENMEM_memory_map` answers: there is no firmware map here.
 pub const MEMORY_MAP_ANSWER: i64 = crate::xen::errno::ENOSYS;
-/// A mapped address with no RAM behind it.
-pub const DEVICE_ADDRESS: u64 = 0x0900_0000;
 /// Byte offset of `evtchn_pending` in the shared-info page: one legacy `vcpu_info` of 48 bytes is before it.
 pub const SHARED_PENDING: u64 = 48;
 
@@ -67,6 +65,11 @@ pub fn hypercall(number: u64, args: [u64; 5]) -> i64 {
 pub fn irq_on() {
     // SAFETY: unmasks IRQs, whose vectors are set.
     unsafe { asm!("msr daifclr, #2", "isb") };
+}
+
+/// A mapped address with no RAM behind it, on any board.
+pub fn device_address() -> u64 {
+    gic::dist(0)
 }
 
 /// Keeps interrupts from this CPU.

@@ -54,7 +54,7 @@ fn nowhere() -> Outcome {
 
 fn device_memory() -> Outcome {
     for &(number, sub) in READERS {
-        let errno = call_at(number, sub, arch::DEVICE_ADDRESS);
+        let errno = call_at(number, sub, arch::device_address());
         expect!(errno, EFAULT, "{number}.{sub}");
     }
     Ok(())
