@@ -39,7 +39,7 @@ const PLANS: &[Plan] = &[
         words: "",
         limit: 180,
     },
-    // The guest's own million of calls takes minutes in an emulator; `docs/compatibility.md` says how to make them.
+    // The guest's own million of calls takes a minute or more in an emulator.
     Plan {
         guest: "guest-fuzz",
         cpus: 1,
