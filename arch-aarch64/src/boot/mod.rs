@@ -152,6 +152,8 @@ fn apply(hv: &Hypervisor<Aarch64>, options: &Options, line: &str) {
     hv.command_line.call_once(|| line.into());
     hv.console.levels.set_own(level(options.log_level));
     hv.console.levels.set_guests(level(options.guest_log_level));
+    // What nobody wants to see is not even formatted.
+    log::set_max_level(level(options.log_level).max(level(options.guest_log_level)));
     hv.console.set_switch(options.console_switch.code);
 }
 

@@ -51,9 +51,12 @@ pub fn synchronous(cx: &mut Context<'_>) {
     match Exit::decode(read!("esr_el2")) {
         Exit::Hvc(HYPERCALL_TAG) => hypercall(cx),
         Exit::SysReg(access) => sysreg::access(cx, access),
-        // Where stage 1 would have faulted, the guest runs the instruction again and takes that fault itself.
+        // Where stage 1 would have faulted, the guest runs the instruction again and takes that fault itself. It is a
+        // guest's programs that this keeps from its devices; what a kernel maps for itself it may use.
         Exit::DataAbort(_)
-            if errata::needs(Workaround::AskStage1) && stage1_faults(read!("far_el2")) => {}
+            if cx.regs.is_el0()
+                && errata::needs(Workaround::AskStage1)
+                && stage1_faults(read!("far_el2")) => {}
         Exit::DataAbort(abort) => mmio::data_abort(cx, abort),
         Exit::Hvc(0) => psci::call(cx),
         Exit::Hvc(_) => inject::undefined(cx.regs),
@@ -61,12 +64,13 @@ pub fn synchronous(cx: &mut Context<'_>) {
     }
 }
 
-/// Whether the guest's own translation refuses the address, for reading as EL1.
+/// Whether the guest's own translation refuses the address, for reading as EL0.
+#[cold]
 fn stage1_faults(far: u64) -> bool {
     let saved = read!("par_el1");
     // SAFETY: address translation only writes PAR_EL1, which is restored below.
     unsafe {
-        core::arch::asm!("at s1e1r, {}", "isb", in(reg) far, options(nostack, preserves_flags))
+        core::arch::asm!("at s1e0r, {}", "isb", in(reg) far, options(nostack, preserves_flags))
     };
     let result = read!("par_el1");
     write!("par_el1", saved);
@@ -105,7 +109,7 @@ fn rare(cx: &mut Context<'_>, exit: Exit) {
             let gpa = stage2
                 .then(|| stage2_fault::address(cx.vcpu, far, ipa_valid))
                 .flatten();
-            if gpa.is_some_and(|gpa| stage2_fault::is_over(cx.vcpu, gpa, Tried::Fetch)) {
+            if gpa.is_some_and(|gpa| stage2_fault::is_over(cx.vcpu, far, gpa, Tried::Fetch)) {
                 return;
             }
             log::debug!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));

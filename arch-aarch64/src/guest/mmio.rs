@@ -28,20 +28,36 @@ use crate::{
 /// Serves a data abort.
 #[inline]
 pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
+    // Emulated devices are never mapped, so only a fault of translation may be for one; it names its page.
+    if abort.translation
+        && !abort.table_walk
+        && !abort.far_invalid
+        && let Some(access) = abort.access
+    {
+        let far = read!("far_el2");
+        let gpa = GuestPhys((read!("hpfar_el2") & !0xf) << 8 | far & 0xfff);
+        if emulate(cx, gpa, access, abort.write) {
+            cx.regs.skip_trapped(abort.long);
+            return;
+        }
+    }
+    not_for_device(cx, abort);
+}
+
+/// An abort that no device answered at once.
+#[inline(never)]
+fn not_for_device(cx: &mut Context<'_>, abort: DataAbort) {
     let far = read!("far_el2");
     if abort.stage2 && !abort.far_invalid {
         let Some(gpa) = stage2_fault::address(cx.vcpu, far, abort.ipa_valid) else {
             inject::data_abort(cx.regs, far, abort.write);
             return;
         };
-        // Emulated devices are never mapped, so only a fault of translation may be for one.
-        let for_device = abort.translation && !abort.table_walk;
-        let served = for_device
-            && match abort.access {
-                Some(access) => emulate(cx, gpa, access, abort.write),
-                None => undescribed(cx, gpa, far, abort),
-            };
-        if served {
+        if abort.translation
+            && !abort.table_walk
+            && abort.access.is_none()
+            && undescribed(cx, gpa, far, abort)
+        {
             cx.regs.skip_trapped(abort.long);
             return;
         }
@@ -49,7 +65,7 @@ pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
             true => Tried::Store,
             false => Tried::Load,
         };
-        if stage2_fault::is_over(cx.vcpu, gpa, tried) {
+        if stage2_fault::is_over(cx.vcpu, far, gpa, tried) {
             return;
         }
         nothing_there(cx, gpa);

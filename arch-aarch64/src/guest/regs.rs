@@ -92,6 +92,12 @@ impl GuestRegs {
 
     /// The guest ran a 32-bit program.
     #[inline]
+    pub fn is_el0(&self) -> bool {
+        self.pstate & 0xf == 0
+    }
+
+    /// Whether the guest runs AArch32 code.
+    #[inline]
     pub fn is_aarch32(&self) -> bool {
         self.pstate & PSTATE_AARCH32 != 0
     }

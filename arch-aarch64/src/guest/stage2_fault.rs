@@ -5,7 +5,7 @@
 //! same lock tells whether the guest should simply try again.
 
 use xenolith_core::VcpuRef;
-use xenolith_hal::{GuestPhys, GuestVirt, P2m, P2mEntry, P2mType};
+use xenolith_hal::{GuestPhys, GuestVirt, P2m, P2mType};
 
 use crate::{
     Aarch64,
@@ -33,15 +33,16 @@ pub fn address(vcpu: &VcpuRef<Aarch64>, far: u64, ipa_valid: bool) -> Option<Gue
     guest_access::guest_phys(&vcpu.domain().p2m, GuestVirt(far), Want::Read).ok()
 }
 
-/// Whether what was tried is allowed now.
-#[inline(never)]
-pub fn is_over(vcpu: &VcpuRef<Aarch64>, gpa: GuestPhys, tried: Tried) -> bool {
-    let allowed = |entry: P2mEntry| match tried {
-        Tried::Load => true,
-        Tried::Store => entry.kind.writable(),
-        Tried::Fetch => matches!(entry.kind, P2mType::RamRw | P2mType::RamRo),
-    };
-    vcpu.domain()
-        .p2m
-        .with_entry(gpa.frame(), |entry| entry.is_some_and(allowed))
+/// Whether what was tried at `far` is allowed now. The CPU's own walk answers for data; whether an instruction may be
+/// fetched it does not tell, so the entry for `gpa` does.
+#[inline]
+pub fn is_over(vcpu: &VcpuRef<Aarch64>, far: u64, gpa: GuestPhys, tried: Tried) -> bool {
+    let p2m = &vcpu.domain().p2m;
+    match tried {
+        Tried::Load => guest_access::is_reachable(p2m, GuestVirt(far), Want::Read),
+        Tried::Store => guest_access::is_reachable(p2m, GuestVirt(far), Want::Write),
+        Tried::Fetch => p2m.with_entry(gpa.frame(), |entry| {
+            entry.is_some_and(|e| matches!(e.kind, P2mType::RamRw | P2mType::RamRo))
+        }),
+    }
 }

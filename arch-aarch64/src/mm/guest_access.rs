@@ -81,6 +81,13 @@ const fn in_one_page(va: GuestVirt, len: usize) -> bool {
     len.wrapping_sub(1) < PAGE_SIZE - offset(va)
 }
 
+/// Whether EL1 reaches the address through both stages, once nobody changes stage 2.
+#[inline]
+pub fn is_reachable(p2m: &Stage2, va: GuestVirt, want: Want) -> bool {
+    let _stable = p2m.read_lock();
+    translate(va.0, want).is_ok()
+}
+
 /// Copies in.
 #[inline(always)]
 pub fn copy_from(p2m: &Stage2, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
