@@ -1,12 +1,21 @@
 //! The machine as the core sees it.
 
-use xenolith_arch_common::NoP2m;
-use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, Mfn, Nanos, Order};
+use core::sync::atomic::Ordering::Relaxed;
+
+use xenolith_hal::{
+    ArchTimer, AtomicOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order,
+    SharedInfoLayout,
+};
 
 use crate::{
     apic, console,
     cpu::{self, percpu},
-    mm::hyp::Direct,
+    guest::{
+        interrupts, linear,
+        vcpu::{ArchDomain, ArchVcpu},
+    },
+    irq,
+    mm::{hyp::Direct, nested::Nested},
     power, timer,
 };
 
@@ -14,13 +23,20 @@ use crate::{
 #[derive(Clone, Copy, Default)]
 pub struct X86_64;
 
-/// State of a guest, of which there is none yet: no value of this type is ever made.
-pub enum NoGuest {}
-
 impl Hal for X86_64 {
-    type Vcpu = NoGuest;
-    type Domain = NoGuest;
-    type P2m = NoP2m;
+    type Vcpu = ArchVcpu;
+    type Domain = ArchDomain;
+    type P2m = Nested;
+
+    const VCPU_OP_COMPLETE: bool = true;
+    const GUEST_VECTORS: bool = true;
+    const PLATFORM_SLEEP: bool = true;
+    const SHARED_INFO: SharedInfoLayout = xenolith_abi::x86_64::SHARED_INFO;
+    const CAPABILITIES: &'static str = "hvm-3.0-x86_64 ";
+    const FEATURES: Features = Features::HVM_CALLBACK_VECTOR
+        .union(Features::HVM_SAFE_PVCLOCK)
+        .union(Features::MEMORY_OP_VNODE_SUPPORTED);
+    const VIRT_START: u64 = 0xffff_8000_0000_0000;
 
     #[inline(always)]
     fn cpu(&self) -> CpuId {
@@ -85,36 +101,76 @@ impl Hal for X86_64 {
         Direct::atomic8(mfn, offset, op)
     }
 
+    #[inline(always)]
     fn copy_from_guest(
         &self,
-        vcpu: &NoGuest,
-        _: &NoP2m,
-        _: GuestVirt,
-        _: &mut [u8],
+        vcpu: &ArchVcpu,
+        p2m: &Nested,
+        from: GuestVirt,
+        buf: &mut [u8],
     ) -> Result<(), Fault> {
-        match *vcpu {}
+        linear::copy_from(vcpu, p2m, from, buf)
     }
 
+    #[inline(always)]
     fn copy_to_guest(
         &self,
-        vcpu: &NoGuest,
-        _: &NoP2m,
-        _: GuestVirt,
-        _: &[u8],
+        vcpu: &ArchVcpu,
+        p2m: &Nested,
+        to: GuestVirt,
+        buf: &[u8],
     ) -> Result<(), Fault> {
-        match *vcpu {}
+        linear::copy_to(vcpu, p2m, to, buf)
     }
 
-    fn raise_upcall(&self, domain: &NoGuest, _: &NoGuest) {
-        match *domain {}
+    fn raise_upcall(&self, domain: &ArchDomain, vcpu: &ArchVcpu) {
+        interrupts::raise_upcall(domain, vcpu);
     }
 
-    fn has_deliverable_interrupt(&self, domain: &NoGuest, _: &NoGuest, _: bool) -> bool {
-        match *domain {}
+    fn has_deliverable_interrupt(
+        &self,
+        domain: &ArchDomain,
+        vcpu: &ArchVcpu,
+        upcall: bool,
+    ) -> bool {
+        interrupts::has_deliverable(domain, vcpu, upcall)
     }
 
-    fn release_domain(&self, domain: &NoGuest) {
-        match *domain {}
+    fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) {
+        interrupts::timer_fired(self, vcpu);
+    }
+
+    fn guest_phys(
+        &self,
+        vcpu: &ArchVcpu,
+        p2m: &Nested,
+        address: GuestVirt,
+    ) -> Result<GuestPhys, Fault> {
+        linear::guest_phys(vcpu, p2m, address)
+    }
+
+    fn set_callback(&self, domain: &ArchDomain, via: u64) -> bool {
+        domain.set_callback(via);
+        true
+    }
+
+    fn set_upcall_vector(&self, vcpu: &ArchVcpu, vector: u8) -> bool {
+        const FIRST: u8 = 16;
+        let usable = vector >= FIRST;
+        if usable {
+            vcpu.upcall_vector.store(vector, Relaxed);
+        }
+        usable
+    }
+
+    fn release_domain(&self, domain: &ArchDomain) {
+        if domain.owns_devices {
+            irq::release();
+        }
+    }
+
+    fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        vcpu.dump_registers(out)
     }
 
     fn console_write(&self, text: &[u8]) {

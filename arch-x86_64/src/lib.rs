@@ -15,7 +15,9 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod guest;
 pub mod mm;
+pub mod svm;
 
 #[cfg(target_os = "none")]
 pub mod apic;
@@ -25,6 +27,12 @@ pub mod console;
 pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod hal;
+#[cfg(target_os = "none")]
+pub mod ioapic;
+#[cfg(target_os = "none")]
+pub mod irq;
+#[cfg(target_os = "none")]
+pub mod machine;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]

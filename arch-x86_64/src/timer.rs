@@ -77,6 +77,56 @@ pub fn now() -> Nanos {
     Nanos(scale(ticks, NANOS_PER_TICK.load(Relaxed)))
 }
 
+/// How nanoseconds come from ticks, as guests compute them: ticks shifted left by `shift` (right, if negative), times
+/// `factor`, divided by 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Between 2^31 and 2^32.
+    pub factor: u32,
+    /// Bits.
+    pub shift: i8,
+}
+
+/// The rate of the counter for guests.
+pub fn rate() -> Rate {
+    let mut factor = NANOS_PER_TICK.load(Relaxed).max(1);
+    let mut shift = 0;
+    while factor >> 32 != 0 {
+        factor >>= 1;
+        shift += 1;
+    }
+    while factor >> 31 == 0 {
+        factor <<= 1;
+        shift -= 1;
+    }
+    Rate {
+        factor: factor as u32,
+        shift,
+    }
+}
+
+/// A tick and the time at which it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference {
+    /// The counter.
+    pub ticks: u64,
+    /// The time.
+    pub nanos: Nanos,
+}
+
+/// Where the counter and the time meet: time zero, so that every guest computes what the hypervisor does.
+pub fn reference() -> Reference {
+    Reference {
+        ticks: BOOT_TICKS.load(Relaxed),
+        nanos: Nanos(0),
+    }
+}
+
+/// Ticks a second, in thousands.
+pub fn kilohertz() -> u64 {
+    (1_000_000u64 << 32) / NANOS_PER_TICK.load(Relaxed).max(1)
+}
+
 /// Spins until `done` or for `span`; tells whether it was done.
 pub fn wait(span: Nanos, done: impl Fn() -> bool) -> bool {
     let end = now().plus(span);

@@ -53,6 +53,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// What guests of this machine are offered beside what every translated guest is.
     const FEATURES: Features = Features::empty();
 
+    /// Whether guests choose the interrupt vector of each vCPU's events (x86).
+    const GUEST_VECTORS: bool = false;
+
+    /// Whether the control domain puts the machine to sleep by `platform_op`, as kernels on ACPI machines do.
+    const PLATFORM_SLEEP: bool = false;
+
     /// First virtual address of the hypervisor, as guests are told it.
     const VIRT_START: u64 = 0;
 
@@ -173,6 +179,20 @@ pub trait Hal: Sized + Send + Sync + 'static {
     ) -> Result<GuestPhys, Fault> {
         let _ = (vcpu, p2m, address);
         Err(Fault)
+    }
+
+    /// A guest says how it wants to be interrupted for events (`HVM_PARAM_CALLBACK_IRQ`); `false` where the machine
+    /// decides that and guests have no say.
+    fn set_callback(&self, domain: &Self::Domain, via: u64) -> bool {
+        let _ = (domain, via);
+        false
+    }
+
+    /// A guest chooses the interrupt vector for events of one of its vCPUs; `false` for a number that is no vector. Called
+    /// only where [`Hal::GUEST_VECTORS`] says so.
+    fn set_upcall_vector(&self, vcpu: &Self::Vcpu, vector: u8) -> bool {
+        let _ = (vcpu, vector);
+        false
     }
 
     /// Called after a vCPU of the domain was told to go (shutdown, crash, destroy): the implementor drops what the

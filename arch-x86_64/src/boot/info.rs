@@ -62,10 +62,23 @@ pub struct BootInfo<'m> {
     pub map: Vec<MapEntry>,
     /// The hypervisor's command line.
     pub command_line: &'m str,
-    /// Modules that were loaded, and what else must not be overwritten yet.
+    /// Modules that were loaded, in their order.
+    pub modules: Vec<Module<'m>>,
+    /// What else must not be overwritten yet.
     pub loaded: Vec<PhysRange>,
+    /// The loader's name for itself.
+    pub loader: &'m str,
     /// ACPI's root pointer, where the loader tells it.
     pub rsdp: Option<u64>,
+}
+
+/// A file that the boot loader put into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module<'m> {
+    /// Where.
+    pub range: PhysRange,
+    /// What the loader was told to say to it.
+    pub command_line: &'m str,
 }
 
 /// More entries than any machine has: a count above it is nonsense.
@@ -84,11 +97,27 @@ pub fn read<'m>(
         Protocol::Multiboot2 => multiboot2(at, look),
     }
     .ok_or("the boot loader's information cannot be read: its addresses lead nowhere")?;
+    let info = without_names(protocol, info);
     if info.map.iter().any(|entry| entry.kind == 1) {
         Ok(info)
     } else {
         Err("the boot loader gives no memory map with RAM in it: start by a loader that does")
     }
+}
+
+/// Multiboot loaders begin each command line with the file's name; GRUB 2 and PVH loaders do not.
+fn without_names(protocol: Protocol, mut info: BootInfo<'_>) -> BootInfo<'_> {
+    if protocol == Protocol::Pvh || info.loader.starts_with("GRUB 2") {
+        return info;
+    }
+    fn rest(line: &str) -> &str {
+        line.trim_start().split_once(' ').map_or("", |(_, rest)| rest)
+    }
+    info.command_line = rest(info.command_line);
+    for module in &mut info.modules {
+        module.command_line = rest(module.command_line);
+    }
+    info
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -142,11 +171,12 @@ fn pvh<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
     if info.nr_modules != 0 {
         let size = info.nr_modules as usize * size_of::<ModlistEntry>();
         let modules = <[ModlistEntry]>::ref_from_bytes(look(info.modlist_paddr, size)?).ok()?;
-        out.loaded.extend(
-            modules
-                .iter()
-                .filter_map(|m| PhysRange::new(m.paddr, m.size)),
-        );
+        out.modules.extend(modules.iter().filter_map(|m| {
+            Some(Module {
+                range: PhysRange::new(m.paddr, m.size)?,
+                command_line: text(m.cmdline_paddr, look),
+            })
+        }));
     }
     Some(out)
 }
@@ -156,12 +186,16 @@ fn multiboot1<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
     const COMMAND_LINE: u32 = 1 << 2;
     const MODULES: u32 = 1 << 3;
     const MEMORY_MAP: u32 = 1 << 6;
+    const LOADER: u32 = 1 << 9;
     let info = look(at, SIZE)?;
     let flags = word(info, 0)?;
     let mut out = BootInfo::default();
     out.loaded.extend(PhysRange::new(at, SIZE as u64));
     if flags & COMMAND_LINE != 0 {
         out.command_line = text(word(info, 16)?.into(), look);
+    }
+    if flags & LOADER != 0 {
+        out.loader = text(word(info, 64)?.into(), look);
     }
     if flags & MODULES != 0 && word(info, 20)? != 0 {
         let (count, list) = (word(info, 20)?.min(MOST), u64::from(word(info, 24)?));
@@ -170,8 +204,10 @@ fn multiboot1<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
         out.loaded.extend(PhysRange::new(list, size as u64));
         for module in modules.chunks_exact(16) {
             let (start, end) = (word(module, 0)?, word(module, 4)?);
-            out.loaded
-                .push(PhysRange::between(start.into(), end.into()));
+            out.modules.push(Module {
+                range: PhysRange::between(start.into(), end.into()),
+                command_line: text(word(module, 8)?.into(), look),
+            });
         }
     }
     if flags & MEMORY_MAP != 0 {
@@ -195,6 +231,7 @@ fn multiboot1<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
 
 fn multiboot2<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
     const COMMAND_LINE: u32 = 1;
+    const LOADER: u32 = 2;
     const MODULE: u32 = 3;
     const MEMORY_MAP: u32 = 6;
     const OLD_ACPI: u32 = 14;
@@ -211,10 +248,11 @@ fn multiboot2<'m>(at: u64, look: Look<'_, 'm>) -> Option<BootInfo<'m>> {
         match kind {
             0 => break,
             COMMAND_LINE => out.command_line = until_zero(tag.get(8..)?),
-            MODULE => out.loaded.push(PhysRange::between(
-                word(tag, 8)?.into(),
-                word(tag, 12)?.into(),
-            )),
+            LOADER => out.loader = until_zero(tag.get(8..)?),
+            MODULE => out.modules.push(Module {
+                range: PhysRange::between(word(tag, 8)?.into(), word(tag, 12)?.into()),
+                command_line: until_zero(tag.get(16..)?),
+            }),
             MEMORY_MAP => {
                 let step = word(tag, 8)?.max(24) as usize;
                 for entry in tag.get(16..)?.chunks_exact(step) {

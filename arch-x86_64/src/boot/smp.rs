@@ -10,7 +10,10 @@ use super::head::{self, SECONDARY};
 use crate::{
     X86_64, apic,
     cpu::{self, percpu::PerCpu},
+    guest::fpu,
+    machine,
     mm::hyp::{Direct, FourLevels},
+    svm::{cpu as svm, vcpu::Svm},
     timer,
 };
 
@@ -29,6 +32,15 @@ pub(super) fn join(hv: &'static Hypervisor<X86_64>, id: CpuId) -> &'static PerCp
     apic::set_id(id, apic::own_id());
     let cpu = boot_memory::leak(PerCpu::new(id, hv));
     cpu.install();
+    if let Some(features) = machine::svm() {
+        fpu::start();
+        match svm::start(hv, features) {
+            Some(svm) => {
+                let _ = cpu.svm.set(svm);
+            }
+            None => log::error!("no memory for guests on CPU {}", id.0),
+        }
+    }
     cpu
 }
 
@@ -81,6 +93,16 @@ fn start_one(id: u32, trampoline: HostPhys) -> bool {
     timer::wait(PATIENCE, joined)
 }
 
+/// The executing CPU does its work for ever.
+pub(super) fn run(cpu: &'static PerCpu) -> ! {
+    match cpu.svm.get() {
+        Some(_) => cpu::run::run::<Svm>(cpu),
+        None => loop {
+            cpu::run::idle(cpu);
+        },
+    }
+}
+
 /// Every other CPU comes here, on its own stack.
 pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     cpu::percpu::init_early();
@@ -90,5 +112,5 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     };
     let cpu = join(hv, CpuId(cpu as u16));
     ONLINE.fetch_add(1, SeqCst);
-    cpu::run::run(cpu)
+    run(cpu)
 }

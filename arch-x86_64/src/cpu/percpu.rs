@@ -1,15 +1,17 @@
 //! What each physical CPU keeps for itself; the GS base points to it.
 
 use core::{
+    cell::{Cell, OnceCell, RefCell},
     ptr,
     sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed},
 };
 
 use x86_64::{VirtAddr, registers::model_specific::GsBase};
-use xenolith_core::Hypervisor;
+use xenolith_core::{DomainRef, Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
-use crate::X86_64;
+use super::shootdown::{self, Presence};
+use crate::{X86_64, svm::cpu::SvmCpu};
 
 /// Data of one CPU. Only that CPU touches it.
 #[repr(C)]
@@ -22,6 +24,13 @@ pub struct PerCpu {
     pub hv: &'static Hypervisor<X86_64>,
     /// The work flags of the scheduler for this CPU.
     pub work: &'static AtomicU32,
+    /// The vCPU whose context is in this CPU's registers.
+    pub loaded: RefCell<Option<VcpuRef<X86_64>>>,
+    /// What it keeps for SVM, once that is on.
+    pub svm: OnceCell<SvmCpu>,
+    /// Which guest it runs, for those who change that guest's tables.
+    presence: &'static Presence,
+    visits: Cell<u64>,
 }
 
 /// What GS points to while a CPU has no data yet.
@@ -40,7 +49,27 @@ impl PerCpu {
             id,
             hv,
             work: hv.sched.work(id),
+            loaded: RefCell::new(None),
+            svm: OnceCell::new(),
+            presence: shootdown::of(id),
+            visits: Cell::new(0),
         }
+    }
+
+    /// This CPU is about to enter a guest of the domain: how often the domain's tables were changed, to be compared with
+    /// what the CPU's cached translations were made from.
+    #[inline(always)]
+    pub fn begin_guest(&self, domain: &DomainRef<X86_64>) -> u64 {
+        let visit = self.visits.get().wrapping_add(1);
+        self.visits.set(visit);
+        self.presence.enter(domain.p2m.root(), visit);
+        domain.p2m.memory().0.count()
+    }
+
+    /// The guest has stopped.
+    #[inline(always)]
+    pub fn end_guest(&self) {
+        self.presence.leave();
     }
 
     /// Makes this the data of the executing CPU.

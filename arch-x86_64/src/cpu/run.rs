@@ -1,21 +1,125 @@
-//! A physical CPU's life: do what the scheduler's work word asks, sleep.
+//! A physical CPU's life: run the vCPU that the scheduler chose, serve its exits, switch, idle.
 
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::Ordering::Relaxed;
 
 use x86_64::instructions::interrupts;
-use xenolith_core::sched::Work;
+use xenolith_core::{VcpuRef, sched::Work};
 
 use super::percpu::PerCpu;
+use crate::{
+    X86_64,
+    guest::{
+        backend::Backend,
+        exit::{self, Context},
+        interrupts as virtual_interrupts, time,
+    },
+};
 
-/// Serves this CPU for ever. No guest exists yet, so the scheduler never has one to run.
-pub fn run(cpu: &'static PerCpu) -> ! {
+/// As [`run`], on another stack; the present one is forgotten.
+pub fn run_on<B: Backend>(stack_top: u64, cpu: &'static PerCpu) -> ! {
+    extern "C" fn go<B: Backend>(cpu: &'static PerCpu) -> ! {
+        run::<B>(cpu)
+    }
+    // SAFETY: `stack_top` is the top of a mapped stack that nobody else uses; nothing on the old stack is used again.
+    unsafe {
+        core::arch::asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "push rbp",
+            "jmp {go}",
+            stack = in(reg) stack_top,
+            in("rdi") cpu,
+            go = sym go::<B>,
+            options(noreturn),
+        );
+    }
+}
+
+/// Runs vCPUs on this CPU for ever.
+pub fn run<B: Backend>(cpu: &'static PerCpu) -> ! {
     loop {
-        if cpu.work.load(SeqCst) & Work::RESCHEDULE.bits() != 0 {
-            let next = cpu.hv.schedule(cpu.id);
-            debug_assert!(next.is_none(), "a vCPU without a guest");
+        let next = cpu.hv.schedule(cpu.id);
+        switch::<B>(cpu, next.as_ref());
+        match next {
+            Some(vcpu) => run_vcpu::<B>(cpu, &vcpu),
+            None => idle(cpu),
+        }
+    }
+}
+
+/// Sleeps until there is work.
+pub fn idle(cpu: &'static PerCpu) {
+    loop {
+        serve_work(cpu);
+        if cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() != 0 {
+            return;
         }
         // Interrupts open with the instruction that sleeps: one that comes before it ends the sleep at once.
         interrupts::enable_and_hlt();
         interrupts::disable();
+    }
+}
+
+/// Takes the interrupts that wait for this CPU. No lock is held.
+#[inline(always)]
+pub fn open_interrupts() {
+    interrupts::enable();
+    x86_64::instructions::nop();
+    interrupts::disable();
+}
+
+#[inline(never)]
+fn serve_work(cpu: &'static PerCpu) {
+    if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
+        cpu.hv.timer_interrupt(cpu.id);
+    }
+}
+
+fn run_vcpu<B: Backend>(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>) {
+    let regs = vcpu.arch.regs_ptr();
+    loop {
+        if cpu.work.load(Relaxed) != 0 {
+            serve_work(cpu);
+            if cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() != 0 {
+                return;
+            }
+        }
+        {
+            // SAFETY: the vCPU is loaded on this CPU and not running: its state and registers are this CPU's, and these
+            // are the only references until the block ends.
+            let (regs, hw) = unsafe { (&mut *regs, &mut *B::hardware(&vcpu.arch)) };
+            let cx = &mut Context { cpu, vcpu, regs, hw };
+            if !virtual_interrupts::before_entry(cx) {
+                continue;
+            }
+        }
+        // SAFETY: as above, and the references are gone.
+        unsafe { B::enter(cpu, vcpu, regs) };
+        // SAFETY: the guest has stopped; until the next entry these are the only references.
+        let (regs, hw) = unsafe { (&mut *regs, &mut *B::hardware(&vcpu.arch)) };
+        exit::serve(&mut Context { cpu, vcpu, regs, hw });
+    }
+}
+
+/// Makes `next` the vCPU whose context this CPU holds.
+fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
+    let mut loaded = cpu.loaded.borrow_mut();
+    if loaded.as_ref() == next {
+        return;
+    }
+    if let Some(old) = loaded.take() {
+        // SAFETY: the vCPU is loaded on this CPU and not running, so its cells are this CPU's to use.
+        unsafe { (*old.arch.fpu_ptr()).save() };
+        old.arch.debug_save();
+        B::save(cpu, &old);
+        cpu.hv.context_saved(&old);
+    }
+    if let Some(new) = next {
+        B::load(cpu, new);
+        // SAFETY: the scheduler gave the vCPU to this CPU alone.
+        unsafe { (*new.arch.fpu_ptr()).load() };
+        new.arch.debug_load();
+        time::update(cpu.hv, new);
+        *loaded = Some(new.clone());
     }
 }

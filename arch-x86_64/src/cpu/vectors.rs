@@ -1,12 +1,18 @@
-//! Interrupt entries. The hypervisor runs with interrupts masked and opens them only in its idle loop, so an interrupt
-//! means "look at your work" and an exception is a fault of the hypervisor itself.
+//! Interrupt entries. The hypervisor runs with interrupts masked and opens them only in its idle loop and behind an exit
+//! that an interrupt caused, where no lock is held; an exception is a fault of the hypervisor itself.
 
-use core::arch::global_asm;
+use core::{arch::global_asm, sync::atomic::Ordering::SeqCst};
 
 use spin::Once;
 use x86_64::{VirtAddr, instructions::tables, structures::DescriptorTablePointer};
 
-use super::descriptors::{CODE, DOUBLE_FAULT_STACK};
+use xenolith_core::sched::Work;
+
+use super::{
+    descriptors::{CODE, DOUBLE_FAULT_STACK},
+    percpu::PerCpu,
+};
+use crate::irq;
 
 /// Another CPU asks this one to look at its work.
 pub const KICK: u8 = 0xf0;
@@ -108,9 +114,17 @@ extern "C" fn taken(frame: &Frame) {
     if frame.vector < EXCEPTIONS {
         super::fault::own_fault(frame);
     }
-    if frame.vector != u64::from(SPURIOUS) {
-        crate::apic::end_of_interrupt();
+    match frame.vector as u8 {
+        SPURIOUS => return,
+        KICK => {}
+        TIMER => {
+            if let Some(cpu) = PerCpu::try_current() {
+                cpu.work.fetch_or(Work::TIMER.bits(), SeqCst);
+            }
+        }
+        vector => irq::taken(vector),
     }
+    crate::apic::end_of_interrupt();
 }
 
 /// A gate: present, interrupts masked, ring 0.

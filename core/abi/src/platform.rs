@@ -62,6 +62,20 @@ pub struct Settime64 {
     pub system_time: u64,
 }
 
+/// Argument of [`PlatformOp::EnterAcpiSleep`] (`xenpf_enter_acpi_sleep`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EnterAcpiSleep {
+    /// In: value for the first PM1 control register.
+    pub val_a: u16,
+    /// In: value for the second.
+    pub val_b: u16,
+    /// In: which sleep state: 5 is soft-off.
+    pub sleep_state: u32,
+    /// In: bit 0: extended registers are used.
+    pub flags: u32,
+}
+
 /// Argument of [`PlatformOp::Settime32`] (`xenpf_settime32`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

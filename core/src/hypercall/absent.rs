@@ -1,13 +1,8 @@
-//! Calls that Xen has on ARM with nothing behind them in a usual build: no PCI devices, no security policy.
+//! Calls that Xen has with nothing behind them in a usual build: no security policy.
 
 use xenolith_hal::{GuestVirt, Hal};
 
 use crate::{Errno, guest::Caller};
-
-/// Serves `physdev_op`. Without PCI support every operation is unknown, to privileged domains too.
-pub fn physdev_op<H: Hal>(_: Caller<'_, H>, _cmd: u32, _arg: GuestVirt) -> Errno {
-    Errno::ENOSYS
-}
 
 /// Serves `xsm_op`. Kernels and tools take the answer as "no policy".
 pub fn xsm_op<H: Hal>(_: Caller<'_, H>, _op: GuestVirt) -> Errno {

@@ -3,11 +3,11 @@
 //! Headers: `hvm/hvm_op.h`, `hvm/params.h`. Which parameter exists, and who may read or set it, is Xen's rule for ARM: the
 //! tools set them, the guest reads those that concern it.
 
-use xenolith_abi::hvm::{HvmOp, HvmParam, NR_PARAMS, Param};
+use xenolith_abi::hvm::{EvtchnUpcallVector, HvmOp, HvmParam, NR_PARAMS, Param};
 use xenolith_hal::{GuestVirt, Hal};
 
 use super::access::Control;
-use crate::{DomainRef, Errno, guest::Caller};
+use crate::{DomainRef, Errno, VcpuId, VcpuRef, guest::Caller};
 
 /// Serves `hvm_op`.
 #[inline(never)]
@@ -17,6 +17,7 @@ pub fn hvm_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Result
         HvmOp::SetParam => set(caller, arg),
         HvmOp::GetParam => get(caller, arg),
         // For an introspection tool; none is ever attached.
+        HvmOp::SetEvtchnUpcallVector if H::GUEST_VECTORS => set_upcall_vector(caller, arg),
         HvmOp::GuestRequestVmEvent if arg.0 == 0 => Ok(0),
         HvmOp::GuestRequestVmEvent => Err(Errno::EINVAL),
         _ => Err(Errno::ENOSYS),
@@ -26,9 +27,27 @@ pub fn hvm_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Result
 fn set<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let param: HvmParam = caller.read(arg)?;
     let target = Control::over(caller, param.domid)?;
-    match known(param.index)? {
-        _ if target.is_own() => return Err(Errno::EPERM),
-        which => set_param(target.domain(), which, param.value),
+    let which = known(param.index)?;
+    if target.is_own() && !own_param(caller, which, param.value) {
+        return Err(Errno::EPERM);
+    }
+    set_param(target.domain(), which, param.value);
+    Ok(0)
+}
+
+/// A domain sets a parameter of its own: only how it is told of events, where that is for guests to say.
+fn own_param<H: Hal>(caller: Caller<'_, H>, which: Param, value: u64) -> bool {
+    which == Param::CallbackIrq && caller.hv.hal.set_callback(&caller.domain().arch, value)
+}
+
+fn set_upcall_vector<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    let what: EvtchnUpcallVector = caller.read(arg)?;
+    let vcpu = u16::try_from(what.vcpu)
+        .ok()
+        .and_then(|id| VcpuRef::new(caller.domain(), VcpuId(id)))
+        .ok_or(Errno::ENOENT)?;
+    if !caller.hv.hal.set_upcall_vector(&vcpu.arch, what.vector) {
+        return Err(Errno::EINVAL);
     }
     Ok(0)
 }

@@ -96,6 +96,13 @@ pub struct Row {
 pub trait Rows<H: Hal> {
     /// Serves the call; `None` for a number that is not its own either.
     fn call(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Option<Outcome>;
+
+    /// Serves `physdev_op`. Without devices of the architecture's own kind every operation is unknown, to privileged
+    /// domains too.
+    fn physdev_op(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
+        let _ = (caller, cmd, arg);
+        Err(Errno::ENOSYS)
+    }
 }
 
 /// No hypercalls beyond the common ones.
@@ -175,7 +182,7 @@ hypercalls! {
     XsmOp(op: GuestVirt) Everybody => absent::xsm_op;
     SchedOp(cmd: u32, arg: GuestVirt) Everybody => others::sched_op;
     EventChannelOp(cmd: u64, arg: GuestVirt) Everybody => others::event_channel_op;
-    PhysdevOp(cmd: u32, arg: GuestVirt) Everybody => absent::physdev_op;
+    PhysdevOp(cmd: u32, arg: GuestVirt) Everybody => A::physdev_op;
     HvmOp(cmd: u64, arg: GuestVirt) Everybody => hvm::hvm_op;
     Sysctl(op: GuestVirt) Privileged => tools::sysctl;
     Domctl(op: GuestVirt) Privileged => tools::domctl;

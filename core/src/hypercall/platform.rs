@@ -2,12 +2,14 @@
 //!
 //! Header: `platform.h`. Common to all architectures is setting the wall clock.
 
-use xenolith_abi::platform::{INTERFACE_VERSION, PlatformOp, PlatformOpArg, Settime64};
+use xenolith_abi::platform::{
+    EnterAcpiSleep, INTERFACE_VERSION, PlatformOp, PlatformOpArg, Settime64,
+};
 use xenolith_hal::{GuestVirt, Hal, Nanos};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::access::Privilege;
-use crate::{Errno, guest::Caller};
+use crate::{Errno, domain::MachineAction, guest::Caller};
 
 /// Serves `platform_op`.
 #[inline(never)]
@@ -23,8 +25,24 @@ pub fn platform_op<H: Hal>(caller: Caller<'_, H>, op: GuestVirt) -> Result<i64, 
                 Settime64::read_from_prefix(op.body.as_bytes()).map_err(|_| Errno::EINVAL)?;
             set_time(caller, time)
         }
+        PlatformOp::EnterAcpiSleep if H::PLATFORM_SLEEP => {
+            let (sleep, _) = EnterAcpiSleep::read_from_prefix(op.body.as_bytes())
+                .map_err(|_| Errno::EINVAL)?;
+            enter_sleep(caller, sleep)
+        }
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// The kernel has prepared for a sleep and leaves the last step to the hypervisor. Only soft-off is done: sleeping would
+/// have to stop every domain and wake the machine again.
+fn enter_sleep<H: Hal>(caller: Caller<'_, H>, sleep: EnterAcpiSleep) -> Result<i64, Errno> {
+    const SOFT_OFF: u32 = 5;
+    if sleep.sleep_state != SOFT_OFF {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    log::info!("domain {} powers the machine off", caller.domain().id().0);
+    MachineAction::PowerOff.carry_out(&caller.hv.hal)
 }
 
 fn set_time<H: Hal>(caller: Caller<'_, H>, time: Settime64) -> Result<i64, Errno> {

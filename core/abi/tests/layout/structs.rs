@@ -191,6 +191,7 @@ fn device_calls(facts: &mut Vec<Fact>) {
 
         platform::PlatformOpArg = "struct xen_platform_op" { cmd, interface_version, body = "u" }
         platform::Settime64 = "struct xenpf_settime64" { secs, nsecs, mbz, system_time }
+        platform::EnterAcpiSleep = "struct xenpf_enter_acpi_sleep" { val_a, val_b, sleep_state, flags }
         platform::Settime32 = "struct xenpf_settime32" { secs, nsecs, system_time }
     }
     facts.push(Fact::new(

@@ -1,0 +1,87 @@
+//! Accesses that the second-level tables stopped: emulated registers, devices mapped on demand, nothing at all.
+
+use xenolith_arch_common::is_ram;
+use xenolith_hal::{GuestPhys, Mfn, P2m, P2mType};
+
+use super::{
+    exit::{Context, Name},
+    hardware::{Event, Hardware, MemoryFault},
+    ioapic, mmio,
+};
+use crate::vlapic::{DEFAULT_ADDRESS, Mode};
+
+const PAGE: u64 = 0xfff;
+
+/// Serves a fault.
+#[inline(never)]
+pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
+    let gpa = GuestPhys(fault.address);
+    let entry = cx.vcpu.domain().p2m.lookup(gpa.frame());
+    if let Some(entry) = entry {
+        let refused = (fault.write && !entry.kind.writable())
+            || (fault.fetch && !matches!(entry.kind, P2mType::RamRw | P2mType::RamRo));
+        if refused {
+            log::debug!("{}: {fault:x?} on {:?}", Name(cx.vcpu), entry.kind);
+            cx.raise(Event::PROTECTION);
+        }
+        // Else another CPU has mapped it since.
+        return;
+    }
+    match fault.address & !PAGE {
+        DEFAULT_ADDRESS if cx.vcpu.arch.lapic.mode() == Mode::XApic => {
+            mmio::emulate(cx, fault, &mut LapicPage);
+        }
+        ioapic::ADDRESS => mmio::emulate(cx, fault, &mut ioapic::Page),
+        _ if map_device(cx, gpa) => {}
+        _ => mmio::emulate(cx, fault, &mut mmio::Nothing),
+    }
+}
+
+/// Maps a page of a device for the domain that owns the machine's devices: what is neither RAM nor an interrupt controller.
+fn map_device<H: Hardware>(cx: &Context<'_, H>, gpa: GuestPhys) -> bool {
+    let domain = cx.vcpu.domain();
+    let gfn = gpa.frame();
+    let mfn = Mfn(gfn.0);
+    if !domain.arch.owns_devices
+        || is_ram(mfn)
+        || crate::machine::is_kept(mfn)
+        || gfn >= domain.p2m.limit()
+    {
+        return false;
+    }
+    let tables = cx.hv().tables(domain);
+    domain
+        .p2m
+        .map(gfn, mfn, 1, P2mType::MmioDirect, &tables)
+        .is_ok()
+}
+
+/// The local APIC's registers.
+struct LapicPage;
+
+impl<H: Hardware> mmio::Device<H> for LapicPage {
+    fn read(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize) -> u64 {
+        // Registers have 32 bits, one every 16 bytes; narrower reads see a part of them.
+        let offset = (address & PAGE) as u32;
+        let now = cx.now();
+        cx.sync_tpr();
+        let value = cx.vcpu.arch.lapic.read(offset & !0xf, now);
+        if offset & 0xc != 0 {
+            return 0;
+        }
+        let _ = size;
+        u64::from(value) >> (offset & 3) * 8
+    }
+
+    fn write(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize, value: u64) {
+        let offset = (address & PAGE) as u32;
+        if offset & 0xf != 0 || size != 4 {
+            return;
+        }
+        let now = cx.now();
+        cx.sync_tpr();
+        let effect = cx.vcpu.arch.lapic.write(offset, value as u32, now);
+        cx.hw.set_cr8(cx.vcpu.arch.lapic.tpr());
+        super::interrupts::carry_out(cx, effect);
+    }
+}

@@ -1,0 +1,72 @@
+//! Ports (IN and OUT): a domain that owns the machine's devices reaches most by itself, as its permission map says; what
+//! exits is answered here. Nothing answers at other ports: reads give all ones, writes go nowhere.
+
+use super::{
+    exit::Context,
+    hardware::{Event, Hardware, PortAccess},
+    instruction,
+};
+
+/// Ports that a domain with devices does not reach itself: the hypervisor's interrupt controllers, interval timer, the
+/// configuration space of PCI, its own serial line.
+pub const KEPT: [core::ops::RangeInclusive<u16>; 6] = [
+    0x20..=0x21,
+    0x40..=0x43,
+    0xa0..=0xa1,
+    0x3f8..=0x3ff,
+    0x4d0..=0x4d1,
+    0xcf8..=0xcff,
+];
+
+/// Serves a port access.
+pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
+    if access.string {
+        return string(cx, access);
+    }
+    let bits = u32::from(access.size) * 8;
+    let mask = u64::MAX >> (64 - bits.clamp(8, 32));
+    let rax = cx.regs.rax;
+    if access.input {
+        let value = u64::from(read(cx, access.port, access.size)) & mask;
+        // A 32-bit result clears the upper half, narrower ones leave the rest.
+        cx.regs.rax = if bits == 32 { value } else { rax & !mask | value };
+    } else {
+        write(cx, access.port, access.size, (rax & mask) as u32);
+    }
+    advance(cx, access);
+}
+
+fn advance<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
+    match access.next {
+        Some(next) => {
+            cx.hw.set_rip(next);
+            cx.hw.end_shadow();
+        }
+        None => {
+            if let Some(instruction) = instruction::decode(cx) {
+                cx.skip(instruction.len() as u64);
+            }
+        }
+    }
+}
+
+/// String forms reach no device that is emulated here: the guest's mistake.
+fn string<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
+    log::debug!("string access to port {:#x}", access.port);
+    cx.raise(Event::PROTECTION);
+}
+
+fn read<H: Hardware>(cx: &mut Context<'_, H>, port: u16, size: u8) -> u32 {
+    if let Some(pci) = &cx.vcpu.domain().arch.pci {
+        if let Some(value) = pci.read(port, size) {
+            return value;
+        }
+    }
+    u32::MAX
+}
+
+fn write<H: Hardware>(cx: &mut Context<'_, H>, port: u16, size: u8, value: u32) {
+    if let Some(pci) = &cx.vcpu.domain().arch.pci {
+        pci.write(port, size, value);
+    }
+}

@@ -1,0 +1,96 @@
+//! Interrupts of the machine's devices, and the domain that gets them.
+//!
+//! Each line of the IOAPICs has the vector `FIRST + line`. The domain's own emulated IOAPIC decides what becomes of it: a
+//! line is bound when the guest opens its entry there, with the trigger that the guest says.
+
+use alloc::sync::Weak;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use xenolith_core::{Domain, DomainRef, Hypervisor};
+use xenolith_hal::sync::{Mutex, Rank};
+
+use crate::{
+    X86_64, apic,
+    cpu::percpu::PerCpu,
+    ioapic::{self, Line},
+};
+
+/// Vector of line 0.
+const FIRST: u8 = 0x30;
+/// Lines that have a vector.
+const LINES: usize = 0xb0;
+
+/// How a line is bound.
+const UNBOUND: u8 = 0;
+const EDGE: u8 = 1;
+const LEVEL: u8 = 2;
+
+static BOUND: [AtomicU8; LINES] = [const { AtomicU8::new(UNBOUND) }; LINES];
+static OWNER: Mutex<Weak<Domain<X86_64>>> = Mutex::new(Rank::DomainTable, Weak::new());
+
+/// The domain gets the machine's device interrupts from now on.
+pub fn give_to(domain: &DomainRef<X86_64>) {
+    *OWNER.lock() = alloc::sync::Arc::downgrade(domain);
+}
+
+/// The domain is gone: its lines are closed.
+pub fn release() {
+    for (line, bound) in (0..).zip(&BOUND) {
+        if bound.swap(UNBOUND, Relaxed) != UNBOUND {
+            ioapic::set_mask(line, true);
+        }
+    }
+    *OWNER.lock() = Weak::new();
+}
+
+/// The owner opened the entry of a line.
+pub fn bind(line: u32, how: Line) {
+    let Some(bound) = BOUND.get(line as usize) else {
+        return;
+    };
+    let kind = if how.level { LEVEL } else { EDGE };
+    bound.store(kind, Relaxed);
+    ioapic::open(line, how, FIRST + line as u8, apic::own_id() as u8);
+}
+
+/// The owner masked the entry of a line.
+pub fn mask(line: u32) {
+    if let Some(bound) = BOUND.get(line as usize)
+        && bound.swap(UNBOUND, Relaxed) != UNBOUND
+    {
+        ioapic::set_mask(line, true);
+    }
+}
+
+/// The owner handled the interrupt of a line that signals by level: it may come again.
+pub fn handled(line: u32) {
+    if let Some(bound) = BOUND.get(line as usize)
+        && bound.load(Relaxed) == LEVEL
+    {
+        ioapic::set_mask(line, false);
+    }
+}
+
+/// A device interrupt came; interrupts are masked, and no lock is held.
+pub fn taken(vector: u8) {
+    let line = vector.wrapping_sub(FIRST);
+    let Some(bound) = BOUND.get(usize::from(line)) else {
+        log::warn!("interrupt with vector {vector:#x}, which nobody asked for");
+        return;
+    };
+    let level = bound.load(Relaxed) == LEVEL;
+    if level {
+        ioapic::set_mask(line.into(), true);
+    }
+    let owner = OWNER.lock().upgrade();
+    if let (Some(domain), Some(cpu)) = (owner, PerCpu::try_current()) {
+        raise(cpu.hv, &domain, line.into(), level);
+    }
+}
+
+fn raise(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, line: u32, level: bool) {
+    crate::guest::ioapic::set_line(hv, domain, line, true);
+    if !level {
+        crate::guest::ioapic::set_line(hv, domain, line, false);
+    }
+}

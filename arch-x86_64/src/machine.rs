@@ -1,0 +1,59 @@
+//! What start-up found out about this machine, for all who ask later.
+
+use core::{
+    arch::x86_64::__cpuid,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use spin::Once;
+use xenolith_hal::{HostPhys, Mfn};
+
+use crate::{guest::paging::PagingLimits, svm::cpu::Features};
+
+static SVM: Once<Option<Features>> = Once::new();
+
+static PAGING: Once<PagingLimits> = Once::new();
+
+/// What guests are told of paging.
+#[inline]
+pub fn paging_limits() -> PagingLimits {
+    *PAGING.call_once(|| {
+        // SAFETY: these leaves exist on every CPU with long mode.
+        let (width, features) = unsafe { (__cpuid(0x8000_0008), __cpuid(0x8000_0001)) };
+        PagingLimits {
+            physical_bits: width.eax as u8,
+            gigabyte_pages: features.edx & 1 << 26 != 0,
+        }
+    })
+}
+
+/// Most places of registers that the hypervisor keeps to itself.
+const KEPT_PAGES: usize = 16;
+static KEPT: [AtomicU64; KEPT_PAGES] = [const { AtomicU64::new(u64::MAX) }; KEPT_PAGES];
+
+/// Looks for a way to run guests.
+pub fn find_virtualization() -> Result<(), &'static str> {
+    let found = crate::svm::cpu::detect();
+    SVM.call_once(|| found.ok());
+    found.map(|_| ())
+}
+
+/// SVM, where the machine has it.
+#[inline]
+pub fn svm() -> Option<&'static Features> {
+    SVM.get()?.as_ref()
+}
+
+/// No domain gets this page of registers.
+pub fn keep(page: HostPhys) {
+    let free = KEPT.iter().find(|kept| kept.load(Relaxed) == u64::MAX);
+    match free {
+        Some(kept) => kept.store(page.frame().0, Relaxed),
+        None => log::warn!("too many pages of registers to keep: {page:?}"),
+    }
+}
+
+/// Whether the hypervisor keeps this page of registers to itself.
+pub fn is_kept(mfn: Mfn) -> bool {
+    KEPT.iter().any(|kept| kept.load(Relaxed) == mfn.0)
+}
