@@ -16,6 +16,8 @@ extern crate std;
 pub mod acpi;
 pub mod boot;
 pub mod mm;
+pub mod msr;
+pub mod vlapic;
 
 #[cfg(target_os = "none")]
 pub mod apic;
