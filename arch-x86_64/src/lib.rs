@@ -17,7 +17,9 @@ pub mod acpi;
 pub mod boot;
 pub mod guest;
 pub mod mm;
+pub mod msr;
 pub mod svm;
+pub mod vlapic;
 
 #[cfg(target_os = "none")]
 pub mod apic;

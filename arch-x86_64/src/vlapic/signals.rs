@@ -1,0 +1,109 @@
+//! INIT, start-up and NMI messages that wait for their vCPU, as one atomic word.
+//!
+//! A start-up message counts only after an INIT and before another start-up (Intel SDM, volume 3, 11.4.2): the word holds
+//! that state too, so that senders race without a lock.
+
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
+
+const START_PAGE: u32 = 0xff;
+const START: u32 = 1 << 8;
+const INIT: u32 = 1 << 9;
+const NMI: u32 = 1 << 10;
+/// The vCPU has taken an INIT (or was made so) and waits for a start-up message.
+const WAITING: u32 = 1 << 11;
+
+/// The word.
+pub struct Signals(AtomicU32);
+
+/// What came since the owner looked last; to be acted on in the order of the fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Reset the vCPU, as INIT does, and let it wait for a start-up message.
+    pub init: bool,
+    /// Start in real mode at this page number.
+    pub start: Option<u8>,
+    /// Inject a non-maskable interrupt.
+    pub nmi: bool,
+}
+
+impl Signals {
+    /// The boot vCPU runs; the others wait for their start-up message.
+    pub(super) const fn new(waiting: bool) -> Self {
+        Self(AtomicU32::new(if waiting { WAITING } else { 0 }))
+    }
+
+    pub(super) fn reset(&self, waiting: bool) {
+        self.0.store(if waiting { WAITING } else { 0 }, SeqCst);
+    }
+
+    fn change(&self, change: impl Fn(u32) -> Option<u32>) -> bool {
+        self.0.fetch_update(SeqCst, Relaxed, change).is_ok()
+    }
+
+    /// A non-maskable interrupt; true when none was waiting.
+    pub fn post_nmi(&self) -> bool {
+        self.0.fetch_or(NMI, SeqCst) & NMI == 0
+    }
+
+    /// An INIT: takes back what was waiting.
+    pub fn post_init(&self) -> bool {
+        self.change(|word| (word != INIT).then_some(INIT))
+    }
+
+    /// A start-up at a page; false when the vCPU does not wait for one.
+    pub fn post_start(&self, page: u8) -> bool {
+        self.change(|word| {
+            (word & (INIT | WAITING) != 0 && word & START == 0)
+                .then_some(word & !START_PAGE | START | u32::from(page))
+        })
+    }
+
+    /// Whether anything waits for the owner: one load.
+    #[must_use]
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.0.load(Relaxed) & (START | INIT | NMI) != 0
+    }
+
+    /// Whether the vCPU may not run because it has been told to wait for a start-up message.
+    #[must_use]
+    pub fn is_waiting_for_start(&self) -> bool {
+        self.0.load(Relaxed) & (WAITING | START) == WAITING
+    }
+
+    /// The vCPU has been started by other means than a message (a hypercall, the domain builder).
+    pub fn started(&self) {
+        self.0
+            .fetch_and(!(WAITING | START | INIT | START_PAGE), SeqCst);
+    }
+
+    /// The vCPU has been taken offline by other means than a message.
+    pub fn stopped(&self) {
+        self.0.store(WAITING, SeqCst);
+    }
+
+    /// Takes what came. An NMI stays for a vCPU that waits for its start-up.
+    pub fn take(&self) -> Pending {
+        let next = |word: u32| {
+            if word & START != 0 {
+                0
+            } else if word & (INIT | WAITING) != 0 {
+                WAITING | word & NMI
+            } else {
+                0
+            }
+        };
+        let word = self
+            .0
+            .fetch_update(SeqCst, Relaxed, |word| Some(next(word)))
+            .unwrap_or_else(|word| word);
+        Pending {
+            init: word & INIT != 0,
+            start: (word & START != 0).then_some((word & START_PAGE) as u8),
+            nmi: word & NMI != 0 && next(word) & NMI == 0,
+        }
+    }
+}
