@@ -16,6 +16,7 @@ pub mod console;
 mod direct;
 mod heap;
 mod paging;
+pub mod second_level;
 mod unsupported;
 
 pub use direct::{Direct, add_bank, is_ram};

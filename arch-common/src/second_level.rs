@@ -1,0 +1,533 @@
+//! Second-level tables: guest-physical to machine addresses, with the entries' meaning left to a [`Format`].
+//!
+//! The core's view is [`xenolith_hal::P2m`]. Invariants: what one call changes is made unusable on every CPU by one flush
+//! before the call returns; a valid entry becomes another valid one in one store, unless the format wants it broken first;
+//! a table frame is freed only after it was taken out of the tree and the flush is over. Hardware never writes entries:
+//! formats set their accessed and dirty bits from the start. Serves AMD's nested paging (APM volume 2, 15.25), Intel's EPT
+//! (SDM volume 3, 29.3), and any other with 4 KiB tables of 512 entries.
+
+use core::{
+    marker::PhantomData,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use spin::{RwLock, RwLockReadGuard};
+use xenolith_hal::{Gfn, Mfn, Order, P2m, P2mEntry, P2mError, P2mType, PAGE_SHIFT, TableFrames};
+
+/// log2 of the entries of a table.
+const INDEX_BITS: u32 = 9;
+const ENTRIES: u64 = 1 << INDEX_BITS;
+
+/// What an entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Nothing.
+    Empty,
+    /// The next table.
+    Table(Mfn),
+    /// A translation: the first machine frame of the block and what it is.
+    Leaf(Mfn, P2mType),
+}
+
+/// How entries are written. An entry of order `n` covers `1 << n` frames: 0, 9, 18 and so on.
+pub trait Format: Send + Sync + 'static {
+    /// Whether a valid entry that changes must be invalid, with a flush, in between.
+    const BREAK_BEFORE_MAKE: bool;
+    /// Machine frames that an entry can name are below this.
+    const MFN_LIMIT: u64;
+
+    /// The entry that points to a table.
+    fn table(table: Mfn) -> u64;
+    /// The entry that maps a block of the order.
+    fn leaf(mfn: Mfn, kind: P2mType, order: Order) -> u64;
+    /// What an entry found where entries have the order says. 0 is [`Slot::Empty`]; of order 0 none is a table.
+    fn decode(entry: u64, order: Order) -> Slot;
+}
+
+/// How tables are read, written and made known to the CPUs; one value for each domain.
+pub trait TableMemory: Send + Sync {
+    /// Entry `index` of the table.
+    fn load(&self, table: Mfn, index: usize) -> u64;
+    /// Writes an entry so that table walks see it.
+    fn store(&self, table: Mfn, index: usize, value: u64);
+    /// On return no CPU uses an old translation of these guest frames, nor a table that was taken out of the tree. Called
+    /// with the tables locked for writing: it may wait for CPUs to leave guest mode, never for one in the hypervisor.
+    fn flush(&self, root: Mfn, changed: Range<Gfn>);
+}
+
+/// The shape of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bits of a guest-physical address.
+    pub bits: u32,
+    /// Tables on the way to a page. A root of more than 512 entries is several frames in one piece.
+    pub levels: u32,
+    /// Order of the largest block.
+    pub largest: Order,
+}
+
+impl Shape {
+    /// The order of an entry of the root.
+    #[inline]
+    const fn top(self) -> Order {
+        INDEX_BITS * (self.levels - 1)
+    }
+
+    /// log2 of the frames of the root.
+    #[must_use]
+    pub const fn root_order(self) -> Order {
+        (self.bits - PAGE_SHIFT).saturating_sub(self.top() + INDEX_BITS)
+    }
+
+    /// Guest frames are below this.
+    #[must_use]
+    #[inline]
+    pub const fn limit(self) -> u64 {
+        1 << (self.bits - PAGE_SHIFT)
+    }
+
+    /// The largest block for what is left of a range.
+    fn fitting(self, gfn: u64, mfn: u64, left: u64) -> Order {
+        let mut order = self.largest;
+        while order > 0 && ((gfn | mfn) & ((1 << order) - 1) != 0 || left < 1 << order) {
+            order -= INDEX_BITS;
+        }
+        order
+    }
+}
+
+/// What one call changed so far.
+#[derive(Default)]
+struct Changes {
+    frames: Option<(u64, u64)>,
+    lost_memory: bool,
+}
+
+impl Changes {
+    fn note(&mut self, gfn: u64, order: Order) {
+        let first = gfn >> order << order;
+        let end = first + (1 << order);
+        self.frames = Some(match self.frames {
+            Some((from, to)) => (from.min(first), to.max(end)),
+            None => (first, end),
+        });
+    }
+}
+
+/// Where a walk ended.
+struct Place {
+    table: Mfn,
+    index: usize,
+    order: Order,
+    slot: Slot,
+}
+
+/// The tables of one domain.
+pub struct SecondLevel<F, M> {
+    memory: M,
+    shape: Shape,
+    root: Mfn,
+    generation: AtomicU64,
+    lock: RwLock<()>,
+    format: PhantomData<fn() -> F>,
+}
+
+/// The tables, held as they are until this is dropped.
+pub struct Reader<'a, F, M> {
+    tables: &'a SecondLevel<F, M>,
+    _held: RwLockReadGuard<'a, ()>,
+}
+
+impl<F: Format, M: TableMemory> Reader<'_, F, M> {
+    /// What stands behind a guest frame.
+    #[inline]
+    #[must_use]
+    pub fn entry(&self, gfn: Gfn) -> Option<P2mEntry> {
+        self.tables.entry(gfn)
+    }
+
+    /// See [`SecondLevel::generation`].
+    #[inline]
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.tables.generation()
+    }
+}
+
+impl<F: Format, M: TableMemory> SecondLevel<F, M> {
+    /// Empty tables. `root` names `1 << shape.root_order()` zeroed frames, aligned to their size.
+    pub const fn new(memory: M, shape: Shape, root: Mfn) -> Self {
+        Self {
+            memory,
+            shape,
+            root,
+            generation: AtomicU64::new(1),
+            lock: RwLock::new(()),
+            format: PhantomData,
+        }
+    }
+
+    /// First frame of the root table.
+    #[inline]
+    pub const fn root(&self) -> Mfn {
+        self.root
+    }
+
+    /// Where the tables live and how they are flushed.
+    #[inline]
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Keeps every translation as it is until the reader is dropped.
+    #[inline]
+    pub fn read(&self) -> Reader<'_, F, M> {
+        Reader {
+            tables: self,
+            _held: self.lock.read(),
+        }
+    }
+
+    /// A number, never 0, that changes whenever a translation to the domain's own memory ([`P2mType::RamRw`],
+    /// [`P2mType::RamRo`]) goes away, leads elsewhere or loses a right. One that was found at the same generation still
+    /// holds, for as long as a [`Reader`] is held. Translations of other kinds come and go without a new generation, so
+    /// that a domain which maps grants does not lose what is cached of its own memory.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn place(&self, table: Mfn, order: Order, gfn: u64) -> Place {
+        let index = gfn >> order;
+        let table = if order == self.shape.top() {
+            table.plus(index / ENTRIES)
+        } else {
+            table
+        };
+        let index = (index % ENTRIES) as usize;
+        Place {
+            table,
+            index,
+            order,
+            slot: F::decode(self.memory.load(table, index), order),
+        }
+    }
+
+    /// Walks down to the leaf or hole that covers `gfn`.
+    #[inline]
+    fn walk(&self, gfn: u64) -> Place {
+        let mut at = self.place(self.root, self.shape.top(), gfn);
+        while let Slot::Table(next) = at.slot
+            && at.order > 0
+        {
+            at = self.place(next, at.order - INDEX_BITS, gfn);
+        }
+        at
+    }
+
+    /// Walks to the entry of the order, making tables and splitting blocks on the way.
+    fn walk_to(
+        &self,
+        gfn: u64,
+        order: Order,
+        tables: &dyn TableFrames,
+        changes: &mut Changes,
+    ) -> Result<Place, P2mError> {
+        let mut at = self.place(self.root, self.shape.top(), gfn);
+        while at.order > order {
+            let next = match at.slot {
+                Slot::Table(next) => next,
+                _ => self.make_table(&at, gfn, tables, changes)?,
+            };
+            at = self.place(next, at.order - INDEX_BITS, gfn);
+        }
+        Ok(at)
+    }
+
+    /// Puts a table where a hole or a block is; a block's translations go into it unchanged.
+    fn make_table(
+        &self,
+        at: &Place,
+        gfn: u64,
+        tables: &dyn TableFrames,
+        changes: &mut Changes,
+    ) -> Result<Mfn, P2mError> {
+        let table = tables.allocate()?;
+        if let Slot::Leaf(first, kind) = at.slot {
+            let order = at.order - INDEX_BITS;
+            for i in 0..ENTRIES {
+                let part = F::leaf(first.plus(i << order), kind, order);
+                self.memory.store(table, i as usize, part);
+            }
+            // The same frames by smaller pages, but CPUs may not hold both sizes for long.
+            self.make_changeable(at, gfn, changes);
+        }
+        self.memory.store(at.table, at.index, F::table(table));
+        Ok(table)
+    }
+
+    /// Prepares a valid entry for becoming another valid one.
+    fn make_changeable(&self, at: &Place, gfn: u64, changes: &mut Changes) {
+        if F::BREAK_BEFORE_MAKE {
+            self.memory.store(at.table, at.index, 0);
+            self.flush_block(gfn, at.order);
+        } else {
+            changes.note(gfn, at.order);
+        }
+    }
+
+    fn flush_block(&self, gfn: u64, order: Order) {
+        let first = Gfn(gfn >> order << order);
+        self.memory.flush(self.root, first..first.plus(1 << order));
+    }
+
+    /// Writes a leaf or a hole over a leaf or a hole.
+    fn set(&self, at: &Place, gfn: u64, new: Slot, changes: &mut Changes) {
+        if at.slot == new {
+            return;
+        }
+        if let Slot::Leaf(first, kind) = at.slot {
+            let keeps = matches!(new, Slot::Leaf(mfn, now)
+                if mfn == first && kind == P2mType::RamRo && now == P2mType::RamRw);
+            changes.lost_memory |= is_memory(kind) && !keeps;
+            if new == Slot::Empty {
+                changes.note(gfn, at.order);
+            } else {
+                self.make_changeable(at, gfn, changes);
+            }
+        }
+        let entry = match new {
+            Slot::Leaf(mfn, kind) => F::leaf(mfn, kind, at.order),
+            _ => 0,
+        };
+        self.memory.store(at.table, at.index, entry);
+    }
+
+    /// Writes a block over a table, which is freed once no CPU walks it.
+    fn replace_table(
+        &self,
+        at: &Place,
+        table: Mfn,
+        gfn: u64,
+        entry: u64,
+        tables: &dyn TableFrames,
+    ) {
+        self.generation.fetch_add(1, Ordering::Release);
+        if F::BREAK_BEFORE_MAKE {
+            self.memory.store(at.table, at.index, 0);
+            self.flush_block(gfn, at.order);
+            self.memory.store(at.table, at.index, entry);
+        } else {
+            self.memory.store(at.table, at.index, entry);
+            self.flush_block(gfn, at.order);
+        }
+        self.free_below(table, at.order - INDEX_BITS, tables);
+    }
+
+    fn free_below(&self, table: Mfn, order: Order, tables: &dyn TableFrames) {
+        if order > 0 {
+            for index in 0..ENTRIES as usize {
+                if let Slot::Table(next) = F::decode(self.memory.load(table, index), order) {
+                    self.free_below(next, order - INDEX_BITS, tables);
+                }
+            }
+        }
+        tables.free(table);
+    }
+
+    /// Runs a change under the lock and makes it known, whether it went well or stopped half-way.
+    fn change<R>(&self, f: impl FnOnce(&mut Changes) -> R) -> R {
+        let _held = self.lock.write();
+        let mut changes = Changes::default();
+        let result = f(&mut changes);
+        if changes.lost_memory {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        if let Some((first, end)) = changes.frames {
+            self.memory.flush(self.root, Gfn(first)..Gfn(end));
+        }
+        result
+    }
+
+    fn check(&self, gfn: Gfn, count: u64) -> Result<u64, P2mError> {
+        match gfn.0.checked_add(count) {
+            Some(end) if end <= self.shape.limit() => Ok(end),
+            _ => Err(P2mError::OutOfRange),
+        }
+    }
+
+    fn check_target(mfn: Mfn, count: u64) -> Result<(), P2mError> {
+        match mfn.0.checked_add(count) {
+            Some(end) if end <= F::MFN_LIMIT => Ok(()),
+            _ => Err(P2mError::OutOfRange),
+        }
+    }
+
+    #[inline]
+    fn entry(&self, gfn: Gfn) -> Option<P2mEntry> {
+        if gfn.0 >= self.shape.limit() {
+            return None;
+        }
+        entry_of(&self.walk(gfn.0), gfn.0)
+    }
+
+    /// The entry of one page where a walk to `gfn` ended, with the tables that it takes.
+    fn page(
+        &self,
+        at: Place,
+        gfn: u64,
+        tables: &dyn TableFrames,
+        changes: &mut Changes,
+    ) -> Result<Place, P2mError> {
+        match at.order {
+            0 => Ok(at),
+            _ => self.walk_to(gfn, 0, tables, changes),
+        }
+    }
+}
+
+#[inline]
+fn entry_of(at: &Place, gfn: u64) -> Option<P2mEntry> {
+    let Slot::Leaf(first, kind) = at.slot else {
+        return None;
+    };
+    Some(P2mEntry {
+        mfn: first.plus(gfn & ((1 << at.order) - 1)),
+        kind,
+        order: at.order,
+    })
+}
+
+const fn is_memory(kind: P2mType) -> bool {
+    matches!(kind, P2mType::RamRw | P2mType::RamRo)
+}
+
+impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
+    fn limit(&self) -> Gfn {
+        Gfn(self.shape.limit())
+    }
+
+    fn map(
+        &self,
+        gfn: Gfn,
+        mfn: Mfn,
+        count: u64,
+        kind: P2mType,
+        tables: &dyn TableFrames,
+    ) -> Result<(), P2mError> {
+        let end = self.check(gfn, count)?;
+        Self::check_target(mfn, count)?;
+        self.change(|changes| {
+            let (mut g, mut m) = (gfn.0, mfn.0);
+            while g < end {
+                let order = self.shape.fitting(g, m, end - g);
+                let at = self.walk_to(g, order, tables, changes)?;
+                if let Slot::Table(below) = at.slot {
+                    self.replace_table(&at, below, g, F::leaf(Mfn(m), kind, order), tables);
+                } else {
+                    self.set(&at, g, Slot::Leaf(Mfn(m), kind), changes);
+                }
+                g += 1 << order;
+                m += 1 << order;
+            }
+            Ok(())
+        })
+    }
+
+    fn unmap(&self, gfn: Gfn, count: u64, tables: &dyn TableFrames) -> Result<(), P2mError> {
+        let end = self.check(gfn, count)?;
+        self.change(|changes| {
+            let mut g = gfn.0;
+            while g < end {
+                let at = self.walk(g);
+                let size = 1u64 << at.order;
+                let whole = g & (size - 1) == 0 && end - g >= size;
+                if at.slot == Slot::Empty {
+                    g = (g | (size - 1)) + 1;
+                } else if whole {
+                    self.set(&at, g, Slot::Empty, changes);
+                    g += size;
+                } else {
+                    self.make_table(&at, g, tables, changes)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn exchange(
+        &self,
+        gfn: Gfn,
+        new: Option<(Mfn, P2mType)>,
+        tables: &dyn TableFrames,
+    ) -> Result<Option<P2mEntry>, P2mError> {
+        self.check(gfn, 1)?;
+        let slot = match new {
+            Some((mfn, kind)) => {
+                Self::check_target(mfn, 1)?;
+                Slot::Leaf(mfn, kind)
+            }
+            None => Slot::Empty,
+        };
+        self.change(|changes| {
+            let at = self.walk(gfn.0);
+            let old = entry_of(&at, gfn.0);
+            if old.is_some() || new.is_some() {
+                let at = self.page(at, gfn.0, tables, changes)?;
+                self.set(&at, gfn.0, slot, changes);
+            }
+            Ok(old)
+        })
+    }
+
+    fn remove_if(
+        &self,
+        gfn: Gfn,
+        expected: (Mfn, P2mType),
+        tables: &dyn TableFrames,
+    ) -> Result<bool, P2mError> {
+        self.check(gfn, 1)?;
+        self.change(|changes| {
+            let at = self.walk(gfn.0);
+            match entry_of(&at, gfn.0) {
+                Some(entry) if (entry.mfn, entry.kind) == expected => {}
+                _ => return Ok(false),
+            }
+            let at = self.page(at, gfn.0, tables, changes)?;
+            self.set(&at, gfn.0, Slot::Empty, changes);
+            Ok(true)
+        })
+    }
+
+    fn with_entry<R>(&self, gfn: Gfn, f: impl FnOnce(Option<P2mEntry>) -> R) -> R {
+        let held = self.read();
+        f(held.entry(gfn))
+    }
+
+    fn next_mapped(&self, from: Gfn) -> Option<(Gfn, P2mEntry, u64)> {
+        let _held = self.lock.read();
+        let mut g = from.0;
+        while g < self.shape.limit() {
+            let at = self.walk(g);
+            let size = 1u64 << at.order;
+            if let Some(entry) = entry_of(&at, g) {
+                return Some((Gfn(g), entry, size - (g & (size - 1))));
+            }
+            g = (g | (size - 1)) + 1;
+        }
+        None
+    }
+
+    fn release(&self, tables: &dyn TableFrames) {
+        let _held = self.lock.write();
+        self.generation.fetch_add(1, Ordering::Release);
+        for i in 0..1u64 << self.shape.root_order() {
+            self.free_below(self.root.plus(i), self.shape.top(), tables);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
