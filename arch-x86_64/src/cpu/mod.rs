@@ -4,4 +4,5 @@ pub mod descriptors;
 pub mod fault;
 pub mod percpu;
 pub mod run;
+pub mod shootdown;
 pub mod vectors;

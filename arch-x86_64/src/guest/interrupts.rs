@@ -22,7 +22,7 @@ pub fn before_entry<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     if arch.lapic.signals().is_pending() && !signals(cx) {
         return false;
     }
-    if arch.upcall.load(Relaxed) || arch.lapic.has_request() {
+    if arch.upcall.load(Relaxed) || arch.lapic.highest_requested() != 0 {
         deliver(cx);
     } else if arch.window.get() {
         close_window(cx);
@@ -156,9 +156,11 @@ pub fn carry_out<H: Hardware>(cx: &mut Context<'_, H>, effect: Effect) {
 }
 
 fn set_timer(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>, deadline: Option<Nanos>) {
-    match deadline {
-        Some(at) => hv.set_timer(vcpu, VcpuTimer::Arch(ArchTimer::A), at),
-        None => hv.cancel_timer(vcpu, VcpuTimer::Arch(ArchTimer::A)),
+    let timer = VcpuTimer::Arch(ArchTimer::A);
+    if let Some(at) = deadline {
+        hv.set_timer(vcpu, timer, at);
+    } else {
+        hv.cancel_timer(vcpu, timer);
     }
 }
 

@@ -15,6 +15,8 @@ pub mod exit;
 #[cfg(target_os = "none")]
 pub mod fpu;
 #[cfg(target_os = "none")]
+pub mod hypercall_page;
+#[cfg(target_os = "none")]
 pub mod instruction;
 #[cfg(target_os = "none")]
 pub mod interrupts;

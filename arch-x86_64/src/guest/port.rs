@@ -27,11 +27,9 @@ pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     let mask = u64::MAX >> (64 - bits.clamp(8, 32));
     let rax = cx.regs.rax;
     if access.input {
-        let value = u64::from(read(cx, access.port, access.size)) & mask;
+        let value = mask;
         // A 32-bit result clears the upper half, narrower ones leave the rest.
         cx.regs.rax = if bits == 32 { value } else { rax & !mask | value };
-    } else {
-        write(cx, access.port, access.size, (rax & mask) as u32);
     }
     advance(cx, access);
 }
@@ -54,19 +52,4 @@ fn advance<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
 fn string<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     log::debug!("string access to port {:#x}", access.port);
     cx.raise(Event::PROTECTION);
-}
-
-fn read<H: Hardware>(cx: &mut Context<'_, H>, port: u16, size: u8) -> u32 {
-    if let Some(pci) = &cx.vcpu.domain().arch.pci {
-        if let Some(value) = pci.read(port, size) {
-            return value;
-        }
-    }
-    u32::MAX
-}
-
-fn write<H: Hardware>(cx: &mut Context<'_, H>, port: u16, size: u8, value: u32) {
-    if let Some(pci) = &cx.vcpu.domain().arch.pci {
-        pci.write(port, size, value);
-    }
 }
