@@ -1,0 +1,3 @@
+//! What a guest of this architecture is.
+
+pub mod paging;
