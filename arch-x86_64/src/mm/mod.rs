@@ -1,8 +1,13 @@
-//! Memory: the hypervisor's own tables and the direct map.
+//! Memory: the hypervisor's own tables, the direct map, second-level tables and the guest's own paging.
 
 #[cfg(target_os = "none")]
 pub mod firmware;
+pub mod guest_access;
+#[cfg(target_os = "none")]
+pub mod hardware;
 #[cfg(target_os = "none")]
 pub mod hyp;
 pub mod layout;
 pub mod pte;
+pub mod second_level;
+pub mod walk;

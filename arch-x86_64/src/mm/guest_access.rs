@@ -1,0 +1,374 @@
+//! Copies to and from the linear address space of the current vCPU, and instructions fetched from it.
+//!
+//! A page is walked once and the way is kept: the machine frame and every table word that led there. A kept way is used
+//! again only if the paging registers are the same, no memory of the domain went away since (the second level's
+//! generation), and every word still holds what it held. So no stale entry is ever used, and neither the guest's INVLPG nor
+//! its CR3 loads need an exit. The second level is held for reading through each copy: whoever takes a frame away first
+//! changes it under the write lock, so a frame found here stays the guest's until the copy is over.
+
+use xenolith_arch_common::second_level::{Format, Reader, SecondLevel, TableMemory};
+use xenolith_hal::{Gfn, GuestPhys, GuestVirt, Mfn, P2mType, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+
+use super::walk::{MOST_TABLES, TableWords, Translation, WalkError, walk};
+use crate::guest::paging::{Access, PagingLimits, PagingState};
+
+/// The machine's frames of RAM. What is reached through a frame that was once found stays memory for ever.
+pub trait Frames: Copy {
+    /// A frame of RAM.
+    type Frame: Copy;
+
+    /// The frame, if it is RAM.
+    fn frame(&self, mfn: Mfn) -> Option<Self::Frame>;
+    /// The aligned eight bytes around an offset.
+    fn load(&self, frame: Self::Frame, offset: usize) -> u64;
+    /// Writes the aligned eight bytes around an offset if they hold `old`; tells whether they did.
+    fn compare_exchange(&self, frame: Self::Frame, offset: usize, old: u64, new: u64) -> bool;
+    /// Copies out of a frame, as far as it goes.
+    fn read(&self, frame: Self::Frame, offset: usize, buf: &mut [u8]);
+    /// Copies into a frame, as far as it goes.
+    fn write(&self, frame: Self::Frame, offset: usize, buf: &[u8]);
+}
+
+/// A table word that a kept way depends on.
+#[derive(Clone, Copy)]
+struct Word<T> {
+    table: T,
+    offset: usize,
+    value: u64,
+}
+
+/// A way from a linear page to a frame.
+#[derive(Clone, Copy)]
+struct Kept<T> {
+    page: u64,
+    cr3: u64,
+    key: u64,
+    generation: u64,
+    access: Access,
+    frame: T,
+    words: [Option<Word<T>>; MOST_TABLES],
+}
+
+/// Entries, a power of two: those of hypercall pages, stacks and buffers that a vCPU uses at one time.
+const ENTRIES: usize = 32;
+
+/// The ways that one vCPU's last copies took. Only the CPU that runs the vCPU touches it.
+pub struct TranslationCache<R: Frames> {
+    entries: [Option<Kept<R::Frame>>; ENTRIES],
+}
+
+impl<R: Frames> TranslationCache<R> {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            entries: [const { None }; ENTRIES],
+        }
+    }
+
+    /// Forgets everything. Never needed for correctness.
+    pub fn clear(&mut self) {
+        self.entries = [const { None }; ENTRIES];
+    }
+
+    /// Stores and loads share an entry; code lies elsewhere in the index than data of the same page.
+    #[inline(always)]
+    const fn index(page: u64, access: Access) -> usize {
+        let turn = match access {
+            Access::Fetch => ENTRIES as u64 / 2,
+            _ => 0,
+        };
+        ((page ^ turn) % ENTRIES as u64) as usize
+    }
+}
+
+impl<R: Frames> Default for TranslationCache<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// No x86 instruction is longer.
+pub const MOST_INSTRUCTION_BYTES: usize = 15;
+
+/// What lies at an instruction pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstructionBytes {
+    bytes: [u8; MOST_INSTRUCTION_BYTES],
+    len: usize,
+}
+
+impl InstructionBytes {
+    /// The bytes: fewer than fifteen where the next page cannot be fetched.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+}
+
+/// The linear address space of a vCPU that is not in guest mode.
+pub struct GuestAccess<'a, F, M, R: Frames> {
+    /// Its domain's second level.
+    pub p2m: &'a SecondLevel<F, M>,
+    /// The machine's RAM.
+    pub frames: R,
+    /// Its paging registers.
+    pub state: &'a PagingState,
+    /// What it was told about paging.
+    pub limits: PagingLimits,
+    /// Its cache.
+    pub cache: &'a mut TranslationCache<R>,
+}
+
+#[inline(always)]
+const fn offset(va: GuestVirt) -> usize {
+    (va.0 & PAGE_MASK) as usize
+}
+
+/// Whether a range that is not empty lies in one page, as nearly every argument does.
+#[inline(always)]
+const fn in_one_page(va: GuestVirt, len: usize) -> bool {
+    len.wrapping_sub(1) < PAGE_SIZE - offset(va)
+}
+
+impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
+    /// Copies in, as a load of the guest.
+    #[inline]
+    pub fn read(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
+        if !in_one_page(from, buf.len()) {
+            return self.read_pages(from, buf);
+        }
+        let held = self.p2m.read();
+        let frame = self.frame(from, Access::Read, &held)?;
+        self.frames.read(frame, offset(from), buf);
+        Ok(())
+    }
+
+    /// Copies out, as a store of the guest.
+    #[inline]
+    pub fn write(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
+        if !in_one_page(to, buf.len()) {
+            return self.write_pages(to, buf);
+        }
+        let held = self.p2m.read();
+        let frame = self.frame(to, Access::Write, &held)?;
+        self.frames.write(frame, offset(to), buf);
+        Ok(())
+    }
+
+    /// The bytes of the instruction at a linear address. An error is that of the first byte: the guest cannot have executed
+    /// this, unless it changed its tables meanwhile.
+    #[inline]
+    pub fn fetch(&mut self, at: GuestVirt) -> Result<InstructionBytes, WalkError> {
+        let mut fetched = InstructionBytes {
+            bytes: [0; MOST_INSTRUCTION_BYTES],
+            len: MOST_INSTRUCTION_BYTES,
+        };
+        let held = self.p2m.read();
+        let frame = self.frame(at, Access::Fetch, &held)?;
+        if in_one_page(at, MOST_INSTRUCTION_BYTES) {
+            self.frames.read(frame, offset(at), &mut fetched.bytes);
+            return Ok(fetched);
+        }
+        let here = PAGE_SIZE - offset(at);
+        if let Some((first, rest)) = fetched.bytes.split_at_mut_checked(here) {
+            self.frames.read(frame, offset(at), first);
+            match self.frame(at.plus(here as u64), Access::Fetch, &held) {
+                Ok(next) => self.frames.read(next, 0, rest),
+                Err(_) => fetched.len = here,
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// The guest-physical address behind a linear one: the guest's own translation alone, which may lead to where nothing
+    /// is. Not cached.
+    pub fn translate(&self, at: GuestVirt, access: Access) -> Result<Translation, WalkError> {
+        let held = self.p2m.read();
+        self.walk(at, access, &held).map(|(found, _)| found)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_pages(&mut self, mut from: GuestVirt, mut buf: &mut [u8]) -> Result<(), WalkError> {
+        while !buf.is_empty() {
+            let here = buf.len().min(PAGE_SIZE - offset(from));
+            let (piece, rest) = buf.split_at_mut(here);
+            self.read(from, piece)?;
+            (from, buf) = (from.plus(here as u64), rest);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_pages(&mut self, mut to: GuestVirt, mut buf: &[u8]) -> Result<(), WalkError> {
+        while !buf.is_empty() {
+            let here = buf.len().min(PAGE_SIZE - offset(to));
+            let (piece, rest) = buf.split_at(here);
+            self.write(to, piece)?;
+            (to, buf) = (to.plus(here as u64), rest);
+        }
+        Ok(())
+    }
+
+    /// The machine frame behind a linear address, for one kind of access.
+    #[inline(always)]
+    fn frame(
+        &mut self,
+        at: GuestVirt,
+        access: Access,
+        held: &Reader<'_, F, M>,
+    ) -> Result<R::Frame, WalkError> {
+        let page = at.0 >> PAGE_SHIFT;
+        let index = TranslationCache::<R>::index(page, access);
+        if let Some(Some(kept)) = self.cache.entries.get(index)
+            && kept.page == page
+            && kept.cr3 == self.state.cr3
+            && kept.key == self.state.key()
+            && kept.generation == held.generation()
+            && kept.serves(access)
+            && kept.holds(self.frames)
+        {
+            return Ok(kept.frame);
+        }
+        self.find(at, access, held)
+    }
+
+    /// Walks, and keeps the way if it leads through the domain's own memory alone.
+    #[cold]
+    #[inline(never)]
+    fn find(
+        &mut self,
+        at: GuestVirt,
+        access: Access,
+        held: &Reader<'_, F, M>,
+    ) -> Result<R::Frame, WalkError> {
+        let (found, way) = self.walk(at, access, held)?;
+        let fault = WalkError::Memory(found.address);
+        let (frame, kind) = memory(held, self.frames, found.address.frame()).ok_or(fault)?;
+        if access == Access::Write && !kind.writable() {
+            return Err(fault);
+        }
+        let page = at.0 >> PAGE_SHIFT;
+        let kept = Kept {
+            page,
+            cr3: self.state.cr3,
+            key: self.state.key(),
+            generation: held.generation(),
+            access,
+            frame,
+            words: way.words,
+        };
+        let slot = self
+            .cache
+            .entries
+            .get_mut(TranslationCache::<R>::index(page, access));
+        if let Some(slot) = slot
+            && way.own
+            && is_own(kind)
+        {
+            *slot = Some(kept);
+        }
+        Ok(frame)
+    }
+
+    fn walk<'h>(
+        &self,
+        at: GuestVirt,
+        access: Access,
+        held: &'h Reader<'h, F, M>,
+    ) -> Result<(Translation, Way<'h, F, M, R>), WalkError> {
+        let mut way = Way {
+            held,
+            frames: self.frames,
+            words: [const { None }; MOST_TABLES],
+            writable: [false; MOST_TABLES],
+            own: true,
+        };
+        let found = walk(self.state, self.limits, at.0, access, &mut way)?;
+        Ok((found, way))
+    }
+}
+
+impl<T: Copy> Kept<T> {
+    /// What may be stored to may be loaded from.
+    #[inline(always)]
+    fn serves(&self, access: Access) -> bool {
+        self.access == access || (self.access, access) == (Access::Write, Access::Read)
+    }
+
+    /// Whether the guest's tables still say so.
+    #[inline(always)]
+    fn holds<R: Frames<Frame = T>>(&self, frames: R) -> bool {
+        for word in &self.words {
+            match word {
+                Some(word) if frames.load(word.table, word.offset) != word.value => return false,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        true
+    }
+}
+
+/// The kinds of memory whose loss changes the second level's generation.
+const fn is_own(kind: P2mType) -> bool {
+    matches!(kind, P2mType::RamRw | P2mType::RamRo)
+}
+
+/// The RAM behind a guest frame. A device's registers are none.
+fn memory<F: Format, M: TableMemory, R: Frames>(
+    held: &Reader<'_, F, M>,
+    frames: R,
+    gfn: Gfn,
+) -> Option<(R::Frame, P2mType)> {
+    let entry = held.entry(gfn)?;
+    if entry.kind == P2mType::MmioDirect {
+        return None;
+    }
+    Some((frames.frame(entry.mfn)?, entry.kind))
+}
+
+/// The guest's tables as a walk reads them, and the way that it takes.
+struct Way<'a, F, M, R: Frames> {
+    held: &'a Reader<'a, F, M>,
+    frames: R,
+    words: [Option<Word<R::Frame>>; MOST_TABLES],
+    writable: [bool; MOST_TABLES],
+    own: bool,
+}
+
+impl<F: Format, M: TableMemory, R: Frames> TableWords for Way<'_, F, M, R> {
+    fn load(&mut self, depth: usize, at: GuestPhys) -> Option<u64> {
+        let (table, kind) = memory(self.held, self.frames, at.frame())?;
+        self.own &= is_own(kind);
+        let offset = at.offset();
+        let value = self.frames.load(table, offset);
+        *self.words.get_mut(depth)? = Some(Word {
+            table,
+            offset,
+            value,
+        });
+        *self.writable.get_mut(depth)? = kind.writable();
+        Some(value)
+    }
+
+    fn replace(&mut self, depth: usize, _: GuestPhys, old: u64, new: u64) -> Option<bool> {
+        let word = self.words.get_mut(depth)?.as_mut()?;
+        if !*self.writable.get(depth)? {
+            return None;
+        }
+        let done = self
+            .frames
+            .compare_exchange(word.table, word.offset, old, new);
+        if done {
+            word.value = new;
+        }
+        Some(done)
+    }
+}
+
+#[cfg(test)]
+mod tests;

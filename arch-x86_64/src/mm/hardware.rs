@@ -1,0 +1,149 @@
+//! Nested tables in the machine's memory, and guest frames for reading and writing.
+//!
+//! Tables are frames that the core gave for this use, reached through the direct map by atomic words. Guest frames are
+//! reached by copy and by atomic words only.
+
+use core::{
+    arch::asm,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use xenolith_arch_common::{is_ram, second_level::TableMemory};
+use xenolith_hal::{Gfn, Mfn, PAGE_SIZE};
+
+use super::{guest_access::Frames, hyp::Direct};
+
+/// The TLBs that cache one domain's nested translations.
+pub trait Tlb: Send + Sync {
+    /// On return no CPU uses an old translation of these guest frames, nor a table that is no longer in the tree: a new
+    /// generation of the domain's ASID or EPT pointer for every later entry, and every CPU that is in guest mode with the
+    /// old one has left it. The tables are locked meanwhile: CPUs in the hypervisor must not be waited for.
+    fn flush(&self, root: Mfn, changed: Range<Gfn>);
+}
+
+/// Tables in the direct map.
+pub struct Hardware<T>(pub T);
+
+fn word(table: Mfn, index: usize) -> &'static AtomicU64 {
+    let va = Direct::address(table.base()) + (index as u64 & 511) * 8;
+    // SAFETY: nested tables are frames of the direct map that the core gave for this use; accesses are atomic.
+    unsafe { &*(va as *const AtomicU64) }
+}
+
+impl<T: Tlb> TableMemory for Hardware<T> {
+    #[inline]
+    fn load(&self, table: Mfn, index: usize) -> u64 {
+        word(table, index).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store(&self, table: Mfn, index: usize, value: u64) {
+        word(table, index).store(value, Ordering::Release);
+    }
+
+    fn flush(&self, root: Mfn, changed: Range<Gfn>) {
+        self.0.flush(root, changed);
+    }
+}
+
+/// A frame of RAM in the direct map: its virtual address. Only [`Ram::frame`] makes one.
+#[derive(Clone, Copy)]
+pub struct Frame(u64);
+
+/// The machine's RAM.
+#[derive(Clone, Copy, Default)]
+pub struct Ram;
+
+impl Frame {
+    #[inline(always)]
+    const fn word(self, offset: usize) -> *mut u64 {
+        (self.0 + (offset & (PAGE_SIZE - 8)) as u64) as *mut u64
+    }
+
+    /// The bytes from `offset`, as far as the frame goes.
+    #[inline(always)]
+    fn bytes(self, offset: usize, len: usize) -> (*mut u8, usize) {
+        let offset = offset & (PAGE_SIZE - 1);
+        let at = (self.0 + offset as u64) as *mut u8;
+        (at, len.min(PAGE_SIZE - offset))
+    }
+}
+
+impl Frames for Ram {
+    type Frame = Frame;
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> Option<Frame> {
+        is_ram(mfn).then(|| Frame(Direct::address(mfn.base())))
+    }
+
+    #[inline(always)]
+    fn load(&self, frame: Frame, offset: usize) -> u64 {
+        // SAFETY: an aligned word of a frame of RAM in the direct map, which stays mapped; no reference to it outlives this.
+        unsafe { AtomicU64::from_ptr(frame.word(offset)) }.load(Ordering::Acquire)
+    }
+
+    fn compare_exchange(&self, frame: Frame, offset: usize, old: u64, new: u64) -> bool {
+        // SAFETY: as in `load`.
+        unsafe { AtomicU64::from_ptr(frame.word(offset)) }
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn read(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
+        let (from, len) = frame.bytes(offset, buf.len());
+        // SAFETY: the source lies in one mapped frame of RAM that no reference covers, the target is `buf`.
+        unsafe { copy(buf.as_mut_ptr(), from, len) }
+    }
+
+    #[inline(always)]
+    fn write(&self, frame: Frame, offset: usize, buf: &[u8]) {
+        let (to, len) = frame.bytes(offset, buf.len());
+        // SAFETY: the target lies in one mapped frame of RAM that no reference covers, the source is `buf`.
+        unsafe { copy(to, buf.as_ptr(), len) }
+    }
+}
+
+/// Above this many bytes the string instruction is shorter.
+const BY_WORDS: usize = 128;
+
+/// Copies between a guest's frame and the hypervisor. Written out, because a guest may write at the same time, which Rust's
+/// own copies do not allow for; by words, because most copies are of a few.
+///
+/// # Safety
+/// Both ranges are mapped, and no Rust reference covers the guest's.
+#[inline(always)]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    if !(8..=BY_WORDS).contains(&len) {
+        // SAFETY: as the caller says; the direction flag is clear in the hypervisor.
+        unsafe {
+            asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _,
+                options(nostack, preserves_flags));
+        }
+        return;
+    }
+    let last = len - 8;
+    let mut at = 0;
+    while at < last {
+        // SAFETY: `at + 8 < len`.
+        unsafe { copy_word(to.add(at), from.add(at)) }
+        at += 8;
+    }
+    // SAFETY: the last eight bytes; they overlap those before where `len` is no multiple of eight.
+    unsafe { copy_word(to.add(last), from.add(last)) }
+}
+
+/// Copies eight bytes.
+///
+/// # Safety
+/// Eight bytes at each address are mapped.
+#[inline(always)]
+unsafe fn copy_word(to: *mut u8, from: *const u8) {
+    // SAFETY: as the caller says; unaligned moves are allowed.
+    unsafe {
+        asm!("mov {word}, [{from}]", "mov [{to}], {word}", word = out(reg) _, from = in(reg) from, to = in(reg) to,
+            options(nostack, preserves_flags));
+    }
+}
