@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod cpuid;
 pub mod mm;
 pub mod msr;
 pub mod vlapic;
