@@ -14,7 +14,9 @@ pub mod xstate;
 #[cfg(test)]
 mod tests;
 
-use features::{ext1_edx, leaf1_ecx, leaf1_ecx_own, leaf1_edx, leaf7_ebx, leaf7_ecx};
+use features::{
+    ext1_edx, ext8_ebx, leaf1_ecx, leaf1_ecx_own, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
+};
 pub use maximum::Handled;
 use xen::XenLeaves;
 use xstate::Xstate;
@@ -153,6 +155,12 @@ impl Policy {
     #[must_use]
     pub const fn has_ext8_ebx(&self, bit: u32) -> bool {
         self.extended[8][1] & bit != 0
+    }
+
+    /// Whether a write of PRED_CMD is a prediction barrier, or refused.
+    #[must_use]
+    pub const fn has_prediction_barrier(&self) -> bool {
+        self.has_leaf7_edx(leaf7_edx::IBRS) || self.has_ext8_ebx(ext8_ebx::IBPB)
     }
 
     /// Bits of a guest-physical address.
