@@ -18,6 +18,7 @@ pub mod boot;
 pub mod cpuid;
 pub mod mm;
 pub mod msr;
+pub mod vioapic;
 pub mod vlapic;
 
 #[cfg(target_os = "none")]
