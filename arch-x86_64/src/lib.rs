@@ -15,9 +15,11 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod cmos;
 pub mod cpuid;
 pub mod mm;
 pub mod msr;
+pub mod pmtimer;
 pub mod vioapic;
 pub mod vlapic;
 
