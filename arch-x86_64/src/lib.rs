@@ -1,8 +1,8 @@
 //! The x86-64 backend.
 //!
-//! So far it comes up as far as the core reaches without a guest: page tables, memory, all CPUs. What is pure (page-table
-//! entries, boot loaders' memory maps, ACPI tables) builds and is tested on the host; what touches the CPU is behind
-//! `cfg(target_os = "none")`, because the host is an x86-64 too.
+//! Guests run in hardware virtualization, by AMD's SVM so far. What is pure (tables, decoding, the models of interrupt
+//! controllers, CPUID and MSRs) builds and is tested on the host; what touches the CPU is behind `cfg(target_os = "none")`,
+//! because the host is an x86-64 too.
 #![no_std]
 #![allow(
     unsafe_code,
@@ -15,10 +15,14 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod cmos;
+pub mod cpuid;
 pub mod guest;
 pub mod mm;
 pub mod msr;
+pub mod pmtimer;
 pub mod svm;
+pub mod vioapic;
 pub mod vlapic;
 
 #[cfg(target_os = "none")]

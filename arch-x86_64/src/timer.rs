@@ -26,7 +26,9 @@ fn scale(value: u64, factor: u64) -> u64 {
     ((u128::from(value) * u128::from(factor)) >> 32) as u64
 }
 
-fn ticks() -> u64 {
+/// The time-stamp counter.
+#[inline]
+pub fn ticks() -> u64 {
     // SAFETY: every CPU with long mode has the counter.
     unsafe { _rdtsc() }
 }

@@ -20,10 +20,6 @@ const CR4_PCIDE: u64 = 1 << 17;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
-/// CR4 bits that guests may set: V8086 extensions, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE,
-/// PCIDE, OSXSAVE, SMEP, SMAP; each only where the CPU has it, which the CPU itself checks at the entry.
-const CR4_KNOWN: u64 = 0x0037_0fff & !(1 << 12 | 1 << 13 | 1 << 14);
-
 /// A move to CR0 or CR4, CLTS, or LMSW.
 pub fn write<H: Hardware>(cx: &mut Context<'_, H>) {
     let Some(instruction) = instruction::decode(cx) else {
@@ -109,7 +105,7 @@ fn set_cr0<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
 fn set_cr4<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
     let old = cx.hw.cr4();
     let long = cx.hw.efer() & EFER_LMA != 0;
-    if value & !(CR4_KNOWN & cx.vcpu.domain().arch.cr4_mask) != 0
+    if value & !cx.vcpu.domain().arch.policy.cr4_valid() != 0
         || (long && value & CR4_PAE == 0)
         || (value & !old & CR4_PCIDE != 0 && (!long || cx.hw.cr3() & 0xfff != 0))
     {

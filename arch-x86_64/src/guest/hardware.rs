@@ -2,6 +2,8 @@
 //!
 //! The code that serves exits is generic over [`Hardware`]; nothing here is decided at run time per exit.
 
+use crate::msr::Register;
+
 /// Why a guest stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -138,24 +140,6 @@ pub struct Segment {
     pub base: u64,
 }
 
-/// Registers that are switched with the guest and that it reads and writes by MSR number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "registers are named as they are")]
-pub enum ContextMsr {
-    FsBase,
-    GsBase,
-    KernelGsBase,
-    Star,
-    Lstar,
-    Cstar,
-    SyscallMask,
-    SysenterCs,
-    SysenterEsp,
-    SysenterEip,
-    Pat,
-    DebugControl,
-}
-
 /// A stopped vCPU's state in a backend's hands.
 pub trait Hardware {
     /// Why it stopped.
@@ -203,10 +187,10 @@ pub trait Hardware {
     fn set_segment(&mut self, name: SegmentName, value: Segment);
     /// Puts the vCPU into the state after INIT, with descriptor tables and system registers as at reset.
     fn reset(&mut self);
-    /// A register by MSR.
-    fn context_msr(&self, which: ContextMsr) -> u64;
+    /// A register that has an MSR number.
+    fn register(&self, which: Register) -> u64;
     /// Sets one.
-    fn set_context_msr(&mut self, which: ContextMsr, value: u64);
+    fn set_register(&mut self, which: Register, value: u64);
 
     /// The guest's instruction was skipped: what shadowed interrupts ends with it.
     fn end_shadow(&mut self);

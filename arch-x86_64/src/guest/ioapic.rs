@@ -1,26 +1,93 @@
-//! The guest's IOAPIC.
+//! The guest's IOAPIC, where the domain has one, and the machine's lines behind it.
 
 use xenolith_core::{DomainRef, Hypervisor};
 
-use super::{exit::Context, hardware::Hardware, mmio};
-use crate::X86_64;
+use super::{exit::Context, hardware::Hardware, interrupts, mmio};
+use crate::{
+    X86_64,
+    ioapic::Line,
+    irq,
+    vioapic::{PinSetup, Polarity},
+    vlapic::{Message, Trigger},
+};
 
 /// Where it is in the guest's memory.
 pub const ADDRESS: u64 = 0xfec0_0000;
+const PAGE: u64 = 0xfff;
 
 /// Its registers.
 pub struct Page;
 
 impl<H: Hardware> mmio::Device<H> for Page {
-    fn read(&mut self, _: &mut Context<'_, H>, _: u64, _: usize) -> u64 {
-        0
+    fn read(&mut self, cx: &mut Context<'_, H>, address: u64, _: usize) -> u64 {
+        match &cx.vcpu.domain().arch.ioapic {
+            Some(ioapic) => ioapic.lock().read((address & PAGE) as u32).into(),
+            None => u64::MAX,
+        }
     }
 
-    fn write(&mut self, _: &mut Context<'_, H>, _: u64, _: usize, _: u64) {}
+    fn write(&mut self, cx: &mut Context<'_, H>, address: u64, _: usize, value: u64) {
+        let domain = cx.vcpu.domain();
+        let Some(ioapic) = &domain.arch.ioapic else {
+            return;
+        };
+        let mut ioapic = ioapic.lock();
+        let written = ioapic.write((address & PAGE) as u32, value as u32);
+        drop(ioapic);
+        if let Some(pin) = written.changed
+            && domain.arch.owns_devices
+        {
+            bind(&pin);
+        }
+        post(cx.hv(), domain, written.message);
+    }
 }
 
-/// A line of the machine changed.
-pub fn set_line(_: &Hypervisor<X86_64>, _: &DomainRef<X86_64>, _: u32, _: bool) {}
+/// The guest changed an entry: the machine's line follows.
+fn bind(pin: &PinSetup) {
+    if pin.masked {
+        irq::mask(pin.gsi);
+        return;
+    }
+    let line = Line {
+        level: pin.trigger == Trigger::Level,
+        active_low: pin.polarity == Polarity::ActiveLow,
+    };
+    irq::bind(pin.gsi, line);
+}
 
-/// The guest handled an interrupt that came by level.
-pub fn end_of_interrupt(_: &Hypervisor<X86_64>, _: &DomainRef<X86_64>, _: u8) {}
+fn post(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, message: Option<Message>) {
+    if let Some(message) = message {
+        interrupts::send(hv, domain, None, &message);
+    }
+}
+
+/// A line of the machine went up or down.
+pub fn set_line(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, gsi: u32, up: bool) {
+    let Some(ioapic) = &domain.arch.ioapic else {
+        return;
+    };
+    let message = ioapic.lock().set_line(gsi, up);
+    post(hv, domain, message);
+}
+
+/// The guest handled an interrupt that came by level. The machine's line may come again: if the device still asks, it
+/// does at once.
+pub fn end_of_interrupt(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, vector: u8) {
+    let Some(ioapic) = &domain.arch.ioapic else {
+        return;
+    };
+    let mut ended = 0u64;
+    {
+        let mut ioapic = ioapic.lock();
+        ioapic.eoi(vector, |pin| ended |= 1u64.checked_shl(pin.gsi).unwrap_or(0));
+    }
+    while ended != 0 {
+        let gsi = ended.trailing_zeros();
+        ended &= ended - 1;
+        if domain.arch.owns_devices {
+            set_line(hv, domain, gsi, false);
+            irq::handled(gsi);
+        }
+    }
+}

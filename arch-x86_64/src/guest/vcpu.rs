@@ -6,12 +6,15 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
-use xenolith_hal::HostPhys;
+use xenolith_hal::{HostPhys, sync::Mutex};
 
 use super::{fpu::FpuContext, regs::GuestRegs};
 use crate::{
+    cpuid::Policy,
+    msr::{MsrPolicy, MsrState},
     mm::{guest_access::TranslationCache, hardware::Ram},
     svm::vcpu::SvmVcpu,
+    vioapic::VIoApic,
     vlapic::VLapic,
 };
 
@@ -44,6 +47,7 @@ pub struct ArchVcpu {
     pub lapic: VLapic,
     debug: Cell<[u64; 4]>,
     translations: UnsafeCell<TranslationCache<Ram>>,
+    msrs: UnsafeCell<MsrState>,
 }
 
 // SAFETY: the cells follow the rule stated at the type, and so do those of the backend's part; everything else is atomic.
@@ -65,6 +69,7 @@ impl ArchVcpu {
             lapic: VLapic::new(index as u32 * 2),
             debug: Cell::new([0; 4]),
             translations: UnsafeCell::new(TranslationCache::new()),
+            msrs: UnsafeCell::new(MsrState::default()),
         }
     }
 
@@ -72,6 +77,12 @@ impl ArchVcpu {
     #[inline(always)]
     pub fn regs_ptr(&self) -> *mut GuestRegs {
         self.regs.get()
+    }
+
+    /// What it wrote to MSRs that are modelled.
+    #[inline(always)]
+    pub fn msrs_ptr(&self) -> *mut MsrState {
+        self.msrs.get()
     }
 
     /// Where its last copies went.
@@ -138,8 +149,12 @@ pub struct ArchDomain {
     pub ports: Option<HostPhys>,
     /// The domain owns the machine's devices: what is no memory of anybody is a device's.
     pub owns_devices: bool,
-    /// CR4 bits that the machine has.
-    pub cr4_mask: u64,
+    /// What CPUID says.
+    pub policy: Policy,
+    /// What MSRs say.
+    pub msrs: MsrPolicy,
+    /// The emulated IOAPIC.
+    pub ioapic: Option<Mutex<VIoApic>>,
 }
 
 impl ArchDomain {

@@ -8,6 +8,8 @@ pub mod hardware;
 #[cfg(target_os = "none")]
 pub mod hyp;
 pub mod layout;
+#[cfg(target_os = "none")]
+pub mod nested;
 pub mod pte;
 pub mod second_level;
 pub mod walk;

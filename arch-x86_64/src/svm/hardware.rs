@@ -3,8 +3,9 @@
 use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 
 use super::vmcb::{Clean, EventInfo, Intercept1, IoInfo, VirtualInterrupt, Vmcb};
-use crate::guest::hardware::{
-    ContextMsr, Event, Exit, Hardware, MemoryFault, PortAccess, Segment, SegmentName,
+use crate::{
+    guest::hardware::{Event, Exit, Hardware, MemoryFault, PortAccess, Segment, SegmentName},
+    msr::Register,
 };
 
 /// EFER.SVME: always on while a guest runs, never seen by it.
@@ -253,45 +254,45 @@ impl Hardware for Vmcb {
         self.control.tlb_control = 1;
     }
 
-    fn context_msr(&self, which: ContextMsr) -> u64 {
+    fn register(&self, which: Register) -> u64 {
         let save = &self.save;
         match which {
-            ContextMsr::FsBase => save.segments[SegmentName::Fs as usize].base,
-            ContextMsr::GsBase => save.segments[SegmentName::Gs as usize].base,
-            ContextMsr::KernelGsBase => save.kernel_gs_base,
-            ContextMsr::Star => save.star,
-            ContextMsr::Lstar => save.lstar,
-            ContextMsr::Cstar => save.cstar,
-            ContextMsr::SyscallMask => save.sfmask,
-            ContextMsr::SysenterCs => save.sysenter_cs,
-            ContextMsr::SysenterEsp => save.sysenter_esp,
-            ContextMsr::SysenterEip => save.sysenter_eip,
-            ContextMsr::Pat => save.pat,
-            ContextMsr::DebugControl => save.debug_control,
+            Register::Efer => self.efer(),
+            Register::FsBase => save.segments[SegmentName::Fs as usize].base,
+            Register::GsBase => save.segments[SegmentName::Gs as usize].base,
+            Register::KernelGsBase => save.kernel_gs_base,
+            Register::Star => save.star,
+            Register::Lstar => save.lstar,
+            Register::Cstar => save.cstar,
+            Register::Sfmask => save.sfmask,
+            Register::SysenterCs => save.sysenter_cs,
+            Register::SysenterEsp => save.sysenter_esp,
+            Register::SysenterEip => save.sysenter_eip,
+            Register::Pat => save.pat,
+            // Not offered: CPUID shows neither.
+            Register::TscAux | Register::SpecCtrl => 0,
         }
     }
 
-    fn set_context_msr(&mut self, which: ContextMsr, value: u64) {
+    fn set_register(&mut self, which: Register, value: u64) {
         let save = &mut self.save;
         match which {
-            ContextMsr::FsBase => save.segments[SegmentName::Fs as usize].base = value,
-            ContextMsr::GsBase => save.segments[SegmentName::Gs as usize].base = value,
-            ContextMsr::KernelGsBase => save.kernel_gs_base = value,
-            ContextMsr::Star => save.star = value,
-            ContextMsr::Lstar => save.lstar = value,
-            ContextMsr::Cstar => save.cstar = value,
-            ContextMsr::SyscallMask => save.sfmask = value,
-            ContextMsr::SysenterCs => save.sysenter_cs = value,
-            ContextMsr::SysenterEsp => save.sysenter_esp = value,
-            ContextMsr::SysenterEip => save.sysenter_eip = value,
-            ContextMsr::Pat => {
+            Register::Efer => self.set_efer(value),
+            Register::FsBase => save.segments[SegmentName::Fs as usize].base = value,
+            Register::GsBase => save.segments[SegmentName::Gs as usize].base = value,
+            Register::KernelGsBase => save.kernel_gs_base = value,
+            Register::Star => save.star = value,
+            Register::Lstar => save.lstar = value,
+            Register::Cstar => save.cstar = value,
+            Register::Sfmask => save.sfmask = value,
+            Register::SysenterCs => save.sysenter_cs = value,
+            Register::SysenterEsp => save.sysenter_esp = value,
+            Register::SysenterEip => save.sysenter_eip = value,
+            Register::Pat => {
                 save.pat = value;
                 self.changed(Clean::NESTED);
             }
-            ContextMsr::DebugControl => {
-                save.debug_control = value;
-                self.changed(Clean::LAST_BRANCH);
-            }
+            Register::TscAux | Register::SpecCtrl => {}
         }
     }
 
