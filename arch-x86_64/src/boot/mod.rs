@@ -1,6 +1,10 @@
 //! Start-up of the machine: from the first Rust instruction to all CPUs.
 
 #[cfg(target_os = "none")]
+mod build;
+#[cfg(target_os = "none")]
+mod dom0;
+#[cfg(target_os = "none")]
 mod head;
 pub mod info;
 #[cfg(target_os = "none")]

@@ -3,17 +3,18 @@
 use xenolith_arch_common::{boot_memory, console::hand_over, set_source};
 use xenolith_core::{
     Hypervisor,
-    boot::{PhysRange, memory::BootMemory},
+    boot::{PhysRange, cmdline, memory::BootMemory},
     memory::Place,
 };
-use xenolith_hal::{CpuId, Hal, HostPhys, PAGE_SIZE};
+use xenolith_hal::{CpuId, HostPhys, PAGE_SIZE};
 
 use super::{
+    dom0,
     info::{self, BootInfo, Protocol},
     smp,
 };
 use crate::{
-    X86_64, acpi, apic, console, cpu,
+    X86_64, acpi, apic, console, cpu, ioapic, machine,
     mm::{
         firmware,
         hyp::{self, FourLevels},
@@ -80,28 +81,35 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     });
     set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
     hv.command_line.call_once(|| boot.command_line.into());
+    let (options, warnings) = cmdline::parse(boot.command_line);
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
 
     let root = boot.rsdp.or_else(|| acpi::find_root(&firmware::bytes));
     let cpus = acpi::cpus(root.unwrap_or(0), &firmware::bytes)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     apic::init(HostPhys(cpus.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    smp::join(hv, CpuId(0));
+    if let Err(error) = machine::find_virtualization() {
+        log::warn!("{error}");
+    }
+    let boot_cpu = smp::join(hv, CpuId(0));
     timer::calibrate_apic();
     smp::start_others(hv, &cpus.apic_ids, trampoline);
-    // Boot information, modules and firmware's tables stay where they are: the map or `loaded` keeps them out.
-    for bank in ram.free().iter() {
-        hv.memory
-            .release_at_boot(bank.base().frame(), bank.size() / PAGE_SIZE as u64);
-    }
     log::info!(
-        "{} CPUs, {} MiB of RAM, {} MiB free",
+        "{} CPUs, {} MiB of RAM",
         hv.sched.online_cpus().len(),
         hv.memory.table().frames() >> 8,
-        hv.memory.free_frames() >> 8
     );
-    log::info!("no guest runs on x86-64 yet: powering off");
-    hv.hal.power_off()
+    ioapic::init(&[(IOAPIC, 0)]).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    machine::keep(HostPhys(IOAPIC));
+    machine::keep(HostPhys(cpus.local_apic));
+    dom0::build(hv, boot, &options, &ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    smp::run(boot_cpu)
 }
+
+/// Where a PC's first I/O interrupt controller is.
+const IOAPIC: u64 = 0xfec0_0000;
 
 /// RAM as the loader's map tells it: where entries overlap, what is not RAM wins.
 fn memory(boot: &BootInfo<'_>) -> BootMemory {
@@ -113,7 +121,9 @@ fn memory(boot: &BootInfo<'_>) -> BootMemory {
     for entry in boot.map.iter().filter(|entry| entry.kind != RAM) {
         memory.ram.remove(entry.range);
     }
-    boot.loaded.iter().for_each(|range| memory.occupy(*range));
+    let modules = boot.modules.iter().map(|module| &module.range);
+    let taken = boot.loaded.iter().chain(modules);
+    taken.for_each(|range| memory.occupy(*range));
     memory
 }
 

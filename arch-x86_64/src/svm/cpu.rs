@@ -84,7 +84,7 @@ pub fn shared_maps(hv: &Hypervisor<X86_64>) -> Option<&'static Maps> {
     if let Some(maps) = MAPS.get() {
         return Some(maps);
     }
-    let ports = port_map(hv)?;
+    let ports = port_map(hv, &[0..=u16::MAX])?;
     let msrs = hv.memory.allocate(1, Place::ANY)?;
     const { assert!(MSR_MAP_BYTES == 2 << 12) };
     for (page, bytes) in (0..).zip(maps::msr_map().chunks(1 << 12)) {
@@ -94,12 +94,15 @@ pub fn shared_maps(hv: &Hypervisor<X86_64>) -> Option<&'static Maps> {
     Some(MAPS.call_once(|| Maps { ports, msrs }))
 }
 
-/// A port map of a domain's own, where every port exits.
-pub fn port_map(hv: &Hypervisor<X86_64>) -> Option<HostPhys> {
+/// A port map of a domain's own, where only some ports exit.
+pub fn port_map(
+    hv: &Hypervisor<X86_64>,
+    exits: &[core::ops::RangeInclusive<u16>],
+) -> Option<HostPhys> {
     const { assert!(PORT_MAP_BYTES <= 4 << 12) };
     let ports = hv.memory.allocate(2, Place::ANY)?;
-    for page in 0..4 {
-        Direct::write(ports.plus(page), 0, &[0xff; 1 << 12]).ok()?;
+    for (page, bytes) in (0..).zip(maps::port_map(exits).chunks(1 << 12)) {
+        Direct::write(ports.plus(page), 0, bytes).ok()?;
     }
     Some(ports.base())
 }

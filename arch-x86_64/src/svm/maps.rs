@@ -7,6 +7,22 @@ pub const PORT_MAP_BYTES: usize = 3 * 4096;
 /// Bytes of the MSR map: two bits for each of three ranges of 8192 numbers.
 pub const MSR_MAP_BYTES: usize = 2 * 4096;
 
+/// A map where the ports of these ranges exit.
+#[must_use]
+pub fn port_map(exits: &[core::ops::RangeInclusive<u16>]) -> Vec<u8> {
+    let mut map = alloc::vec![0; PORT_MAP_BYTES];
+    for port in exits.iter().cloned().flatten() {
+        if let Some(byte) = map.get_mut(usize::from(port / 8)) {
+            *byte |= 1 << (port % 8);
+        }
+    }
+    // An access that begins at the last ports and runs over the end.
+    if let Some(end) = map.get_mut(8192..) {
+        end.fill(0xff);
+    }
+    map
+}
+
 /// MSRs that are the guest's own while it runs: VMLOAD, VMSAVE and VMRUN switch them.
 const OWN: [u32; 11] = [
     0x174,       // SYSENTER_CS

@@ -1,0 +1,196 @@
+//! What every domain made at boot needs: tables, vCPUs in the state that PVH starts with, bytes in its memory.
+
+use alloc::{format, string::String, vec::Vec};
+
+use xenolith_core::{DomId, DomainRef, Hypervisor, VcpuId, VcpuRef, domain::DomainConfig};
+use xenolith_hal::{
+    Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
+    sync::{Mutex, Rank},
+};
+
+use crate::{
+    X86_64,
+    cpuid::{DomainFacts, Handled, Policy, xen},
+    guest::{
+        fpu::{self, FpuContext},
+        hardware::{Hardware, Segment, SegmentName},
+        port,
+        vcpu::{ArchDomain, ArchVcpu, HwVcpu},
+    },
+    ioapic, machine,
+    mm::{hardware, hyp::Direct, nested, second_level},
+    msr::{HostMsrs, MsrPolicy},
+    svm::{self, vcpu::Svm},
+    timer,
+    vioapic::VIoApic,
+};
+
+/// What is particular to a domain when it is made.
+pub(super) struct Shape {
+    pub(super) id: DomId,
+    pub(super) vcpus: u16,
+    pub(super) privileged: bool,
+    pub(super) max_frames: u64,
+    pub(super) direct_map: bool,
+}
+
+fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
+    // SAFETY: CPUID exists and changes nothing.
+    let r = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// What the domain reads through CPUID.
+fn policy(shape: &Shape) -> Policy {
+    let handled = Handled {
+        xsave: fpu::kind().states.is_some(),
+        ..Handled::default()
+    };
+    let rate = timer::rate();
+    let khz = timer::kilohertz() as u32;
+    let time = xen::Time {
+        tsc_khz: khz,
+        host_khz: khz,
+        offset: 0,
+        multiplier: rate.factor,
+        shift: rate.shift,
+        reliable: true,
+        incarnation: 1,
+    };
+    Policy::maximum(host_leaf, handled).for_domain(&DomainFacts {
+        domain: shape.id.0,
+        vcpus: shape.vcpus.into(),
+        time,
+        container: xen::Container {
+            upcall_vector: true,
+            ..xen::Container::default()
+        },
+        invariant_tsc: true,
+    })
+}
+
+/// Makes a domain with nothing in it.
+pub(super) fn create(
+    hv: &'static Hypervisor<X86_64>,
+    shape: &Shape,
+) -> Result<DomainRef<X86_64>, String> {
+    let none = || format!("domain {} cannot be made: no memory", shape.id.0);
+    let features = machine::svm().ok_or("no way to run guests")?;
+    let ports = if shape.privileged {
+        Some(svm::cpu::port_map(hv, &port::KEPT).ok_or_else(none)?)
+    } else {
+        None
+    };
+    let vcpus: Vec<ArchVcpu> = (0..usize::from(shape.vcpus))
+        .map_while(|i| {
+            let hw = HwVcpu::Svm(svm::vcpu::SvmVcpu::new(hv, features, 0, ports)?);
+            Some(ArchVcpu::new(i, hw, FpuContext::new()?))
+        })
+        .collect();
+    if vcpus.len() != usize::from(shape.vcpus) {
+        return Err(none());
+    }
+    let policy = policy(shape);
+    let msrs = MsrPolicy::new(&policy, HostMsrs::default());
+    let pins = if shape.privileged { ioapic::lines() } else { 48 };
+    let arch = ArchDomain {
+        callback_vector: 0.into(),
+        tsc_offset: 0,
+        ports,
+        owns_devices: shape.privileged,
+        policy,
+        msrs,
+        ioapic: Some(Mutex::new(
+            Rank::Interrupts,
+            VIoApic::new(0, 0, pins.clamp(24, 240) as u8),
+        )),
+    };
+    let config = DomainConfig {
+        id: shape.id,
+        vcpus: shape.vcpus,
+        privileged: shape.privileged,
+        max_frames: shape.max_frames,
+        direct_map: shape.direct_map,
+    };
+    let limits = machine::paging_limits();
+    let domain = hv
+        .create_domain(config, arch, vcpus, |tables| {
+            let root = tables.allocate()?;
+            let shape = second_level::shape(limits.physical_bits.into(), limits.gigabyte_pages);
+            let memory = hardware::Hardware(nested::Flushes::default());
+            Ok::<_, NoMemory>(nested::Nested::new(memory, shape, root))
+        })
+        .map_err(|e| format!("domain {} cannot be made: {}", shape.id.0, e.name()))?;
+    hv.update_wallclock(&domain);
+    Ok(domain)
+}
+
+/// Writes bytes into a domain's memory; false where it has none.
+pub(super) fn write_guest(domain: &DomainRef<X86_64>, at: u64, bytes: &[u8]) -> bool {
+    each_page(at, bytes.len() as u64, |address, offset, len| {
+        let entry = domain.p2m.lookup(Gfn(address >> PAGE_SHIFT))?;
+        let part = bytes.get(offset as usize..(offset + len) as usize)?;
+        Direct::write(entry.mfn, address as usize % PAGE_SIZE, part).ok()
+    })
+}
+
+/// Fills a range of a domain's memory with zeroes; false where it has none.
+pub(super) fn zero_guest(domain: &DomainRef<X86_64>, at: u64, len: u64) -> bool {
+    const ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+    each_page(at, len, |address, _, len| {
+        let entry = domain.p2m.lookup(Gfn(address >> PAGE_SHIFT))?;
+        let part = ZEROES.get(..len as usize)?;
+        Direct::write(entry.mfn, address as usize % PAGE_SIZE, part).ok()
+    })
+}
+
+/// Calls `f` for the part of a range in each page: address, offset in the range, length.
+fn each_page(at: u64, len: u64, mut f: impl FnMut(u64, u64, u64) -> Option<()>) -> bool {
+    let mut done = 0;
+    while done < len {
+        let address = at + done;
+        let here = (PAGE_SIZE as u64 - address % PAGE_SIZE as u64).min(len - done);
+        if f(address, done, here).is_none() {
+            return false;
+        }
+        done += here;
+    }
+    true
+}
+
+/// Lets a domain go: its first vCPU starts as the PVH boot protocol says (`arch-x86/hvm/start_info.h`): 32-bit protected
+/// mode without paging, flat segments, EBX = start info.
+pub(super) fn start(
+    hv: &'static Hypervisor<X86_64>,
+    domain: &DomainRef<X86_64>,
+    entry: u32,
+    start_info: u64,
+) -> Result<(), String> {
+    let vcpu = VcpuRef::new(domain, VcpuId(0)).ok_or("a domain without vCPUs")?;
+    // SAFETY: the vCPU has never been up: nobody else touches its registers.
+    let (hw, regs) = unsafe {
+        (
+            &mut *<Svm as crate::guest::backend::Backend>::hardware(&vcpu.arch),
+            &mut *vcpu.arch.regs_ptr(),
+        )
+    };
+    hw.reset();
+    let flat = |attributes| Segment {
+        selector: 0,
+        attributes,
+        limit: u32::MAX,
+        base: 0,
+    };
+    const CODE: u16 = 0xc9b;
+    const DATA: u16 = 0xc93;
+    for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Ss] {
+        hw.set_segment(name, flat(DATA));
+    }
+    hw.set_segment(SegmentName::Cs, flat(CODE));
+    hw.set_cr0(0x11);
+    hw.set_rip(entry.into());
+    regs.rbx = start_info;
+    hv.domain_built(domain);
+    hv.vcpu_up(&vcpu);
+    Ok(())
+}
