@@ -5,6 +5,7 @@
 
 use core::{
     arch::asm,
+    num::NonZeroU64,
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -49,7 +50,7 @@ impl<T: Tlb> TableMemory for Hardware<T> {
 
 /// A frame of RAM in the direct map: its virtual address. Only [`Ram::frame`] makes one.
 #[derive(Clone, Copy)]
-pub struct Frame(u64);
+pub struct Frame(NonZeroU64);
 
 /// The machine's RAM.
 #[derive(Clone, Copy, Default)]
@@ -58,14 +59,14 @@ pub struct Ram;
 impl Frame {
     #[inline(always)]
     const fn word(self, offset: usize) -> *mut u64 {
-        (self.0 + (offset & (PAGE_SIZE - 8)) as u64) as *mut u64
+        (self.0.get() + (offset & (PAGE_SIZE - 8)) as u64) as *mut u64
     }
 
     /// The bytes from `offset`, as far as the frame goes.
     #[inline(always)]
     fn bytes(self, offset: usize, len: usize) -> (*mut u8, usize) {
         let offset = offset & (PAGE_SIZE - 1);
-        let at = (self.0 + offset as u64) as *mut u8;
+        let at = (self.0.get() + offset as u64) as *mut u8;
         (at, len.min(PAGE_SIZE - offset))
     }
 }
@@ -75,7 +76,10 @@ impl Frames for Ram {
 
     #[inline]
     fn frame(&self, mfn: Mfn) -> Option<Frame> {
-        is_ram(mfn).then(|| Frame(Direct::address(mfn.base())))
+        if !is_ram(mfn) {
+            return None;
+        }
+        NonZeroU64::new(Direct::address(mfn.base())).map(Frame)
     }
 
     #[inline(always)]
