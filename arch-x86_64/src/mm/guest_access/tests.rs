@@ -272,6 +272,16 @@ fn memory_that_the_domain_lost_is_not_reached_again() {
 }
 
 #[test]
+fn memory_lost_elsewhere_costs_no_walk() {
+    let guest = Guest::new();
+    let mut cache = TranslationCache::new();
+    guest.read_byte(&mut cache, BASE).unwrap();
+    guest.p2m.unmap(Gfn(25), 1, &guest.tables).unwrap();
+    guest.p2m.memory().0.lock().unwrap().clear();
+    assert_eq!(guest.read_byte(&mut cache, BASE), Ok(0));
+}
+
+#[test]
 fn what_is_mapped_from_others_is_reached_but_not_kept() {
     let guest = Guest::new();
     guest.fill(16, 0x55);

@@ -470,12 +470,12 @@ proptest! {
         struct Noise(Vec<u64>, usize);
         impl TableWords for Noise {
             fn load(&mut self, depth: usize, at: GuestPhys) -> Option<u64> {
-                assert!(depth < MOST_TABLES && at.0 % 8 == 0);
+                assert!(depth < MOST_TABLES && at.0.is_multiple_of(8));
                 self.1 += 1;
                 self.0.get((at.0 >> 3) as usize % 80).map(|word| word & 0x0000_0fff_ffff_ffff | P)
             }
             fn replace(&mut self, _: usize, at: GuestPhys, _: u64, _: u64) -> Option<bool> {
-                (at.0 % 3 != 0).then_some(at.0 % 5 != 0)
+                (!at.0.is_multiple_of(3)).then_some(!at.0.is_multiple_of(5))
             }
         }
         let state = PagingState { cr0, cr3, cr4, efer, cpl, ac };
