@@ -97,11 +97,30 @@ impl Shape {
     }
 }
 
+/// A set of guest frames, told apart well enough: frames that were never added are rarely taken to be in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint(u64);
+
+impl Footprint {
+    const ALL: Self = Self(u64::MAX);
+
+    /// The set with one frame more.
+    #[inline]
+    #[must_use]
+    pub const fn with(self, gfn: Gfn) -> Self {
+        let number = gfn.0 ^ gfn.0 >> 6 ^ gfn.0 >> 12 ^ gfn.0 >> 18;
+        Self(self.0 | 1 << (number % 64))
+    }
+}
+
+/// How many generations back it is known what each took away.
+const REMEMBERED: usize = 16;
+
 /// What one call changed so far.
 #[derive(Default)]
 struct Changes {
     frames: Option<(u64, u64)>,
-    lost_memory: bool,
+    lost: Footprint,
 }
 
 impl Changes {
@@ -129,6 +148,8 @@ pub struct SecondLevel<F, M> {
     shape: Shape,
     root: Mfn,
     generation: AtomicU64,
+    /// What each of the last generations took away.
+    lost: [AtomicU64; REMEMBERED],
     lock: RwLock<()>,
     format: PhantomData<fn() -> F>,
 }
@@ -153,6 +174,20 @@ impl<F: Format, M: TableMemory> Reader<'_, F, M> {
     pub fn generation(&self) -> u64 {
         self.tables.generation()
     }
+
+    /// Whether, since an earlier generation, no translation to the domain's own memory at these frames went away. It may
+    /// say no where none did, never the other way.
+    #[must_use]
+    pub fn still_holds(&self, since: u64, frames: Footprint) -> bool {
+        let now = self.generation();
+        if now.wrapping_sub(since) > REMEMBERED as u64 {
+            return false;
+        }
+        (since..now).all(|before| {
+            let lost = self.tables.lost_at(before + 1).load(Ordering::Relaxed);
+            lost & frames.0 == 0
+        })
+    }
 }
 
 impl<F: Format, M: TableMemory> SecondLevel<F, M> {
@@ -163,6 +198,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
             shape,
             root,
             generation: AtomicU64::new(1),
+            lost: [const { AtomicU64::new(0) }; REMEMBERED],
             lock: RwLock::new(()),
             format: PhantomData,
         }
@@ -196,6 +232,19 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    fn lost_at(&self, generation: u64) -> &AtomicU64 {
+        let [first, ..] = &self.lost;
+        let index = generation % REMEMBERED as u64;
+        self.lost.get(index as usize).unwrap_or(first)
+    }
+
+    /// Begins a generation without the translations of these frames. The tables are locked for writing.
+    fn next_generation(&self, lost: Footprint) {
+        let next = self.generation().wrapping_add(1).max(1);
+        self.lost_at(next).store(lost.0, Ordering::Relaxed);
+        self.generation.store(next, Ordering::Release);
     }
 
     #[inline]
@@ -291,7 +340,12 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         if let Slot::Leaf(first, kind) = at.slot {
             let keeps = matches!(new, Slot::Leaf(mfn, now)
                 if mfn == first && kind == P2mType::RamRo && now == P2mType::RamRw);
-            changes.lost_memory |= is_memory(kind) && !keeps;
+            if is_memory(kind) && !keeps {
+                changes.lost = match at.order {
+                    0 => changes.lost.with(Gfn(gfn)),
+                    _ => Footprint::ALL,
+                };
+            }
             if new == Slot::Empty {
                 changes.note(gfn, at.order);
             } else {
@@ -314,7 +368,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         entry: u64,
         tables: &dyn TableFrames,
     ) {
-        self.generation.fetch_add(1, Ordering::Release);
+        self.next_generation(Footprint::ALL);
         if F::BREAK_BEFORE_MAKE {
             self.memory.store(at.table, at.index, 0);
             self.flush_block(gfn, at.order);
@@ -342,8 +396,8 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         let _held = self.lock.write();
         let mut changes = Changes::default();
         let result = f(&mut changes);
-        if changes.lost_memory {
-            self.generation.fetch_add(1, Ordering::Release);
+        if changes.lost != Footprint::default() {
+            self.next_generation(changes.lost);
         }
         if let Some((first, end)) = changes.frames {
             self.memory.flush(self.root, Gfn(first)..Gfn(end));
@@ -522,7 +576,7 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
 
     fn release(&self, tables: &dyn TableFrames) {
         let _held = self.lock.write();
-        self.generation.fetch_add(1, Ordering::Release);
+        self.next_generation(Footprint::ALL);
         for i in 0..1u64 << self.shape.root_order() {
             self.free_below(self.root.plus(i), self.shape.top(), tables);
         }

@@ -193,6 +193,28 @@ fn the_generation_tells_of_lost_memory_and_of_nothing_else() {
 }
 
 #[test]
+fn what_lies_elsewhere_still_holds_when_a_page_goes() {
+    let fake = Fake::new(false);
+    let (p2m, tables) = (Swapping::new(&fake, SHAPE, ROOT), frames(&fake));
+    p2m.map(Gfn(1), Mfn(1), 100, P2mType::RamRw, &tables)
+        .unwrap();
+    let (start, near, far) = (
+        p2m.generation(),
+        Footprint::default().with(Gfn(7)),
+        Footprint::default().with(Gfn(8)).with(Gfn(9)),
+    );
+    assert!(p2m.read().still_holds(start, near));
+    p2m.unmap(Gfn(7), 1, &tables).unwrap();
+    assert!(!p2m.read().still_holds(start, near));
+    assert!(p2m.read().still_holds(start, far));
+    assert!(p2m.read().still_holds(p2m.generation(), near));
+    for gfn in 20..20 + REMEMBERED as u64 {
+        p2m.unmap(Gfn(gfn), 1, &tables).unwrap();
+    }
+    assert!(!p2m.read().still_holds(start, far), "too long ago to tell");
+}
+
+#[test]
 fn a_block_over_a_table_frees_the_table_after_the_flush() {
     for breaks in [false, true] {
         let fake = Fake::new(breaks);
@@ -367,6 +389,8 @@ fn behaves_as_a_map<const BREAK: bool>(steps: &[Step]) {
             let gained = (old.1, new) == (P2mType::RamRo, Some(&(old.0, P2mType::RamRw)));
             if is_memory(old.1) && !gained {
                 assert_ne!(p2m.generation(), generation);
+                let footprint = Footprint::default().with(Gfn(*gfn));
+                assert!(!p2m.read().still_holds(generation, footprint));
             }
         }
         model = now;

@@ -1,12 +1,12 @@
 //! Copies to and from the linear address space of the current vCPU, and instructions fetched from it.
 //!
 //! A page is walked once and the way is kept: the machine frame and every table word that led there. A kept way is used
-//! again only if the paging registers are the same, no memory of the domain went away since (the second level's
-//! generation), and every word still holds what it held. So no stale entry is ever used, and neither the guest's INVLPG nor
+//! again only if the paging registers are the same, none of the guest frames on it went away since (the second level's
+//! generation and what it remembers), and every word still holds what it held. So no stale entry is ever used, and neither the guest's INVLPG nor
 //! its CR3 loads need an exit. The second level is held for reading through each copy: whoever takes a frame away first
 //! changes it under the write lock, so a frame found here stays the guest's until the copy is over.
 
-use xenolith_arch_common::second_level::{Format, Reader, SecondLevel, TableMemory};
+use xenolith_arch_common::second_level::{Footprint, Format, Reader, SecondLevel, TableMemory};
 use xenolith_hal::{Gfn, GuestPhys, GuestVirt, Mfn, P2mType, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 use super::walk::{MOST_TABLES, TableWords, Translation, WalkError, walk};
@@ -44,6 +44,8 @@ struct Kept<T> {
     cr3: u64,
     key: u64,
     generation: u64,
+    /// The guest frames of the tables and of the page.
+    footprint: Footprint,
     access: Access,
     frame: T,
     words: [Option<Word<T>>; MOST_TABLES],
@@ -223,11 +225,11 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     ) -> Result<R::Frame, WalkError> {
         let page = at.0 >> PAGE_SHIFT;
         let index = TranslationCache::<R>::index(page, access);
-        if let Some(Some(kept)) = self.cache.entries.get(index)
+        if let Some(Some(kept)) = self.cache.entries.get_mut(index)
             && kept.page == page
             && kept.cr3 == self.state.cr3
             && kept.key == self.state.key()
-            && kept.generation == held.generation()
+            && (kept.generation == held.generation() || kept.renew(held))
             && kept.serves(access)
             && kept.holds(self.frames)
         {
@@ -257,6 +259,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
             cr3: self.state.cr3,
             key: self.state.key(),
             generation: held.generation(),
+            footprint: way.footprint.with(found.address.frame()),
             access,
             frame,
             words: way.words,
@@ -285,6 +288,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
             frames: self.frames,
             words: [const { None }; MOST_TABLES],
             writable: [false; MOST_TABLES],
+            footprint: Footprint::default(),
             own: true,
         };
         let found = walk(self.state, self.limits, at.0, access, &mut way)?;
@@ -293,6 +297,17 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
 }
 
 impl<T: Copy> Kept<T> {
+    /// Comes to the present generation, if none of the guest frames went away since its own.
+    #[cold]
+    #[inline(never)]
+    fn renew<F: Format, M: TableMemory>(&mut self, held: &Reader<'_, F, M>) -> bool {
+        let holds = held.still_holds(self.generation, self.footprint);
+        if holds {
+            self.generation = held.generation();
+        }
+        holds
+    }
+
     /// What may be stored to may be loaded from.
     #[inline(always)]
     fn serves(&self, access: Access) -> bool {
@@ -337,6 +352,7 @@ struct Way<'a, F, M, R: Frames> {
     frames: R,
     words: [Option<Word<R::Frame>>; MOST_TABLES],
     writable: [bool; MOST_TABLES],
+    footprint: Footprint,
     own: bool,
 }
 
@@ -344,6 +360,7 @@ impl<F: Format, M: TableMemory, R: Frames> TableWords for Way<'_, F, M, R> {
     fn load(&mut self, depth: usize, at: GuestPhys) -> Option<u64> {
         let (table, kind) = memory(self.held, self.frames, at.frame())?;
         self.own &= is_own(kind);
+        self.footprint = self.footprint.with(at.frame());
         let offset = at.offset();
         let value = self.frames.load(table, offset);
         *self.words.get_mut(depth)? = Some(Word {

@@ -5,6 +5,7 @@
 
 use core::{
     arch::asm,
+    num::NonZeroU64,
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -49,7 +50,7 @@ impl<T: Tlb> TableMemory for Hardware<T> {
 
 /// A frame of RAM in the direct map: its virtual address. Only [`Ram::frame`] makes one.
 #[derive(Clone, Copy)]
-pub struct Frame(u64);
+pub struct Frame(NonZeroU64);
 
 /// The machine's RAM.
 #[derive(Clone, Copy, Default)]
@@ -58,14 +59,14 @@ pub struct Ram;
 impl Frame {
     #[inline(always)]
     const fn word(self, offset: usize) -> *mut u64 {
-        (self.0 + (offset & (PAGE_SIZE - 8)) as u64) as *mut u64
+        (self.0.get() + (offset & (PAGE_SIZE - 8)) as u64) as *mut u64
     }
 
     /// The bytes from `offset`, as far as the frame goes.
     #[inline(always)]
     fn bytes(self, offset: usize, len: usize) -> (*mut u8, usize) {
         let offset = offset & (PAGE_SIZE - 1);
-        let at = (self.0 + offset as u64) as *mut u8;
+        let at = (self.0.get() + offset as u64) as *mut u8;
         (at, len.min(PAGE_SIZE - offset))
     }
 }
@@ -75,7 +76,10 @@ impl Frames for Ram {
 
     #[inline]
     fn frame(&self, mfn: Mfn) -> Option<Frame> {
-        is_ram(mfn).then(|| Frame(Direct::address(mfn.base())))
+        if !is_ram(mfn) {
+            return None;
+        }
+        NonZeroU64::new(Direct::address(mfn.base())).map(Frame)
     }
 
     #[inline(always)]
@@ -116,7 +120,7 @@ const BY_WORDS: usize = 128;
 /// Both ranges are mapped, and no Rust reference covers the guest's.
 #[inline(always)]
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-    if !(8..=BY_WORDS).contains(&len) {
+    if len < 8 {
         // SAFETY: as the caller says; the direction flag is clear in the hypervisor.
         unsafe {
             asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _,
@@ -125,25 +129,33 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
         return;
     }
     let last = len - 8;
-    let mut at = 0;
-    while at < last {
-        // SAFETY: `at + 8 < len`.
-        unsafe { copy_word(to.add(at), from.add(at)) }
-        at += 8;
+    if len > BY_WORDS {
+        // SAFETY: as above; whole words below `len`.
+        unsafe {
+            asm!("rep movsq", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len / 8 => _,
+                options(nostack, preserves_flags));
+        }
+    } else {
+        let mut at = 0;
+        while at < last {
+            // SAFETY: `at + 8 < len`.
+            unsafe { copy_word(to, from, at) }
+            at += 8;
+        }
     }
     // SAFETY: the last eight bytes; they overlap those before where `len` is no multiple of eight.
-    unsafe { copy_word(to.add(last), from.add(last)) }
+    unsafe { copy_word(to, from, last) }
 }
 
-/// Copies eight bytes.
+/// Copies the eight bytes at an offset.
 ///
 /// # Safety
-/// Eight bytes at each address are mapped.
+/// Eight bytes at the offset from each address are mapped.
 #[inline(always)]
-unsafe fn copy_word(to: *mut u8, from: *const u8) {
+unsafe fn copy_word(to: *mut u8, from: *const u8, at: usize) {
     // SAFETY: as the caller says; unaligned moves are allowed.
     unsafe {
-        asm!("mov {word}, [{from}]", "mov [{to}], {word}", word = out(reg) _, from = in(reg) from, to = in(reg) to,
-            options(nostack, preserves_flags));
+        asm!("mov {word}, [{from} + {at}]", "mov [{to} + {at}], {word}", word = out(reg) _, from = in(reg) from,
+            to = in(reg) to, at = in(reg) at, options(nostack, preserves_flags));
     }
 }
