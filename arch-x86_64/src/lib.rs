@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod domain_build;
 pub mod mm;
 
 #[cfg(target_os = "none")]
