@@ -1,7 +1,14 @@
-//! ACPI tables, as far as start-up needs them: the CPUs and their interrupt controllers (ACPI Specification 6.4, 5.2.5 to
-//! 5.2.12). Tables are checked by their sums; nothing in them can make this fail otherwise than by a value.
+//! ACPI tables, as far as the hypervisor needs them (ACPI Specification 6.4, 5.2.5 to 5.2.12); [`Acpi`] is what they say.
+//! Tables are checked by their sums; nothing in them can make this fail otherwise than by a value.
+
+pub mod fadt;
+pub mod madt;
+pub mod summary;
 
 use alloc::vec::Vec;
+
+use madt::Madt;
+pub use summary::Acpi;
 
 /// Gives the bytes at a physical address.
 pub type Look<'l, 'm> = &'l dyn Fn(u64, usize) -> Option<&'m [u8]>;
@@ -15,10 +22,16 @@ pub struct Cpus {
     pub apic_ids: Vec<u32>,
 }
 
-const HEADER: usize = 36;
+pub(crate) const HEADER: usize = 36;
 
 fn sums_to_zero(bytes: &[u8]) -> bool {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(
+        bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
+    ))
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -45,12 +58,30 @@ pub fn find_root(look: Look<'_, '_>) -> Option<u64> {
 
 /// Reads the CPUs from the tables that hang off the root pointer; the error says what is wrong.
 pub fn cpus(root: u64, look: Look<'_, '_>) -> Result<Cpus, &'static str> {
-    let madt = table(root, *b"APIC", look)?;
-    madt_cpus(madt).ok_or("the ACPI table of the interrupt controllers (MADT) is cut short")
+    let tables = tables(root, look)?;
+    let madt = tables
+        .iter()
+        .find(|table| table.signature == *b"APIC")
+        .ok_or("ACPI has no table of interrupt controllers (MADT), or its sum is wrong")?;
+    madt_cpus(madt.bytes).ok_or("the ACPI table of the interrupt controllers (MADT) is cut short")
 }
 
-/// A whole table by its signature.
-fn table<'m>(root: u64, signature: [u8; 4], look: Look<'_, 'm>) -> Result<&'m [u8], &'static str> {
+/// A table of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'m> {
+    /// Its signature.
+    pub signature: [u8; 4],
+    /// Its physical address.
+    pub at: u64,
+    /// All of it, header included; its sum is right.
+    pub bytes: &'m [u8],
+}
+
+/// No machine has more tables.
+const MOST_TABLES: usize = 256;
+
+/// Every whole table that the root table lists.
+fn tables<'m>(root: u64, look: Look<'_, 'm>) -> Result<Vec<Table<'m>>, &'static str> {
     const NO_ROOT: &str = "no ACPI root pointer: firmware or boot loader must give one";
     let old = look(root, 20).ok_or(NO_ROOT)?;
     if !old.starts_with(b"RSD PTR ") || !sums_to_zero(old) {
@@ -69,13 +100,21 @@ fn table<'m>(root: u64, signature: [u8; 4], look: Look<'_, 'm>) -> Result<&'m [u
         None => (whole(word(old, 16).unwrap_or(0).into(), look), 4),
     };
     let list = list.ok_or("the ACPI root table cannot be read, or its sum is wrong")?;
-    list.get(HEADER..)
+    Ok(list
+        .get(HEADER..)
         .unwrap_or_default()
         .chunks_exact(width)
+        .take(MOST_TABLES)
         .filter_map(|entry| long(entry, 0).or_else(|| word(entry, 0).map(u64::from)))
-        .filter(|at| look(*at, 4) == Some(&signature))
-        .find_map(|at| whole(at, look))
-        .ok_or("ACPI has no table of interrupt controllers (MADT), or its sum is wrong")
+        .filter_map(|at| {
+            let bytes = whole(at, look)?;
+            Some(Table {
+                signature: *bytes.first_chunk()?,
+                at,
+                bytes,
+            })
+        })
+        .collect())
 }
 
 /// A table with its header, if its sum is right.
@@ -84,31 +123,13 @@ fn whole<'m>(at: u64, look: Look<'_, 'm>) -> Option<&'m [u8]> {
     look(at, size).filter(|table| table.len() >= HEADER && sums_to_zero(table))
 }
 
-fn madt_cpus(madt: &[u8]) -> Option<Cpus> {
-    const LOCAL_APIC: u8 = 0;
-    const LOCAL_APIC_ADDRESS: u8 = 5;
-    const LOCAL_X2APIC: u8 = 9;
-    const ENABLED: u32 = 1;
-    let mut cpus = Cpus {
-        local_apic: word(madt, HEADER)?.into(),
-        apic_ids: Vec::new(),
-    };
-    let mut rest = madt.get(HEADER + 8..)?;
-    while let [kind, size, ..] = *rest {
-        let (Some(entry), true) = (rest.get(..size.into()), size >= 2) else {
-            return None;
-        };
-        match kind {
-            LOCAL_APIC if word(entry, 4)? & ENABLED != 0 => {
-                cpus.apic_ids.push((*entry.get(3)?).into());
-            }
-            LOCAL_X2APIC if word(entry, 8)? & ENABLED != 0 => cpus.apic_ids.push(word(entry, 4)?),
-            LOCAL_APIC_ADDRESS => cpus.local_apic = long(entry, 4)?,
-            _ => {}
-        }
-        rest = rest.get(size.into()..)?;
-    }
-    Some(cpus)
+fn madt_cpus(table: &[u8]) -> Option<Cpus> {
+    let madt = Madt::parse(table)?;
+    let usable = madt.cpus.iter().filter(|cpu| cpu.enabled);
+    Some(Cpus {
+        local_apic: madt.local_apic,
+        apic_ids: usable.map(|cpu| cpu.id).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -128,7 +149,7 @@ mod tests {
     fn only_cpus_that_are_enabled_count() {
         let table = madt(&[
             &[0, 8, 0, 0, 1, 0, 0, 0],
-            &[1, 4, 9, 9],
+            &[0x80, 4, 9, 9],
             &[0, 8, 1, 4, 0, 0, 0, 0],
             &[9, 16, 0, 0, 0x2c, 1, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0],
         ]);

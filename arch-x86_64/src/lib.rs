@@ -17,6 +17,7 @@ pub mod acpi;
 pub mod boot;
 pub mod cmos;
 pub mod cpuid;
+pub mod domain_build;
 pub mod guest;
 pub mod mm;
 pub mod msr;

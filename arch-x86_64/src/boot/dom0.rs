@@ -2,9 +2,7 @@
 
 use alloc::{format, string::String, vec::Vec};
 
-use xenolith_abi::start_info::{
-    HvmStartInfo, MAGIC, MemmapEntry, ModlistEntry, StartFlags,
-};
+use xenolith_abi::start_info::StartFlags;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
@@ -12,28 +10,46 @@ use xenolith_core::{
         bzimage::{self, BzImage},
         cmdline::Options,
         elf::Elf,
-        memory::BootMemory,
     },
 };
 use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
-use zerocopy::IntoBytes;
 
 use super::{
     build::{self, Shape},
-    info::{BootInfo, MapEntry},
+    info::BootInfo,
 };
-use crate::{X86_64, irq, mm::hyp::Direct};
+use crate::{
+    X86_64,
+    acpi::Acpi,
+    domain_build::{
+        acpi_tables,
+        memory_map::{self, Plan, Request},
+        start_info,
+    },
+    irq,
+    mm::hyp::Direct,
+};
 
-const MIB: u64 = 1 << 20;
-/// What stays with the hypervisor when the command line does not say how much dom0 gets.
-const KEPT: u64 = 64 * MIB;
-/// Start info, memory map, command line.
-const INFO_SIZE: u64 = 64 * 1024;
-const LOW: PhysRange = PhysRange::between(0, MIB);
+const PAGE: u64 = PAGE_SIZE as u64;
+/// Frames of page tables and the like that dom0 may have beside its memory.
+const OVERHEAD: u64 = 4096;
 
-/// A module's bytes.
+/// What is known of the machine when dom0 is made.
+pub(super) struct Machine<'m> {
+    pub(super) boot: &'m BootInfo<'m>,
+    pub(super) options: &'m Options,
+    pub(super) acpi: &'m Acpi<'m>,
+    /// The hypervisor's own memory.
+    pub(super) own: &'m RangeSet,
+    /// Registers that dom0 does not reach.
+    pub(super) hidden: &'m RangeSet,
+    /// Physical CPUs.
+    pub(super) cpus: usize,
+}
+
+/// A module's bytes, or those of what was unpacked.
 fn bytes(range: PhysRange) -> &'static [u8] {
-    // SAFETY: modules are RAM in the direct map and lie untouched until dom0 is built.
+    // SAFETY: the range is RAM in the direct map that nobody writes until dom0 has been built.
     unsafe {
         core::slice::from_raw_parts(
             Direct::address(range.base()) as *const u8,
@@ -53,247 +69,151 @@ fn room(range: PhysRange) -> &'static mut [u8] {
     }
 }
 
-/// Makes dom0. Afterwards the allocator has the rest of RAM.
+/// The kernel's ELF file: as it was loaded, or unpacked into free RAM.
+fn unpack(file: PhysRange, free: &mut RangeSet) -> Result<PhysRange, String> {
+    if !bzimage::is_bzimage(bytes(file)) {
+        return Ok(file);
+    }
+    let packed = BzImage::parse(bytes(file)).map_err(|e| format!("{e}"))?;
+    let mut take = |size: u64| {
+        let size = size.max(1).next_multiple_of(PAGE);
+        let range = free.highest_fit(size, PAGE)?;
+        free.remove(range);
+        Some(range)
+    };
+    let places = take(packed.length.into()).zip(take(packed.work_size() as u64));
+    let (out, work) = places.ok_or("no free memory to unpack dom0's kernel in: give the machine more RAM")?;
+    let elf = packed
+        .unpack(room(out), room(work))
+        .map_err(|e| format!("{e}"))?;
+    Ok(PhysRange::between(
+        out.start(),
+        out.start() + elf.len() as u64,
+    ))
+}
+
+/// Makes dom0. `free` is RAM that nobody uses; afterwards the allocator has what dom0 does not.
 pub(super) fn build(
     hv: &'static Hypervisor<X86_64>,
-    boot: &BootInfo<'_>,
-    options: &Options,
-    ram: &BootMemory,
+    machine: &Machine<'_>,
+    mut free: RangeSet,
 ) -> Result<(), String> {
-    let kernel = *boot.modules.first().ok_or("no dom0: the boot loader gave no module")?;
-    let initrd = boot.modules.get(1).copied();
-    let mut free = ram.free();
+    let Machine { boot, options, acpi, .. } = *machine;
+    let module = boot
+        .modules
+        .first()
+        .ok_or("no dom0: the boot loader gave no module with its kernel")?;
+    let ramdisk = boot.modules.get(1);
+    // Copies: the originals lie where dom0's memory will be.
+    let command_line = String::from(module.command_line);
+    let ramdisk_line = String::from(ramdisk.map_or("", |module| module.command_line));
 
-    // The kernel, unpacked if it is packed.
-    let file = bytes(kernel.range);
-    let mut scratch = Vec::new();
-    let image = if bzimage::is_bzimage(file) {
-        let packed = BzImage::parse(file).map_err(|e| format!("{e}"))?;
-        let mut take = |size: u64| -> Result<PhysRange, String> {
-            let size = size.max(1).next_multiple_of(PAGE_SIZE as u64);
-            let range = free
-                .highest_fit(size, PAGE_SIZE as u64)
-                .ok_or("dom0: no room to unpack the kernel")?;
-            free.remove(range);
-            scratch.push(range);
-            Ok(range)
-        };
-        let out = room(take(packed.length.into())?);
-        let work = room(take(packed.work_size() as u64)?);
-        packed.unpack(out, work).map_err(|e| format!("{e}"))?
-    } else {
-        file
-    };
-    let elf = Elf::parse(image).map_err(|e| format!("{e}"))?;
+    let kernel = unpack(module.range, &mut free)?;
+    let elf = Elf::parse(bytes(kernel)).map_err(|e| format!("{e}"))?;
     let entry = elf.pvh_entry().map_err(|e| format!("{e}"))?;
-    let extent = elf.extent();
-
-    // What dom0 gets: low memory as on the host, then upwards.
-    let mut available = ram.free();
-    available.remove(LOW);
-    for module in &boot.modules {
-        available.insert(module.range.page_outer().unwrap_or(module.range));
-    }
-    let wanted = options
-        .dom0_mem
-        .size
-        .map_or(available.size().saturating_sub(KEPT), |size| size.of(available.size()));
-    let mut banks = RangeSet::default();
-    let mut left = wanted;
-    for range in available.iter() {
-        let range = range.aligned_inner(PAGE_SIZE as u64);
-        let take = range.size().min(left) & !(PAGE_SIZE as u64 - 1);
-        if take != 0 {
-            banks.insert(PhysRange::between(range.start(), range.start() + take));
-            left -= take;
-        }
-    }
-    let conventional: Vec<PhysRange> = boot
-        .map
-        .iter()
-        .filter(|entry| entry.kind == 1)
-        .map(|entry| entry.range.intersection(&LOW).aligned_inner(PAGE_SIZE as u64))
-        .filter(|range| !range.is_empty())
-        .collect();
-    if !banks.contains(&extent) {
-        return Err(format!(
-            "dom0: its kernel wants to be at {extent}, which is not free; give dom0 more memory"
-        ));
-    }
-
-    // Where the rest goes.
-    let mut places = banks.clone();
-    places.remove(extent.page_outer().unwrap_or(extent));
-    for range in boot.modules.iter().map(|module| module.range).chain(scratch.iter().copied()) {
-        places.remove(range.page_outer().unwrap_or(range));
-    }
-    places.remove(PhysRange::between(4 << 30, u64::MAX));
-    let info_at = places
-        .highest_fit(INFO_SIZE, PAGE_SIZE as u64)
-        .ok_or("dom0: no room for its start info")?;
-    places.remove(info_at);
-    let initrd_at = match &initrd {
-        None => None,
-        Some(module) if banks.contains(&module.range) && !overlap(&module.range, &extent) => {
-            Some(module.range)
-        }
-        Some(module) => {
-            let at = places
-                .highest_fit(module.range.size(), PAGE_SIZE as u64)
-                .ok_or("dom0: no room for its ramdisk")?;
-            Some(PhysRange::between(at.start(), at.start() + module.range.size()))
-        }
-    };
+    let segments: Vec<PhysRange> = elf.segments.iter().map(|s| s.memory).collect();
+    let vcpus = (machine.cpus as u32).clamp(options.dom0_max_vcpus.min, options.dom0_max_vcpus.max);
+    let apic_ids: Vec<u32> = (0..vcpus).map(|index| index * 2).collect();
+    let plan = memory_map::plan(&Request {
+        map: &boot.map,
+        own: machine.own,
+        hidden: machine.hidden,
+        memory: options.dom0_mem,
+        segments: &segments,
+        kernel,
+        ramdisk: ramdisk.map(|module| module.range),
+        acpi_size: acpi_tables::size(acpi, &apic_ids) as u64,
+        start_info_size: start_info::size(command_line.as_bytes(), ramdisk_line.as_bytes(), 0),
+    })
+    .map_err(|e| format!("dom0: {e}"))?;
+    let tables = acpi_tables::build(acpi, &apic_ids, plan.acpi.start());
+    let info = start_info::build(
+        &start_info::Contents {
+            flags: StartFlags::PRIVILEGED | StartFlags::INITDOMAIN,
+            command_line: command_line.as_bytes(),
+            ramdisk: plan.ramdisk.map(|range| (range, ramdisk_line.as_bytes())),
+            rsdp: plan.acpi.start(),
+            map: &plan.map,
+        },
+        plan.start_info.start(),
+    );
 
     let shape = Shape {
         id: DomId(0),
-        vcpus: 1,
+        vcpus: vcpus as u16,
         privileged: true,
-        max_frames: (banks.size() >> PAGE_SHIFT) + 256,
+        max_frames: (plan.ram.size() >> PAGE_SHIFT) + OVERHEAD,
         direct_map: true,
     };
     let domain = build::create(hv, &shape)?;
-    let all = {
-        let mut all = ram.free();
-        all.remove(LOW);
-        for module in &boot.modules {
-            all.insert(module.range.page_outer().unwrap_or(module.range));
-        }
-        all
-    };
-    for range in all.iter() {
-        let inner = range.aligned_inner(PAGE_SIZE as u64);
-        hv.memory
-            .release_at_boot(inner.base().frame(), inner.size() >> PAGE_SHIFT);
+    for step in &plan.moves {
+        room(PhysRange::between(step.to, step.to + step.from.size()))
+            .copy_from_slice(bytes(step.from));
     }
-    let tables = hv.tables(&domain);
-    for bank in banks.iter() {
-        let (first, count) = (bank.start() >> PAGE_SHIFT, bank.size() >> PAGE_SHIFT);
-        hv.allocate_for_at(&domain, Mfn(first), count)
-            .map_err(|_| format!("dom0: memory at {bank} is not free"))?;
-        domain
-            .p2m
-            .map(Gfn(first), Mfn(first), count, P2mType::RamRw, &tables)
-            .map_err(|e| format!("dom0: memory at {bank} cannot be mapped: {e:?}"))?;
-    }
-    // The first MiB: RAM, firmware and screen as they are.
-    domain
-        .p2m
-        .map(Gfn(0), Mfn(0), LOW.size() >> PAGE_SHIFT, P2mType::RamRw, &tables)
-        .map_err(|e| format!("dom0: low memory cannot be mapped: {e:?}"))?;
-
-    if let (Some(module), Some(at)) = (&initrd, &initrd_at)
-        && module.range != *at
-        && !build::write_guest(&domain, at.start(), bytes(module.range))
-    {
-        return Err(String::from("dom0: its ramdisk does not fit its place"));
-    }
+    // The file may have moved; its segments are read from where it is now.
+    let elf = Elf::parse(bytes(plan.kernel)).map_err(|e| format!("{e}"))?;
+    take_memory(hv, &domain, machine, &plan)?;
     for segment in &elf.segments {
-        let size = segment.memory.size();
         let filled = segment.bytes.len() as u64;
-        if !build::write_guest(&domain, segment.memory.start(), segment.bytes)
-            || !build::zero_guest(&domain, segment.memory.start() + filled, size - filled)
+        let at = segment.memory.start();
+        if !build::write_guest(&domain, at, segment.bytes)
+            || !build::zero_guest(&domain, at + filled, segment.memory.size() - filled)
         {
             return Err(format!("dom0: no memory for its kernel at {}", segment.memory));
         }
     }
-    let map = memory_map(boot, &banks, &conventional, info_at);
-    let text = kernel.command_line;
-    let info = start_info(info_at.start(), &map, text, initrd_at, boot.rsdp);
-    if !build::write_guest(&domain, info_at.start(), &info) {
+    if !build::write_guest(&domain, plan.acpi.start(), &tables)
+        || !build::write_guest(&domain, plan.start_info.start(), &info)
+    {
         return Err(String::from("dom0: its start info does not fit its place"));
     }
     irq::give_to(&domain);
     log::info!(
-        "dom0: {} MiB, kernel at {extent}, entry {entry:#x}, start info at {:#x}",
-        banks.size() >> 20,
-        info_at.start()
+        "dom0: {vcpus} vCPUs, {} MiB, {}entry {entry:#x}, start info at {:#x}",
+        plan.ram.size() >> 20,
+        plan.ramdisk.map_or(String::new(), |at| format!("ramdisk at {at}, ")),
+        plan.start_info.start()
     );
-    build::start(hv, &domain, entry, info_at.start())
+    build::start(hv, &domain, entry, plan.start_info.start())
 }
 
-fn overlap(a: &PhysRange, b: &PhysRange) -> bool {
-    !a.intersection(b).is_empty()
-}
-
-/// dom0's memory map: its banks are RAM, what the host has that is no RAM is as there, the rest of the host's RAM is
-/// reserved.
-fn memory_map(
-    boot: &BootInfo<'_>,
-    banks: &RangeSet,
-    conventional: &[PhysRange],
-    info: PhysRange,
-) -> Vec<MapEntry> {
+/// Gives the allocator all RAM but the hypervisor's own, and dom0 what is planned for it.
+fn take_memory(
+    hv: &'static Hypervisor<X86_64>,
+    domain: &DomainRef<X86_64>,
+    machine: &Machine<'_>,
+    plan: &Plan,
+) -> Result<(), String> {
     const RAM: u32 = 1;
-    const RESERVED: u32 = 2;
-    const ACPI: u32 = 3;
-    let mut ram = banks.clone();
-    for range in conventional {
-        ram.insert(*range);
+    let mut all = RangeSet::new();
+    let map = &machine.boot.map;
+    for entry in map.iter().filter(|entry| entry.kind == RAM) {
+        all.insert(entry.range.aligned_inner(PAGE));
     }
-    ram.remove(info);
-    let mut hidden = RangeSet::default();
-    for entry in boot.map.iter().filter(|entry| entry.kind == RAM) {
-        hidden.insert(entry.range);
+    let taken = map.iter().filter(|e| e.kind != RAM).map(|e| e.range);
+    for range in taken.chain(machine.own.iter()) {
+        all.remove(range.page_outer().unwrap_or(range));
     }
-    for range in ram.iter().chain([info]) {
-        hidden.remove(range);
+    for range in all.iter() {
+        hv.memory
+            .release_at_boot(range.base().frame(), range.size() >> PAGE_SHIFT);
     }
-    let mut map: Vec<MapEntry> = Vec::new();
-    map.extend(ram.iter().map(|range| MapEntry { range, kind: RAM }));
-    map.extend(hidden.iter().map(|range| MapEntry {
-        range,
-        kind: RESERVED,
-    }));
-    map.push(MapEntry {
-        range: info,
-        kind: ACPI,
-    });
-    map.extend(boot.map.iter().filter(|entry| entry.kind != RAM).copied());
-    map.sort_by_key(|entry| entry.range.start());
-    map
-}
-
-/// Start info with all that hangs off it, for a place in guest memory.
-fn start_info(
-    at: u64,
-    map: &[MapEntry],
-    command_line: &str,
-    initrd: Option<PhysRange>,
-    rsdp: Option<u64>,
-) -> Vec<u8> {
-    let modules_at = at + size_of::<HvmStartInfo>() as u64;
-    let map_at = modules_at + size_of::<ModlistEntry>() as u64;
-    let text_at = map_at + (map.len() * size_of::<MemmapEntry>()) as u64;
-    let info = HvmStartInfo {
-        magic: MAGIC,
-        version: 1,
-        flags: StartFlags::PRIVILEGED | StartFlags::INITDOMAIN,
-        nr_modules: initrd.is_some().into(),
-        modlist_paddr: modules_at,
-        cmdline_paddr: text_at,
-        rsdp_paddr: rsdp.unwrap_or(0),
-        memmap_paddr: map_at,
-        memmap_entries: map.len() as u32,
-        reserved: 0,
+    let tables = hv.tables(domain);
+    let map = |range: PhysRange, kind: P2mType| {
+        let (first, count) = (range.start() >> PAGE_SHIFT, range.size() >> PAGE_SHIFT);
+        domain
+            .p2m
+            .map(Gfn(first), Mfn(first), count, kind, &tables)
+            .map_err(|e| format!("dom0: {range} cannot be mapped: {e:?}"))
     };
-    let module = initrd.map_or(ModlistEntry::default(), |range| ModlistEntry {
-        paddr: range.start(),
-        size: range.size(),
-        ..ModlistEntry::default()
-    });
-    let mut out = Vec::from(info.as_bytes());
-    out.extend(module.as_bytes());
-    for entry in map {
-        let entry = MemmapEntry {
-            addr: entry.range.start(),
-            size: entry.range.size(),
-            kind: entry.kind,
-            reserved: 0,
-        };
-        out.extend(entry.as_bytes());
+    for bank in plan.ram.iter() {
+        let (first, count) = (bank.start() >> PAGE_SHIFT, bank.size() >> PAGE_SHIFT);
+        hv.allocate_for_at(domain, Mfn(first), count)
+            .map_err(|_| format!("dom0: memory at {bank} is not free"))?;
+        map(bank, P2mType::RamRw)?;
     }
-    out.extend(command_line.as_bytes());
-    out.push(0);
-    out
+    for range in plan.firmware.iter() {
+        map(range, P2mType::MmioDirect)?;
+    }
+    Ok(())
 }

@@ -238,7 +238,7 @@ identity_level2:    .skip 4096
 
     .section .bss.boot_stack, "aw", @nobits
     .balign 16
-    .skip   32768
+    .skip   131072              // the xz decoder alone has 30 KiB of state
 boot_stack_top:
     .text
     "#,

@@ -3,7 +3,7 @@
 use xenolith_arch_common::{boot_memory, console::hand_over, set_source};
 use xenolith_core::{
     Hypervisor,
-    boot::{PhysRange, cmdline, memory::BootMemory},
+    boot::{PhysRange, RangeSet, cmdline, memory::BootMemory},
     memory::Place,
 };
 use xenolith_hal::{CpuId, HostPhys, PAGE_SIZE};
@@ -14,7 +14,7 @@ use super::{
     smp,
 };
 use crate::{
-    X86_64, acpi, apic, console, cpu, ioapic, machine,
+    X86_64, acpi::{self, Acpi}, apic, console, cpu, ioapic, machine,
     mm::{
         firmware,
         hyp::{self, FourLevels},
@@ -87,29 +87,46 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     }
 
     let root = boot.rsdp.or_else(|| acpi::find_root(&firmware::bytes));
-    let cpus = acpi::cpus(root.unwrap_or(0), &firmware::bytes)
+    let acpi = Acpi::read(root.unwrap_or(0), &firmware::bytes)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
-    apic::init(HostPhys(cpus.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    apic::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
     if let Err(error) = machine::find_virtualization() {
         log::warn!("{error}");
     }
     let boot_cpu = smp::join(hv, CpuId(0));
     timer::calibrate_apic();
-    smp::start_others(hv, &cpus.apic_ids, trampoline);
+    let apic_ids: alloc::vec::Vec<u32> = acpi.madt.cpus.iter().filter(|cpu| cpu.enabled).map(|cpu| cpu.id).collect();
+    smp::start_others(hv, &apic_ids, trampoline);
     log::info!(
         "{} CPUs, {} MiB of RAM",
         hv.sched.online_cpus().len(),
         hv.memory.table().frames() >> 8,
     );
-    ioapic::init(&[(IOAPIC, 0)]).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    machine::keep(HostPhys(IOAPIC));
-    machine::keep(HostPhys(cpus.local_apic));
-    dom0::build(hv, boot, &options, &ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let places: alloc::vec::Vec<(u64, u32)> = acpi
+        .madt
+        .ioapics
+        .iter()
+        .map(|ioapic| (ioapic.at.into(), ioapic.first))
+        .collect();
+    ioapic::init(&places).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let mut hidden = RangeSet::new();
+    let registers = places.iter().map(|place| place.0);
+    for at in registers.chain([acpi.madt.local_apic]).chain(acpi.hpet) {
+        machine::keep(HostPhys(at));
+        hidden.insert(PhysRange::between(at, at + PAGE_SIZE as u64));
+    }
+    let free = ram.free();
+    let machine = dom0::Machine {
+        boot,
+        options: &options,
+        acpi: &acpi,
+        own: &[image, own.range].into_iter().collect(),
+        hidden: &hidden,
+        cpus: hv.sched.online_cpus().len(),
+    };
+    dom0::build(hv, &machine, free).unwrap_or_else(|e| refuse(format_args!("{e}")));
     smp::run(boot_cpu)
 }
-
-/// Where a PC's first I/O interrupt controller is.
-const IOAPIC: u64 = 0xfec0_0000;
 
 /// RAM as the loader's map tells it: where entries overlap, what is not RAM wins.
 fn memory(boot: &BootInfo<'_>) -> BootMemory {

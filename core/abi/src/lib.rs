@@ -16,6 +16,7 @@ mod macros;
 pub mod arm;
 pub mod console;
 pub mod domctl;
+pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
 pub mod grant_table;

@@ -232,6 +232,13 @@ pub(super) mod tests {
         out
     }
 
+    /// CRC-32 of `data`.
+    pub(in crate::boot) fn checksum(data: &[u8]) -> u32 {
+        let mut crc = Crc::new();
+        crc.add(data);
+        crc.value()
+    }
+
     fn unpacked(file: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
         let mut out = Vec::new();
         let mut sink = |bytes: &[u8]| {

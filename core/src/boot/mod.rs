@@ -5,8 +5,11 @@
 //! [`cmdline::parse`], [`memory::BootMemory`], [`image::Kernel::parse`], [`placement::plan_dom0`]. Input is hostile:
 //! every failure is a value whose `Display` is one line that names what is wrong and what to do.
 
+pub mod bzimage;
 pub mod cmdline;
 pub mod console;
+pub mod decompress;
+pub mod elf;
 pub mod fdt;
 pub mod gzip;
 pub mod image;
