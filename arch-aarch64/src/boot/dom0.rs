@@ -130,10 +130,14 @@ fn own_memory(
     domain: &DomainRef<Aarch64>,
     plan: &DomainPlan,
 ) -> Result<(), String> {
+    // All of it before the first table is made, whose frame may come from anywhere.
     for bank in &plan.banks {
         let (first, count) = frames(bank.guest);
         hv.allocate_for_at(domain, Mfn(first), count)
             .map_err(|_| format!("dom0: memory at {} is not free", bank.guest))?;
+    }
+    for bank in &plan.banks {
+        let (first, count) = frames(bank.guest);
         domain
             .p2m
             .map(

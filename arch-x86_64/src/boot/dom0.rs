@@ -206,10 +206,13 @@ fn take_memory(
             .map(Gfn(first), Mfn(first), count, kind, &tables)
             .map_err(|e| format!("dom0: {range} cannot be mapped: {e:?}"))
     };
+    // All of it before the first table is made, whose frame may come from anywhere.
     for bank in plan.ram.iter() {
         let (first, count) = (bank.start() >> PAGE_SHIFT, bank.size() >> PAGE_SHIFT);
         hv.allocate_for_at(domain, Mfn(first), count)
             .map_err(|_| format!("dom0: memory at {bank} is not free"))?;
+    }
+    for bank in plan.ram.iter() {
         map(bank, P2mType::RamRw)?;
     }
     for range in plan.firmware.iter() {
