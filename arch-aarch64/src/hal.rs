@@ -148,7 +148,12 @@ impl Hal for Aarch64 {
             .has_deliverable(hw, is_loaded_here(vcpu)))
     }
 
-    fn virtual_timer_fired(&self, domain: &ArchDomain, vcpu: &ArchVcpu, timer: ArchTimer) {
+    fn virtual_timer_fired(
+        &self,
+        domain: &ArchDomain,
+        vcpu: &ArchVcpu,
+        timer: ArchTimer,
+    ) -> Option<Nanos> {
         match timer {
             // The virtual timer of a vCPU that is on no CPU: once it is loaded, the hardware raises the interrupt.
             ArchTimer::A => {}
@@ -158,6 +163,7 @@ impl Hal for Aarch64 {
                     .set_line(vcpu.index, domain.physical_timer_ppi, true, |_| {})
             }
         }
+        None
     }
 
     fn enable_upcalls(&self, _: &ArchDomain, vcpu: &ArchVcpu) {

@@ -31,7 +31,12 @@ impl Hal for X86_64 {
     const VCPU_OP_COMPLETE: bool = true;
     const GUEST_VECTORS: bool = true;
     const PLATFORM_SLEEP: bool = true;
-    const SHARED_INFO: SharedInfoLayout = xenolith_abi::x86_64::SHARED_INFO;
+    const SHARED_INFO: SharedInfoLayout = {
+        let mut layout = xenolith_abi::x86_64::SHARED_INFO;
+        // A guest in hardware virtualization masks upcalls by its CPU's interrupt flag; the byte is for PV.
+        layout.vcpu.has_upcall_mask = false;
+        layout
+    };
     const CAPABILITIES: &'static str = "hvm-3.0-x86_64 ";
     const FEATURES: Features = Features::HVM_CALLBACK_VECTOR
         .union(Features::HVM_SAFE_PVCLOCK)
@@ -61,6 +66,10 @@ impl Hal for X86_64 {
 
     fn set_timer(&self, deadline: Option<Nanos>) {
         timer::set(deadline);
+    }
+
+    fn boot_wallclock(&self) -> Nanos {
+        timer::boot_wallclock()
     }
 
     #[inline]
@@ -123,8 +132,8 @@ impl Hal for X86_64 {
         linear::copy_to(vcpu, p2m, to, buf)
     }
 
-    fn raise_upcall(&self, domain: &ArchDomain, vcpu: &ArchVcpu) {
-        interrupts::raise_upcall(domain, vcpu);
+    fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
+        interrupts::raise_upcall(vcpu);
     }
 
     fn has_deliverable_interrupt(
@@ -136,8 +145,13 @@ impl Hal for X86_64 {
         interrupts::has_deliverable(domain, vcpu, upcall)
     }
 
-    fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) {
-        interrupts::timer_fired(self, vcpu);
+    fn virtual_timer_fired(
+        &self,
+        _: &ArchDomain,
+        vcpu: &ArchVcpu,
+        _: ArchTimer,
+    ) -> Option<Nanos> {
+        interrupts::timer_fired(self, vcpu)
     }
 
     fn guest_phys(
@@ -159,6 +173,8 @@ impl Hal for X86_64 {
         let usable = vector >= FIRST;
         if usable {
             vcpu.upcall_vector.store(vector, Relaxed);
+            // What became pending before is told now.
+            vcpu.lapic.latch(vector);
         }
         usable
     }

@@ -129,6 +129,65 @@ pub fn kilohertz() -> u64 {
     (1_000_000u64 << 32) / NANOS_PER_TICK.load(Relaxed).max(1)
 }
 
+static BOOT_WALLCLOCK: AtomicU64 = AtomicU64::new(0);
+
+/// Reads the machine's clock (MC146818 data sheet; the century is taken to be this one), so that the time of day at time
+/// zero is known.
+pub fn read_clock() {
+    const STATUS_A: u8 = 0xa;
+    const STATUS_B: u8 = 0xb;
+    const UPDATING: u8 = 1 << 7;
+    const BINARY: u8 = 1 << 2;
+    const HOURS_24: u8 = 1 << 1;
+    let read = |register: u8| {
+        // SAFETY: the index and data ports of the clock; reading changes nothing. No domain runs yet.
+        unsafe {
+            Port::<u8>::new(0x70).write(register);
+            Port::<u8>::new(0x71).read()
+        }
+    };
+    let sample = || [0u8, 2, 4, 7, 8, 9].map(&read);
+    // Twice alike, and not in the moment of an update.
+    let mut before = sample();
+    let settled = (0..1000).find_map(|_| {
+        let now = sample();
+        let same = now == before && read(STATUS_A) & UPDATING == 0;
+        before = now;
+        same.then_some(now)
+    });
+    let Some([seconds, minutes, hours, day, month, year]) = settled else {
+        return;
+    };
+    let mode = read(STATUS_B);
+    let number = |byte: u8| {
+        let value = if mode & BINARY != 0 { byte } else { (byte >> 4) * 10 + (byte & 0xf) };
+        i64::from(value)
+    };
+    let afternoon = mode & HOURS_24 == 0 && hours & 0x80 != 0;
+    let hour = match number(hours & 0x7f) {
+        12 if mode & HOURS_24 == 0 => 0,
+        hour => hour,
+    } + if afternoon { 12 } else { 0 };
+    let days = days_since_1970(2000 + number(year), number(month), number(day));
+    let at = ((days * 24 + hour) * 60 + number(minutes)) * 60 + number(seconds);
+    let nanos = at.unsigned_abs().saturating_mul(1_000_000_000);
+    BOOT_WALLCLOCK.store(nanos.saturating_sub(now().0), Relaxed);
+}
+
+/// Days from 1970 to a date of the Gregorian calendar, with the year counted from March so that leap days come last.
+const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let from_march = (153 * month + 2) / 5 + day - 1;
+    year * 365 + year / 4 - year / 100 + year / 400 + from_march - 719_468
+}
+
+const _: () = assert!(days_since_1970(1970, 1, 1) == 0 && days_since_1970(2024, 3, 1) == 19_783);
+
+/// The time of day at time zero, since 1970.
+pub fn boot_wallclock() -> Nanos {
+    Nanos(BOOT_WALLCLOCK.load(Relaxed))
+}
+
 /// Spins until `done` or for `span`; tells whether it was done.
 pub fn wait(span: Nanos, done: impl Fn() -> bool) -> bool {
     let end = now().plus(span);

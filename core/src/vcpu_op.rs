@@ -5,14 +5,13 @@ use core::sync::atomic::Ordering::SeqCst;
 use xenolith_abi::{vcpu as wire, vcpu::VcpuOp};
 use xenolith_hal::{Gfn, GuestVirt, Hal, Nanos};
 
-use crate::{Errno, VcpuId, VcpuRef, guest::Caller, timer::VcpuTimer};
+use crate::{Errno, VcpuId, VcpuRef, guest::Caller, hypercall::Rows, timer::VcpuTimer};
 
 /// The shortest period of the periodic timer, as in Xen.
 const SHORTEST_PERIOD: u64 = 1_000_000;
 
-/// Serves `vcpu_op`. `Initialise`, `SendNmi`, `GetPhysid` and the time area are the architecture's own: where it has them, it
-/// looks at the command before it calls this.
-pub fn vcpu_op<H: Hal>(
+/// Serves `vcpu_op`. `Initialise`, `SendNmi`, `GetPhysid` and the time area are the architecture's own ([`Rows::vcpu_op`]).
+pub fn vcpu_op<H: Hal, A: Rows<H>>(
     caller: Caller<'_, H>,
     cmd: u32,
     vcpu_id: u32,
@@ -28,11 +27,11 @@ pub fn vcpu_op<H: Hal>(
         // Where firmware calls start vCPUs and the CPU has a timer for guests, Xen knows nothing else.
         _ if !H::VCPU_OP_COMPLETE => Err(Errno::EINVAL),
         Err(errno) => Err(errno),
-        Ok(op) => complete(caller, op, &vcpu, arg),
+        Ok(op) => complete::<H, A>(caller, op, &vcpu, arg),
     }
 }
 
-fn complete<H: Hal>(
+fn complete<H: Hal, A: Rows<H>>(
     caller: Caller<'_, H>,
     op: VcpuOp,
     vcpu: &VcpuRef<H>,
@@ -74,7 +73,7 @@ fn complete<H: Hal>(
             own(caller, vcpu)?;
             hv.cancel_timer(vcpu, VcpuTimer::Singleshot);
         }
-        _ => return Err(Errno::ENOSYS),
+        _ => return A::vcpu_op(caller, op, vcpu, arg),
     }
     Ok(0)
 }

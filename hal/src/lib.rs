@@ -158,9 +158,15 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// A timer that the implementor set through the core for a vCPU (a guest's own timer while its vCPU is not on a
     /// CPU, or an emulated one) has run out: the implementor makes the guest's timer interrupt pending. The core
-    /// notifies the vCPU afterwards.
-    fn virtual_timer_fired(&self, domain: &Self::Domain, vcpu: &Self::Vcpu, timer: ArchTimer) {
+    /// notifies the vCPU afterwards, and sets the timer again if the implementor says when.
+    fn virtual_timer_fired(
+        &self,
+        domain: &Self::Domain,
+        vcpu: &Self::Vcpu,
+        timer: ArchTimer,
+    ) -> Option<Nanos> {
         let _ = (domain, vcpu, timer);
+        None
     }
 
     /// Lets the current vCPU take event upcalls again, where masking them is a matter of the architecture's registers

@@ -19,7 +19,7 @@ use crate::{
         firmware,
         hyp::{self, FourLevels},
     },
-    timer,
+    power, timer,
 };
 
 /// Memory below this is firmware's and real mode's, and not used otherwise.
@@ -89,6 +89,8 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     let root = boot.rsdp.or_else(|| acpi::find_root(&firmware::bytes));
     let acpi = Acpi::read(root.unwrap_or(0), &firmware::bytes)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    power::init(&acpi);
+    timer::read_clock();
     apic::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
     if let Err(error) = machine::find_virtualization() {
         log::warn!("{error}");

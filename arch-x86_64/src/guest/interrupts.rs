@@ -22,7 +22,8 @@ pub fn before_entry<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     if arch.lapic.signals().is_pending() && !signals(cx) {
         return false;
     }
-    if arch.upcall.load(Relaxed) || arch.lapic.highest_requested() != 0 {
+    let upcall = arch.upcall.load(Relaxed) && cx.vcpu.domain().arch.callback().is_some();
+    if upcall || arch.lapic.highest_requested() != 0 {
         deliver(cx);
     } else if arch.window.get() {
         close_window(cx);
@@ -192,19 +193,19 @@ pub fn timer_fired(hal: &X86_64, vcpu: &ArchVcpu) -> Option<Nanos> {
     vcpu.lapic.timer_fired(hal.now())
 }
 
-/// An event channel became pending.
-pub fn raise_upcall(domain: &ArchDomain, vcpu: &ArchVcpu) {
+/// An event channel became pending. The vCPU's own vector comes through its APIC, once; the domain's past it, for as long
+/// as the guest does not look. A guest may have both.
+pub fn raise_upcall(vcpu: &ArchVcpu) {
     let own = vcpu.upcall_vector.load(Relaxed);
     if own != 0 {
-        vcpu.lapic.accept(own, vlapic::Trigger::Edge);
-    } else if domain.callback().is_some() {
-        vcpu.upcall.store(true, SeqCst);
+        vcpu.lapic.latch(own);
     }
+    vcpu.upcall.store(true, SeqCst);
 }
 
 /// Whether a halted vCPU has an interrupt to go on with.
 pub fn has_deliverable(domain: &ArchDomain, vcpu: &ArchVcpu, upcall: bool) -> bool {
-    (upcall && domain.callback().is_some() && vcpu.upcall.load(SeqCst))
+    (upcall && domain.callback().is_some())
         || vcpu.lapic.signals().is_pending()
         || vcpu.lapic.deliverable().is_some()
 }

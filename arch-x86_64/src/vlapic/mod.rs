@@ -232,12 +232,20 @@ impl VLapic {
         self.request.insert(vector)
     }
 
+    /// An interrupt of the hypervisor's own, from any CPU: unlike a message it is not lost while the APIC is off, but waits
+    /// until it is on. True when it is newly pending.
+    pub fn latch(&self, vector: u8) -> bool {
+        self.level.remove(vector);
+        self.request.insert(vector)
+    }
+
     /// The highest requested vector that the priorities let through; the owner looks before each entry.
     #[must_use]
     #[inline]
     pub fn deliverable(&self) -> Option<u8> {
         let vector = self.request.highest();
-        (vector > self.processor_priority.load(Relaxed) | 0xf).then_some(vector)
+        let passes = vector > self.processor_priority.load(Relaxed) | 0xf;
+        (passes && self.accepting.load(Relaxed)).then_some(vector)
     }
 
     /// The highest requested vector, or 0: what a TPR threshold is made from.

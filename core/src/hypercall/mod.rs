@@ -17,10 +17,10 @@ pub(crate) mod rig;
 mod tools;
 mod version;
 
-use xenolith_abi::Nr;
+use xenolith_abi::{Nr, vcpu::VcpuOp};
 use xenolith_hal::{GuestVirt, Hal};
 
-use crate::{Errno, guest::Caller};
+use crate::{Errno, VcpuRef, guest::Caller};
 
 pub use access::{Control, Privilege};
 
@@ -103,6 +103,18 @@ pub trait Rows<H: Hal> {
         let _ = (caller, cmd, arg);
         Err(Errno::ENOSYS)
     }
+
+    /// Serves those of `vcpu_op` that touch a vCPU's registers: `Initialise`, `SendNmi` and their like. Called only where
+    /// [`Hal::VCPU_OP_COMPLETE`] says so.
+    fn vcpu_op(
+        caller: Caller<'_, H>,
+        op: VcpuOp,
+        vcpu: &VcpuRef<H>,
+        arg: GuestVirt,
+    ) -> Result<i64, Errno> {
+        let _ = (caller, op, vcpu, arg);
+        Err(Errno::ENOSYS)
+    }
 }
 
 /// No hypercalls beyond the common ones.
@@ -178,7 +190,7 @@ hypercalls! {
     ConsoleIo(cmd: u32, count: u32, buffer: GuestVirt) Everybody => console_io::console_io;
     GrantTableOp(cmd: u64, arg: GuestVirt, count: u64) Everybody => others::grant_table_op;
     VmAssist(cmd: u32, kind: u32) Everybody => assist::vm_assist;
-    VcpuOp(cmd: u32, vcpu: u32, arg: GuestVirt) Everybody => others::vcpu_op;
+    VcpuOp(cmd: u32, vcpu: u32, arg: GuestVirt) Everybody => others::vcpu_op::<H, A>;
     XsmOp(op: GuestVirt) Everybody => absent::xsm_op;
     SchedOp(cmd: u32, arg: GuestVirt) Everybody => others::sched_op;
     EventChannelOp(cmd: u64, arg: GuestVirt) Everybody => others::event_channel_op;

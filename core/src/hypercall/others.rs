@@ -3,7 +3,7 @@
 use xenolith_abi::virq::Virq;
 use xenolith_hal::{GuestVirt, Hal};
 
-use super::Outcome;
+use super::{Outcome, Rows};
 use crate::{DomainRef, Errno, Hypervisor, guest::Caller};
 
 /// `memory_op`.
@@ -25,13 +25,13 @@ pub fn grant_table_op<H: Hal>(
 
 /// `vcpu_op`.
 #[inline(never)]
-pub fn vcpu_op<H: Hal>(
+pub fn vcpu_op<H: Hal, A: Rows<H>>(
     caller: Caller<'_, H>,
     cmd: u32,
     vcpu: u32,
     arg: GuestVirt,
 ) -> Result<i64, Errno> {
-    crate::vcpu_op::vcpu_op(caller, cmd, vcpu, arg)
+    crate::vcpu_op::vcpu_op::<H, A>(caller, cmd, vcpu, arg)
 }
 
 /// `sched_op`.

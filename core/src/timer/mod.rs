@@ -360,8 +360,12 @@ impl<H: Hal> Hypervisor<H> {
             }
             VcpuTimer::Poll => self.poll_timed_out(vcpu),
             VcpuTimer::Arch(timer) => {
-                self.hal
+                let next = self
+                    .hal
                     .virtual_timer_fired(&vcpu.domain().arch, &vcpu.arch, timer);
+                if let Some(next) = next {
+                    self.set_timer(vcpu, entry.which, next);
+                }
                 self.notify(vcpu);
             }
             VcpuTimer::Watchdog(_) => self.watchdog_expired(vcpu),

@@ -282,8 +282,14 @@ impl Hal for Sim {
         upcall || vcpu.interrupt_pending()
     }
 
-    fn virtual_timer_fired(&self, _domain: &SimDomain, vcpu: &SimVcpu, _timer: ArchTimer) {
+    fn virtual_timer_fired(
+        &self,
+        _domain: &SimDomain,
+        vcpu: &SimVcpu,
+        _timer: ArchTimer,
+    ) -> Option<Nanos> {
         vcpu.set_interrupt(true);
+        None
     }
 
     fn guest_phys(
