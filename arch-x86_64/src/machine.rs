@@ -6,7 +6,8 @@ use core::{
 };
 
 use spin::Once;
-use xenolith_hal::{HostPhys, Mfn};
+use xenolith_core::boot::{PhysRange, RangeSet};
+use xenolith_hal::{HostPhys, Mfn, PAGE_SIZE};
 
 use crate::{guest::paging::PagingLimits, svm::cpu::Features};
 
@@ -25,6 +26,19 @@ pub fn paging_limits() -> PagingLimits {
             gigabyte_pages: features.edx & 1 << 26 != 0,
         }
     })
+}
+
+static RAM: Once<RangeSet> = Once::new();
+
+/// Tells which memory the machine has, the hypervisor's own included.
+pub fn set_ram(ram: RangeSet) {
+    RAM.call_once(|| ram);
+}
+
+/// Whether a frame is, even in part, memory of the machine.
+pub fn is_memory(mfn: Mfn) -> bool {
+    let frame = PhysRange::between(mfn.base().0, mfn.base().0 + PAGE_SIZE as u64);
+    RAM.get().is_none_or(|ram| ram.overlaps(&frame))
 }
 
 /// Most places of registers that the hypervisor keeps to itself.

@@ -117,6 +117,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         machine::keep(HostPhys(at));
         hidden.insert(PhysRange::between(at, at + PAGE_SIZE as u64));
     }
+    machine::set_ram(ram.ram.clone());
     let free = ram.free();
     let machine = dom0::Machine {
         boot,

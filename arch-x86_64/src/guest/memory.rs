@@ -1,6 +1,5 @@
 //! Accesses that the second-level tables stopped: emulated registers, devices mapped on demand, nothing at all.
 
-use xenolith_arch_common::is_ram;
 use xenolith_hal::{GuestPhys, Mfn, P2m, P2mType};
 
 use super::{
@@ -8,7 +7,10 @@ use super::{
     hardware::{Event, Hardware, MemoryFault},
     ioapic, mmio,
 };
-use crate::vlapic::{DEFAULT_ADDRESS, Mode};
+use crate::{
+    machine,
+    vlapic::{DEFAULT_ADDRESS, Mode},
+};
 
 const PAGE: u64 = 0xfff;
 
@@ -43,8 +45,8 @@ fn map_device<H: Hardware>(cx: &Context<'_, H>, gpa: GuestPhys) -> bool {
     let gfn = gpa.frame();
     let mfn = Mfn(gfn.0);
     if !domain.arch.owns_devices
-        || is_ram(mfn)
-        || crate::machine::is_kept(mfn)
+        || machine::is_memory(mfn)
+        || machine::is_kept(mfn)
         || gfn >= domain.p2m.limit()
     {
         return false;

@@ -15,6 +15,10 @@ const NMI: u32 = 1 << 10;
 /// The vCPU has taken an INIT (or was made so) and waits for a start-up message.
 const WAITING: u32 = 1 << 11;
 
+/// Nothing has run on the vCPU since it was reset: another INIT changes nothing, and what its APIC was given since then
+/// stays.
+const FRESH: u32 = 1 << 12;
+
 /// The word.
 pub struct Signals(AtomicU32);
 
@@ -30,13 +34,17 @@ pub struct Pending {
 }
 
 impl Signals {
+    const fn initial(waiting: bool) -> u32 {
+        if waiting { WAITING | FRESH } else { 0 }
+    }
+
     /// The boot vCPU runs; the others wait for their start-up message.
     pub(super) const fn new(waiting: bool) -> Self {
-        Self(AtomicU32::new(if waiting { WAITING } else { 0 }))
+        Self(AtomicU32::new(Self::initial(waiting)))
     }
 
     pub(super) fn reset(&self, waiting: bool) {
-        self.0.store(if waiting { WAITING } else { 0 }, SeqCst);
+        self.0.store(Self::initial(waiting), SeqCst);
     }
 
     fn change(&self, change: impl Fn(u32) -> Option<u32>) -> bool {
@@ -48,9 +56,13 @@ impl Signals {
         self.0.fetch_or(NMI, SeqCst) & NMI == 0
     }
 
-    /// An INIT: takes back what was waiting.
+    /// An INIT: takes back what was waiting. Nothing to do for a vCPU that has not run since its last reset.
     pub fn post_init(&self) -> bool {
-        self.change(|word| (word != INIT).then_some(INIT))
+        self.change(|word| match word {
+            INIT => None,
+            _ if word & FRESH != 0 => (word & START != 0).then_some(WAITING | FRESH),
+            _ => Some(INIT),
+        })
     }
 
     /// A start-up at a page; false when the vCPU does not wait for one.
@@ -77,7 +89,7 @@ impl Signals {
     /// The vCPU has been started by other means than a message (a hypercall, the domain builder).
     pub fn started(&self) {
         self.0
-            .fetch_and(!(WAITING | START | INIT | START_PAGE), SeqCst);
+            .fetch_and(!(WAITING | FRESH | START | INIT | START_PAGE), SeqCst);
     }
 
     /// The vCPU has been taken offline by other means than a message.
@@ -91,7 +103,7 @@ impl Signals {
             if word & START != 0 {
                 0
             } else if word & (INIT | WAITING) != 0 {
-                WAITING | word & NMI
+                WAITING | FRESH | word & NMI
             } else {
                 0
             }
