@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order,
     SharedInfoLayout,
 };
 
@@ -177,6 +177,10 @@ impl Hal for X86_64 {
             vcpu.lapic.latch(vector);
         }
         usable
+    }
+
+    fn memory_map<'d>(&self, domain: &'d ArchDomain) -> Option<&'d [E820Entry]> {
+        Some(&domain.memory_map)
     }
 
     fn release_domain(&self, domain: &ArchDomain) {

@@ -20,7 +20,7 @@ pub use addr::{Gfn, GuestPhys, GuestVirt, HostPhys, Mfn, Order, PAGE_MASK, PAGE_
 pub use cpu::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS};
 pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
 pub use time::{ArchTimer, Nanos};
-pub use xenolith_abi::{shared_info::SharedInfoLayout, version::Features};
+pub use xenolith_abi::{memory::E820Entry, shared_info::SharedInfoLayout, version::Features};
 
 /// A guest address could not be read or written: not mapped, not permitted, or not memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,13 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn set_upcall_vector(&self, vcpu: &Self::Vcpu, vector: u8) -> bool {
         let _ = (vcpu, vector);
         false
+    }
+
+    /// The memory map that a domain booted with, for guests that ask for it (`XENMEM_memory_map`); `None` where guests are
+    /// told by a device tree.
+    fn memory_map<'d>(&self, domain: &'d Self::Domain) -> Option<&'d [E820Entry]> {
+        let _ = domain;
+        None
     }
 
     /// Called after a vCPU of the domain was told to go (shutdown, crash, destroy): the implementor drops what the

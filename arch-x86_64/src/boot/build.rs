@@ -4,7 +4,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use xenolith_core::{DomId, DomainRef, Hypervisor, VcpuId, VcpuRef, domain::DomainConfig};
 use xenolith_hal::{
-    Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
+    E820Entry, Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
     sync::{Mutex, Rank},
 };
 
@@ -14,6 +14,7 @@ use crate::{
     guest::{
         fpu::{self, FpuContext},
         hardware::{Hardware, Segment, SegmentName},
+        pci::ConfigPorts,
         port,
         vcpu::{ArchDomain, ArchVcpu, HwVcpu},
     },
@@ -32,6 +33,7 @@ pub(super) struct Shape {
     pub(super) privileged: bool,
     pub(super) max_frames: u64,
     pub(super) direct_map: bool,
+    pub(super) memory_map: Vec<E820Entry>,
 }
 
 fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -98,6 +100,8 @@ pub(super) fn create(
         tsc_offset: 0,
         ports,
         owns_devices: shape.privileged,
+        pci: shape.privileged.then(ConfigPorts::default),
+        memory_map: shape.memory_map.clone(),
         policy,
         msrs,
         ioapic: Some(Mutex::new(

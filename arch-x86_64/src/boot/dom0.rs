@@ -12,7 +12,7 @@ use xenolith_core::{
         elf::Elf,
     },
 };
-use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{E820Entry, Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{
     build::{self, Shape},
@@ -23,7 +23,7 @@ use crate::{
     acpi::Acpi,
     domain_build::{
         acpi_tables,
-        memory_map::{self, Plan, Request},
+        memory_map::{self, GuestEntry, Plan, Request},
         start_info,
     },
     irq,
@@ -144,6 +144,7 @@ pub(super) fn build(
         privileged: true,
         max_frames: (plan.ram.size() >> PAGE_SHIFT) + OVERHEAD,
         direct_map: true,
+        memory_map: plan.map.iter().map(e820).collect(),
     };
     let domain = build::create(hv, &shape)?;
     for step in &plan.moves {
@@ -175,6 +176,14 @@ pub(super) fn build(
         plan.start_info.start()
     );
     build::start(hv, &domain, entry, plan.start_info.start())
+}
+
+fn e820(entry: &GuestEntry) -> E820Entry {
+    E820Entry {
+        addr: entry.range.start(),
+        size: entry.range.size(),
+        kind: entry.kind.number(),
+    }
 }
 
 /// Gives the allocator all RAM but the hypervisor's own, and dom0 what is planned for it.

@@ -1,7 +1,7 @@
 //! What a guest wants when it stops, and who gives it.
 
 use xenolith_core::{
-    Hypervisor, VcpuRef,
+    Errno, Hypervisor, VcpuRef,
     guest::Caller,
     hypercall::{self, Outcome},
 };
@@ -155,13 +155,14 @@ fn halt<H: Hardware>(cx: &mut Context<'_, H>) {
 
 #[inline(always)]
 fn hypercall<H: Hardware>(cx: &mut Context<'_, H>) {
-    // Kernels call; in real mode there is nothing to call with.
-    if cx.hw.cpl() != 0 || cx.hw.cr0() & 1 == 0 {
-        return cx.raise(Event::UNDEFINED);
-    }
     let Some(length) = instruction::length(cx, instruction::Kind::Hypercall) else {
         return;
     };
+    // Kernels call; their programs may not, and in real mode there is nothing to call with.
+    if cx.hw.cpl() != 0 || cx.hw.cr0() & 1 == 0 {
+        cx.regs.rax = Errno::EPERM.neg() as i64 as u64;
+        return cx.skip(length);
+    }
     let caller = Caller {
         hv: cx.hv(),
         vcpu: cx.vcpu,
@@ -181,7 +182,7 @@ fn hypercall<H: Hardware>(cx: &mut Context<'_, H>) {
         }
     } else {
         // Wire structures of 32-bit callers have another layout, which nothing here reads yet.
-        cx.regs.rax = xenolith_core::Errno::ENOSYS.neg() as u64 & 0xffff_ffff;
+        cx.regs.rax = Errno::ENOSYS.neg() as u64 & 0xffff_ffff;
         cx.skip(length);
     }
 }

@@ -31,6 +31,8 @@ pub mod mmio;
 #[cfg(target_os = "none")]
 pub mod msr;
 #[cfg(target_os = "none")]
+pub mod pci;
+#[cfg(target_os = "none")]
 pub mod physdev;
 #[cfg(target_os = "none")]
 pub mod port;

@@ -6,9 +6,11 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
-use xenolith_hal::{HostPhys, sync::Mutex};
+use alloc::vec::Vec;
 
-use super::{fpu::FpuContext, regs::GuestRegs};
+use xenolith_hal::{E820Entry, HostPhys, sync::Mutex};
+
+use super::{fpu::FpuContext, pci::ConfigPorts, regs::GuestRegs};
 use crate::{
     cpuid::Policy,
     msr::{MsrPolicy, MsrState},
@@ -149,6 +151,10 @@ pub struct ArchDomain {
     pub ports: Option<HostPhys>,
     /// The domain owns the machine's devices: what is no memory of anybody is a device's.
     pub owns_devices: bool,
+    /// Configuration space of PCI, for the domain that owns the devices.
+    pub pci: Option<ConfigPorts>,
+    /// Its memory map in the E820 form of the BIOS, for `memory_op`.
+    pub memory_map: Vec<E820Entry>,
     /// What CPUID says.
     pub policy: Policy,
     /// What MSRs say.

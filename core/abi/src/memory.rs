@@ -251,6 +251,18 @@ pub struct MemoryMap {
     pub buffer: GuestHandle<u8>,
 }
 
+/// One entry of a memory map in the E820 format of the PC BIOS: 20 bytes, without padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, packed)]
+pub struct E820Entry {
+    /// First byte.
+    pub addr: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// 1: RAM, 2: reserved, 3: ACPI tables, 4: ACPI NVS, 5: unusable.
+    pub kind: u32,
+}
+
 /// Argument of [`MemoryOp::SetMemoryMap`] (`xen_foreign_memory_map`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

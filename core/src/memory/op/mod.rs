@@ -36,6 +36,7 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::AddToPhysmap => call.add_to_physmap().into(),
         // From here on a call is never continued.
         MemoryOp::MaximumRamPage
+        | MemoryOp::MemoryMap
         | MemoryOp::CurrentReservation
         | MemoryOp::MaximumReservation
         | MemoryOp::MaximumGpfn
@@ -52,6 +53,7 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::CurrentReservation | MemoryOp::MaximumReservation | MemoryOp::MaximumGpfn => {
             call.ask(op).into()
         }
+        MemoryOp::MemoryMap => call.memory_map().into(),
         MemoryOp::RemoveFromPhysmap => call.remove_from_physmap().into(),
         MemoryOp::Exchange => call.exchange().into(),
         MemoryOp::ClaimPages => call.claim_pages().into(),

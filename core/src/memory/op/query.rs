@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_abi::memory::{
-    MemoryDomain, MemoryOp, RDM_ALL, ReservedDeviceMemoryMap, VnumaTopologyInfo,
+    MemoryDomain, MemoryMap, MemoryOp, RDM_ALL, ReservedDeviceMemoryMap, VnumaTopologyInfo,
 };
-use xenolith_hal::{Gfn, Hal, P2m};
+use xenolith_hal::{Gfn, GuestVirt, Hal, P2m};
 
 use super::Call;
 use crate::{Domain, Errno};
@@ -21,6 +21,21 @@ impl<H: Hal> Call<'_, H> {
             _ => highest_mapped(&domain),
         };
         Ok(i64::try_from(frames).unwrap_or(i64::MAX))
+    }
+
+    /// `XENMEM_memory_map`: as many entries as the caller has room for.
+    pub(super) fn memory_map(&self) -> Result<i64, Errno> {
+        let hal = &self.caller.hv.hal;
+        let domain = self.caller.domain();
+        let map = hal.memory_map(&domain.arch).ok_or(Errno::ENOSYS)?;
+        let mut asked = self.caller.read::<MemoryMap>(self.arg)?;
+        asked.nr_entries = asked.nr_entries.min(map.len() as u32);
+        let buffer = GuestVirt(asked.buffer.address());
+        for (entry, at) in map.iter().zip(0..u64::from(asked.nr_entries)) {
+            self.caller.write_at(buffer, at, entry)?;
+        }
+        self.caller.write(self.arg, &asked)?;
+        Ok(0)
     }
 
     /// `XENMEM_get_vnumainfo`: no domain has a virtual topology.
