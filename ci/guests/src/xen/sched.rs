@@ -49,8 +49,9 @@ pub fn poll(ports: &[u32], timeout: u64) -> i64 {
 /// Ends the domain as powered off.
 pub fn power_off() -> ! {
     let mut reason: u32 = 0;
+    arch::irq_off();
     loop {
         call(nr::SCHED_OP, op::SHUTDOWN, &mut reason);
-        arch::wait();
+        arch::wait_and_take();
     }
 }

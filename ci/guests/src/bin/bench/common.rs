@@ -2,7 +2,7 @@
 
 use xenolith_guests::arch::{self, hypercall};
 use xenolith_guests::buffer::Page;
-use xenolith_guests::xen::{SELF, call, event, grant, nr, own_domain, sched, shared};
+use xenolith_guests::xen::{SELF, call, event, grant, memory, nr, own_domain, sched, shared};
 
 use xenolith_guests::report::value;
 
@@ -130,6 +130,11 @@ fn grants() {
         grant::one(grant::op::UNMAP, &mut unmap);
     });
     value("grant_map_status", i64::from(map.status));
+    let mut frames = [Page::take().frame()];
+    time("decrease_populate", || {
+        memory::reservation(memory::op::DECREASE_RESERVATION, &mut frames, 0);
+        memory::reservation(memory::op::POPULATE_PHYSMAP, &mut frames, 0);
+    });
     time("query_grant_size", || {
         #[repr(C)]
         struct Query(u16, u32, u32, i16);

@@ -33,6 +33,8 @@ const KNOWN: [u64; 16] = [
     nr::XSM_OP,
 ];
 const SCHED_OP_COMPAT: u64 = 6;
+const VCPU_DOWN: u64 = 2;
+const VCPU_IS_UP: u64 = 3;
 const ENTRY_WORDS: u64 = 8;
 const MOST_ENTRIES: u64 = 8;
 
@@ -119,6 +121,9 @@ fn confine(call: &mut Call, words: &mut Words) {
             }
         }
         nr::VCPU_OP => {
+            if call.args[0] & 0xffff_ffff == VCPU_DOWN {
+                call.args[0] = VCPU_IS_UP;
+            }
             call.args[1] = if words.once_in(4) {
                 words.word()
             } else {
