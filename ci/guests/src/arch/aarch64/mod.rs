@@ -28,6 +28,8 @@ pub const MEMORY_MAP_ANSWER: i64 = crate::xen::errno::ENOSYS;
 pub const SHARED_PENDING: u64 = 48;
 /// Whether `VCPUOP_down` takes a vCPU down, and so ends a domain that has no other.
 pub const HAS_VCPU_DOWN: bool = false;
+/// Whether a domain that maps its own grant may find its page moved there and gone from where it was.
+pub const OWN_GRANT_MOVES: bool = false;
 
 static EVENT_LINE: AtomicU32 = AtomicU32::new(0);
 static GRANT_WINDOW: AtomicU64 = AtomicU64::new(0);

@@ -22,7 +22,7 @@ pub use gate::{hypercall, hypercall_by_page, hypercall_page, is_amd, leaves};
 pub use paging::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
 pub use start_info::command_line;
 pub use timer::{
-    has_deadline, now, on_timer, ticks_per_second, timer_at, timer_every, timer_off,
+    apic_hertz, has_deadline, now, on_timer, ticks_per_second, timer_at, timer_every, timer_off,
 };
 pub use trap::{Fault, USER_RETURN, attempt, escape, exception, fault_of};
 
@@ -39,6 +39,9 @@ pub const MEMORY_MAP_ANSWER: i64 = 0;
 pub const SHARED_PENDING: u64 = 2048;
 /// Whether `VCPUOP_down` takes a vCPU down, and so ends a domain that has no other.
 pub const HAS_VCPU_DOWN: bool = true;
+/// Whether a domain that maps its own grant may find its page moved there and gone from where it was: Xen keeps one
+/// place for each frame of a translated domain here.
+pub const OWN_GRANT_MOVES: bool = true;
 
 static GRANT_WINDOW: AtomicU64 = AtomicU64::new(0);
 static BY_CALLBACK: AtomicU32 = AtomicU32::new(0);
@@ -89,15 +92,16 @@ pub fn wait_and_take() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
-/// Blocks by the hypercall until this CPU's timer has fired, `ticks` from now. The timer goes on firing until then,
-/// since an interrupt may be taken just before the call and the call does not look back.
+/// Blocks by the hypercall until this CPU's timer has fired, `ticks` from now or a hundredth of a second. The timer
+/// goes on firing until then, since an interrupt may be taken just before the call and the call does not look back; it
+/// does so slowly enough for an emulator on a busy machine.
 pub fn block_for(ticks: u64) -> i64 {
     static FIRED: AtomicU64 = AtomicU64::new(0);
     let before = FIRED.load(Ordering::SeqCst);
     on_timer(|_| {
         FIRED.fetch_add(1, Ordering::SeqCst);
     });
-    timer_every(ticks);
+    timer_every(ticks.max(ticks_per_second() / 100));
     irq_on();
     let errno = sched::block();
     irq_off();
@@ -108,9 +112,11 @@ pub fn block_for(ticks: u64) -> i64 {
 
 /// Whether nothing is behind the mapped address: reads give ones and writes are dropped.
 pub fn is_nothing_at(address: u64) -> bool {
-    let before = read64(address);
+    if read64(address) != u64::MAX {
+        return false;
+    }
     write64(address, 0x5aa5);
-    before == u64::MAX && read64(address) == u64::MAX
+    read64(address) == u64::MAX
 }
 
 /// A mapped address with no RAM behind it.

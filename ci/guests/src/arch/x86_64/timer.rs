@@ -40,6 +40,11 @@ pub(super) fn pause(ticks: u64) {
     }
 }
 
+/// Frequency of the local APIC's timer, as measured.
+pub fn apic_hertz() -> u64 {
+    APIC_HERTZ.load(Ordering::Relaxed)
+}
+
 /// Whether the timer is armed by TSC deadline.
 pub fn has_deadline() -> bool {
     BY_DEADLINE.load(Ordering::Relaxed) != 0
@@ -76,14 +81,27 @@ pub(super) fn init_cpu() {
     apic::write(reg::LVT_TIMER, MASKED | u32::from(vector::TIMER));
     apic::write(reg::TIMER_DIVIDE, DIVIDE_BY_1);
     if APIC_HERTZ.load(Ordering::Relaxed) == 0 {
-        let start = now();
-        apic::write(reg::TIMER_INITIAL, u32::MAX);
-        pause(ticks_per_second() / 500);
-        let counted = u64::from(u32::MAX - apic::read(reg::TIMER_CURRENT));
-        let took = now() - start;
-        APIC_HERTZ.store(counted * ticks_per_second() / took, Ordering::Relaxed);
-        apic::write(reg::TIMER_INITIAL, 0);
+        APIC_HERTZ.store(measure(), Ordering::Relaxed);
     }
+}
+
+/// Frequency of the APIC's timer. An emulator may stand still between two instructions: of several measurements
+/// the one counts whose begin and end are known best.
+fn measure() -> u64 {
+    let mut best = (u64::MAX, 0);
+    for _ in 0..8 {
+        let before = now();
+        apic::write(reg::TIMER_INITIAL, u32::MAX);
+        let start = now();
+        pause(ticks_per_second() / 1000);
+        let end = now();
+        let counted = u64::from(u32::MAX - apic::read(reg::TIMER_CURRENT));
+        let after = now();
+        let doubt = start - before + after - end;
+        best = best.min((doubt, counted * ticks_per_second() / (after - start)));
+    }
+    apic::write(reg::TIMER_INITIAL, 0);
+    best.1
 }
 
 /// Has `handler` called on this CPU when its timer fires.

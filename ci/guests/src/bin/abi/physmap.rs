@@ -22,17 +22,13 @@ pub(crate) const CASES: &[Case] = &[
 
 fn shared_info() -> Outcome {
     let page = shared::page();
-    expect!(
-        add_to_physmap(space::SHARED_INFO, 0, page.frame()),
-        EBUSY,
-        "at its own place again"
-    );
     let other = Page::take();
-    expect!(
-        add_to_physmap(space::SHARED_INFO, 0, other.frame()),
-        EBUSY,
-        "at a second place"
-    );
+    // Xen moves it on x86 and refuses on ARM.
+    for (what, place) in [("own", page), ("second", other), ("first", page)] {
+        let errno = add_to_physmap(space::SHARED_INFO, 0, place.frame());
+        ensure!(matches!(errno, 0 | EBUSY), "{what} place: {errno}");
+        value(format_args!("physmap.shared_info_at_its_{what}_place"), errno);
+    }
     Ok(())
 }
 
