@@ -24,7 +24,7 @@ pub use start_info::command_line;
 pub use timer::{
     apic_hertz, has_deadline, now, on_timer, ticks_per_second, timer_at, timer_every, timer_off,
 };
-pub use trap::{Fault, USER_RETURN, attempt, escape, exception, fault_of};
+pub use trap::{Fault, attempt, escape, exception, fault_of};
 
 use crate::bootargs;
 use crate::xen::{hvm, sched, shared};

@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::xen::{call, memory, nr};
 use xenolith_abi::start_info::{HvmStartInfo, MAGIC, MemmapEntry};
 
 const GIB: u64 = 1 << 30;
@@ -42,12 +43,56 @@ pub fn command_line() -> &'static str {
     core::str::from_utf8(bytes).unwrap_or("")
 }
 
-/// The memory map.
+/// Entries of a memory map that a call is asked for.
+const MOST_ENTRIES: usize = 64;
+
+/// An entry as `XENMEM_memory_map` gives it.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub struct Range {
+    /// First byte.
+    pub addr: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: u32,
+}
+
+/// Asks by `XENMEM_memory_map`: how many entries there are, and the entries.
+pub fn asked_memory_map() -> (Result<usize, i64>, [Range; MOST_ENTRIES]) {
+    #[repr(C)]
+    struct Argument(u32, u64);
+    let mut ranges = [Range { addr: 0, size: 0, kind: 0 }; MOST_ENTRIES];
+    let mut argument = Argument(MOST_ENTRIES as u32, ranges.as_mut_ptr() as u64);
+    let count = match call(nr::MEMORY_OP, memory::op::MEMORY_MAP, &mut argument) {
+        0 => Ok(argument.0 as usize),
+        errno => Err(errno),
+    };
+    (count, ranges)
+}
+
+/// How many entries of a memory map the start info has.
+pub fn start_info_entries() -> u32 {
+    let info = start_info();
+    if info.version >= 1 { info.memmap_entries } else { 0 }
+}
+
+/// The memory map: that of the start info, or else what the hypervisor says when asked (Xen's dom0).
 pub fn memory_map() -> impl Iterator<Item = MemmapEntry> {
     let info = start_info();
-    let entries = if info.version >= 1 { info.memmap_entries } else { 0 };
-    (0..u64::from(entries))
-        .map_while(move |index| at(info.memmap_paddr + index * size_of::<MemmapEntry>() as u64))
+    let told = start_info_entries();
+    let (count, asked) = if told == 0 {
+        asked_memory_map()
+    } else {
+        (Ok(told as usize), [Range { addr: 0, size: 0, kind: 0 }; MOST_ENTRIES])
+    };
+    (0..count.unwrap_or(0)).map_while(move |index| {
+        if told != 0 {
+            return at(info.memmap_paddr + (index * size_of::<MemmapEntry>()) as u64);
+        }
+        let range = asked.get(index)?;
+        Some(MemmapEntry { addr: range.addr, size: range.size, kind: range.kind, ..MemmapEntry::default() })
+    })
 }
 
 /// The first whole GiB above 4 GiB in which the memory map has nothing.

@@ -66,19 +66,19 @@ unsafe extern "C" {
 }
 
 const STUB_BYTES: u64 = 16;
-const PRESENT_INTERRUPT: u64 = 0x8e;
-const TRAP_FOR_USERS: u64 = 0xee;
+const INTERRUPT: u64 = 0x8e;
+const INTERRUPT_FOR_USERS: u64 = 0xee;
 
 /// Fills the table with the runtime's vectors.
 pub(super) fn init() {
     for vector in 0..256 {
         let at = (&raw const guest_vectors) as u64 + vector * STUB_BYTES;
         let stack = u64::from(vector == exception::DOUBLE);
-        // User code may raise the breakpoint and the vector of its own way back.
-        let kind = if matches!(vector, exception::BREAKPOINT | USER_RETURN) {
-            TRAP_FOR_USERS
+        // User code comes back by a breakpoint.
+        let kind = if vector == exception::BREAKPOINT {
+            INTERRUPT_FOR_USERS
         } else {
-            PRESENT_INTERRUPT
+            INTERRUPT
         };
         let low = at & 0xffff
             | u64::from(selector::CODE) << 16
@@ -89,9 +89,6 @@ pub(super) fn init() {
         unsafe { (*IDT.0.get())[vector as usize] = [low, at >> 32] };
     }
 }
-
-/// The vector by which user code comes back.
-pub const USER_RETURN: u64 = 0x80;
 
 /// Loads the table on this CPU.
 pub(super) fn load() {
@@ -115,7 +112,7 @@ guest_vectors:
     .endif
     .byte   0x68                    // push imm32, sign-extended
     .long   number
-    .if     number < 32 || number == 0x80
+    .if     number < 32
     jmp     guest_exception
     .else
     jmp     guest_irq
@@ -297,6 +294,8 @@ extern "C" fn guest_exception_rust(frame: &mut Frame) {
         frame.cs = u64::from(selector::CODE);
         frame.ss = u64::from(selector::DATA);
         frame.rsp = (&raw const *frame) as u64;
+        // No single steps, alignment checks or backward strings: only whether interrupts are taken stays.
+        frame.rflags = frame.rflags & 0x200 | 2;
         return;
     }
     panic!(

@@ -23,7 +23,10 @@ fn memory_map() -> Outcome {
     let info = start_info::start_info();
     value("start_info.version", i64::from(info.version));
     value("start_info.flags", i64::from(info.flags.bits()));
-    ensure!(info.version >= 1 && info.memmap_entries > 0, "no memory map");
+    value("start_info.map_entries", i64::from(start_info::start_info_entries()));
+    ensure!(start_info::memory_map().count() > 0, "no memory map");
+    let (asked, _) = start_info::asked_memory_map();
+    value("start_info.asked_entries", asked.map_or_else(|errno| errno, |count| count as i64));
     let image = arch::image();
     let mut last = 0;
     let mut ram = 0;
