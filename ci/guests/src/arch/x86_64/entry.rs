@@ -66,14 +66,19 @@ guest_long_mode:
     .code64
     .global guest_entry64
 guest_entry64:
-    movl    $0x10, %eax
+    // A vCPU that starts here has no descriptor table yet, and a code segment without a selector.
+    movl    %esp, %esp
+    lgdt    GUEST_BOOT_GDTR
+    pushq   $0x08
+    pushq   $5f
+    lretq
+5:  movl    $0x10, %eax
     movl    %eax, %ds
     movl    %eax, %es
     movl    %eax, %ss
     xorl    %eax, %eax
     movl    %eax, %fs
     movl    %eax, %gs
-    movl    %esp, %esp
     movl    %ebp, %edi
     testl   %edi, %edi
     jnz     3f
