@@ -20,6 +20,7 @@ unsafe extern "C" {
     fn guest_gate_vmmcall();
     fn guest_gate_vmcall();
     fn guest_gate_page();
+    fn guest_call_32(number: u32, first: u32, second: u32, amd: u32) -> u32;
 }
 
 global_asm!(
@@ -43,6 +44,39 @@ guest_gate_page:
 2:  jmp     [rip + {instruction}]
 "#,
     instruction = sym INSTRUCTION,
+);
+
+global_asm!(
+    r#"
+    // From 32-bit code. edi: number, esi and edx: arguments, ecx: whether the CPU is AMD's.
+guest_call_32:
+    pushq   %rbx
+    pushq   %rbp
+    movl    %edi, %eax
+    movl    %esi, %ebx
+    movl    %ecx, %ebp
+    movl    %edx, %ecx
+    xorl    %edx, %edx
+    xorl    %esi, %esi
+    xorl    %edi, %edi
+    pushq   ${code}
+    pushq   $1f
+    lretq
+    .code32
+1:  testl   %ebp, %ebp
+    jz      2f
+    vmmcall
+    jmp     3f
+2:  vmcall
+3:  ljmpl   $0x08, $4f
+    .code64
+4:  movl    %esp, %esp
+    popq    %rbp
+    popq    %rbx
+    ret
+"#,
+    code = const super::cpu::selector::CODE_32,
+    options(att_syntax),
 );
 
 /// The gate that all calls go through.
@@ -115,4 +149,10 @@ pub fn hypercall(number: u64, args: [u64; 5]) -> i64 {
 /// The same by the hypercall page.
 pub fn hypercall_by_page(number: u64, args: [u64; 5]) -> i64 {
     through(page_gate(), number, args)
+}
+
+/// The same from 32-bit code, with two arguments as that passes them. Interrupts must be off.
+pub fn hypercall_from_32_bit_code(number: u32, first: u32, second: u32) -> i32 {
+    // SAFETY: code, stack and descriptor tables are below 4 GiB; what the call may write is what its arguments name.
+    unsafe { guest_call_32(number, first, second, u32::from(is_amd())) as i32 }
 }

@@ -53,15 +53,19 @@ fn main() {
         memory::CASES,
         physmap::CASES,
         sched::CASES,
+    ] {
+        report.cases(table);
+    }
+    for table in special::TABLES {
+        report.cases(table);
+    }
+    for table in [
         vcpu::CASES,
         hvm::CASES,
         multicall::CASES,
         bad_pointers::CASES,
         survey::CASES,
     ] {
-        report.cases(table);
-    }
-    for table in special::TABLES {
         report.cases(table);
     }
     report.cases(event_errors::LAST);

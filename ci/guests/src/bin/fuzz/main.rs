@@ -22,6 +22,9 @@ use xenolith_guests::{arch, bootargs, console, ensure, expect, guest};
 
 mod choice;
 mod words;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64.rs"]
+mod special;
 
 use words::Words;
 
@@ -36,6 +39,8 @@ fn main() {
     let mut report = Report::begin("fuzz");
     report.case("fuzz.lives_through_all_calls", all_calls);
     report.case("fuzz.hypervisor_still_answers", still_answers);
+    #[cfg(target_arch = "x86_64")]
+    report.cases(special::CASES);
     report.finish()
 }
 

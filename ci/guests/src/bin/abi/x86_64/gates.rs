@@ -7,7 +7,7 @@ use xenolith_guests::arch::{self, regs};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::report::value;
 use xenolith_guests::xen::errno::ENOSYS;
-use xenolith_guests::xen::nr;
+use xenolith_guests::xen::{SELF, call, event, memory, nr};
 use xenolith_guests::{ensure, expect};
 
 use crate::{Case, Outcome};
@@ -18,7 +18,8 @@ pub(crate) const CASES: &[Case] = &[
     ("gate.page_fills_whole_frames", fills),
     ("gate.page_refuses_what_is_no_frame", refuses),
     ("gate.keeps_other_registers", keeps_registers),
-    ("gate.high_halves_of_the_number_are_ignored", high_half),
+    ("gate.number_with_a_high_half", high_half),
+    ("gate.from_32_bit_code", from_32_bit_code),
 ];
 
 fn leaves() -> Outcome {
@@ -122,5 +123,36 @@ fn high_half() -> Outcome {
     let high = arch::hypercall(nr::XEN_VERSION | 1 << 32, [0; 5]);
     value("gate.number_with_high_bit", high);
     ensure!(high == plain || high == ENOSYS);
+    Ok(())
+}
+
+/// Structures have their 32-bit form there: longs and pointers are of 4 bytes.
+fn from_32_bit_code() -> Outcome {
+    arch::irq_off();
+    let page = Page::take();
+    let call_32 = |number: u64, first: u64, address: u64| {
+        i64::from(arch::hypercall_from_32_bit_code(number as u32, first as u32, address as u32))
+    };
+    expect!(call_32(nr::XEN_VERSION, 0, 0), arch::hypercall(nr::XEN_VERSION, [0; 5]), "version");
+    expect!(call_32(60, 0, 0), ENOSYS, "unknown");
+    page.write::<u16>(0, SELF);
+    expect!(
+        call_32(nr::MEMORY_OP, memory::op::CURRENT_RESERVATION, page.address()),
+        call(nr::MEMORY_OP, memory::op::CURRENT_RESERVATION, &mut { SELF }),
+        "reservation"
+    );
+    page.write::<[u16; 4]>(64, [SELF, SELF, 0, 0]);
+    expect!(call_32(nr::EVENT_CHANNEL_OP, event::op::ALLOC_UNBOUND, page.address() + 64), 0, "alloc_unbound");
+    expect!(event::close(page.read(68)), 0);
+    // xen_memory_reservation: extents, count, order, flags, domain; 32-bit frames.
+    let target = Page::take();
+    page.write::<u32>(256, target.frame() as u32);
+    page.write::<[u32; 5]>(128, [page.address() as u32 + 256, 1, 0, 0, u32::from(SELF)]);
+    let reservation = |operation: u64| call_32(nr::MEMORY_OP, operation, page.address() + 128);
+    expect!(reservation(memory::op::DECREASE_RESERVATION), 1, "decrease");
+    ensure!(arch::is_nothing_at(target.address()), "the page is still there");
+    expect!(reservation(memory::op::POPULATE_PHYSMAP), 1, "populate");
+    target.write::<u64>(0, 9);
+    expect!(target.read::<u64>(0), 9);
     Ok(())
 }
