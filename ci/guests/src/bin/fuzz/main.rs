@@ -10,7 +10,8 @@
 //!   or of nothing; no word, and no half of one, names the image or the 256 MiB below it.
 //!
 //! Left out (`choice`) are calls that by definition end the domain, block it for ever or rebuild the
-//! machine: shutdown in its three forms, taking the vCPU down, block, poll and watchdog (kept with bad pointers), and control calls that carry
+//! machine: shutdown in its three forms, taking the vCPU down, block, poll and watchdog,
+//! PCI devices that come and go (kept with bad pointers), and control calls that carry
 //! the right interface version. Console output is kept with bad pointers or no bytes.
 #![no_std]
 #![no_main]
