@@ -131,10 +131,7 @@ pub(super) fn prepare(index: usize) {
         (*descriptors).task[1] = kernel as u32;
         (*descriptors).task[2] = (kernel >> 32) as u32;
         let task = (&raw const (*descriptors).task) as u64;
-        let low = 103
-            | (task & 0xff_ffff) << 16
-            | 0x89 << 40
-            | (task >> 24 & 0xff) << 56;
+        let low = 103 | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56;
         (*descriptors).gdt = [
             0,
             0x00af_9b00_0000_ffff,

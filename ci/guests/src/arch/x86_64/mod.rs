@@ -109,7 +109,11 @@ pub fn block_for(ticks: u64) -> i64 {
     irq_off();
     timer_off();
     let fired = FIRED.load(Ordering::SeqCst) != before;
-    if errno == 0 && !fired { i64::MIN } else { errno }
+    if errno == 0 && !fired {
+        i64::MIN
+    } else {
+        errno
+    }
 }
 
 /// Whether nothing is behind the mapped address: reads give ones and writes are dropped.
@@ -189,10 +193,38 @@ macro_rules! mmio {
     };
 }
 
-mmio!(read8, write8, u8, reg_byte, "mov {0}, [{1}]", "mov [{1}], {0}");
-mmio!(read16, write16, u16, reg, "mov {0:x}, [{1}]", "mov [{1}], {0:x}");
-mmio!(read32, write32, u32, reg, "mov {0:e}, [{1}]", "mov [{1}], {0:e}");
-mmio!(read64, write64, u64, reg, "mov {0}, [{1}]", "mov [{1}], {0}");
+mmio!(
+    read8,
+    write8,
+    u8,
+    reg_byte,
+    "mov {0}, [{1}]",
+    "mov [{1}], {0}"
+);
+mmio!(
+    read16,
+    write16,
+    u16,
+    reg,
+    "mov {0:x}, [{1}]",
+    "mov [{1}], {0:x}"
+);
+mmio!(
+    read32,
+    write32,
+    u32,
+    reg,
+    "mov {0:e}, [{1}]",
+    "mov [{1}], {0:e}"
+);
+mmio!(
+    read64,
+    write64,
+    u64,
+    reg,
+    "mov {0}, [{1}]",
+    "mov [{1}], {0}"
+);
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_primary() -> ! {

@@ -1,7 +1,7 @@
 //! Instructions that no Rust function has: CPUID, model-specific and control registers, ports.
 
 use core::arch::asm;
-use core::arch::x86_64::{CpuidResult, __cpuid_count};
+use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 /// Model-specific registers that the runtime uses.
 #[allow(missing_docs)]

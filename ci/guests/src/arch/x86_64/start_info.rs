@@ -62,7 +62,11 @@ pub struct Range {
 pub fn asked_memory_map() -> (Result<usize, i64>, [Range; MOST_ENTRIES]) {
     #[repr(C)]
     struct Argument(u32, u64);
-    let mut ranges = [Range { addr: 0, size: 0, kind: 0 }; MOST_ENTRIES];
+    let mut ranges = [Range {
+        addr: 0,
+        size: 0,
+        kind: 0,
+    }; MOST_ENTRIES];
     let mut argument = Argument(MOST_ENTRIES as u32, ranges.as_mut_ptr() as u64);
     let count = match call(nr::MEMORY_OP, memory::op::MEMORY_MAP, &mut argument) {
         0 => Ok(argument.0 as usize),
@@ -74,7 +78,11 @@ pub fn asked_memory_map() -> (Result<usize, i64>, [Range; MOST_ENTRIES]) {
 /// How many entries of a memory map the start info has.
 pub fn start_info_entries() -> u32 {
     let info = start_info();
-    if info.version >= 1 { info.memmap_entries } else { 0 }
+    if info.version >= 1 {
+        info.memmap_entries
+    } else {
+        0
+    }
 }
 
 /// The memory map: that of the start info, or else what the hypervisor says when asked (Xen's dom0).
@@ -84,14 +92,26 @@ pub fn memory_map() -> impl Iterator<Item = MemmapEntry> {
     let (count, asked) = if told == 0 {
         asked_memory_map()
     } else {
-        (Ok(told as usize), [Range { addr: 0, size: 0, kind: 0 }; MOST_ENTRIES])
+        (
+            Ok(told as usize),
+            [Range {
+                addr: 0,
+                size: 0,
+                kind: 0,
+            }; MOST_ENTRIES],
+        )
     };
     (0..count.unwrap_or(0)).map_while(move |index| {
         if told != 0 {
             return at(info.memmap_paddr + (index * size_of::<MemmapEntry>()) as u64);
         }
         let range = asked.get(index)?;
-        Some(MemmapEntry { addr: range.addr, size: range.size, kind: range.kind, ..MemmapEntry::default() })
+        Some(MemmapEntry {
+            addr: range.addr,
+            size: range.size,
+            kind: range.kind,
+            ..MemmapEntry::default()
+        })
     })
 }
 

@@ -23,7 +23,9 @@ static HANDLER: AtomicUsize = AtomicUsize::new(0);
 pub fn now() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads the counter, not ahead of what comes before.
-    unsafe { core::arch::asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nomem, nostack)) };
+    unsafe {
+        core::arch::asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nomem, nostack))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -72,7 +74,11 @@ fn by_pv_clock() -> u64 {
         panic!("the hypervisor does not tell the TSC's frequency");
     }
     let hertz = (1_000_000_000u128 << 32) / u128::from(multiplier);
-    let hertz = if shift >= 0 { hertz >> shift } else { hertz << -shift };
+    let hertz = if shift >= 0 {
+        hertz >> shift
+    } else {
+        hertz << -shift
+    };
     hertz as u64
 }
 

@@ -27,7 +27,10 @@ fn shared_info() -> Outcome {
     for (what, place) in [("own", page), ("second", other), ("first", page)] {
         let errno = add_to_physmap(space::SHARED_INFO, 0, place.frame());
         ensure!(matches!(errno, 0 | EBUSY), "{what} place: {errno}");
-        value(format_args!("physmap.shared_info_at_its_{what}_place"), errno);
+        value(
+            format_args!("physmap.shared_info_at_its_{what}_place"),
+            errno,
+        );
     }
     Ok(())
 }

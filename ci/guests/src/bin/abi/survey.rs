@@ -10,7 +10,6 @@ use super::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[("survey.numbers", numbers), ("survey.sub_ops", sub_ops)];
 
-
 /// Highest number tried, and some beyond.
 const NUMBERS: u64 = 64;
 const BEYOND: [u64; 4] = [100, 0xffff, 0xffff_ffff, u64::MAX];

@@ -22,10 +22,10 @@ use xenolith_guests::xen::{nr, own_domain};
 use xenolith_guests::{arch, bootargs, console, ensure, expect, guest};
 
 mod choice;
-mod words;
 #[cfg(target_arch = "x86_64")]
 #[path = "x86_64.rs"]
 mod special;
+mod words;
 
 use words::Words;
 

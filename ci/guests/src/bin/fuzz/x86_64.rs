@@ -76,8 +76,16 @@ fn every_port() -> Outcome {
     let mut ones = 0;
     for port in 0..=u16::MAX {
         let byte = regs::in8(port);
-        let word = if port % 2 == 0 { regs::in16(port) } else { u16::MAX };
-        let long = if port % 4 == 0 { regs::in32(port) } else { u32::MAX };
+        let word = if port % 2 == 0 {
+            regs::in16(port)
+        } else {
+            u16::MAX
+        };
+        let long = if port % 4 == 0 {
+            regs::in32(port)
+        } else {
+            u32::MAX
+        };
         ones += i64::from((byte, word, long) == (u8::MAX, u16::MAX, u32::MAX));
     }
     value("fuzz.ports_of_nothing", ones);
@@ -97,7 +105,10 @@ fn random_code() -> Outcome {
             page.write::<u8>(index, if byte == HALT { NOP } else { byte });
         }
         if bootargs::number("trace", u64::MAX) <= run {
-            console::line(format_args!("[guest] code {run} {:x?}", page.read::<[u8; 16]>(0)));
+            console::line(format_args!(
+                "[guest] code {run} {:x?}",
+                page.read::<[u8; 16]>(0)
+            ));
         }
         let entry = arch::map_page(0, page.address(), arch::Access::Execute);
         // SAFETY: nothing is sure about it; a fault, or the single step behind the instruction, comes back here.

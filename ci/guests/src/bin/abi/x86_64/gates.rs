@@ -40,7 +40,10 @@ fn leaves() -> Outcome {
     for (leaf, subleaf) in [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0), (5, 0)] {
         let words = regs::cpuid(base + leaf, subleaf);
         let show = |name: &str, word: u32| {
-            value(format_args!("gate.leaf_{leaf}_{subleaf}_{name}"), i64::from(word))
+            value(
+                format_args!("gate.leaf_{leaf}_{subleaf}_{name}"),
+                i64::from(word),
+            )
         };
         show("eax", words.eax);
         show("ecx", words.ecx);
@@ -93,10 +96,19 @@ fn fills() -> Outcome {
 fn refuses() -> Outcome {
     let page = Page::take();
     page.write::<u64>(0, 7);
-    value("gate.page_index_1_faults", i64::from(set_page(page.address() | 1)));
+    value(
+        "gate.page_index_1_faults",
+        i64::from(set_page(page.address() | 1)),
+    );
     expect!(page.read::<u64>(0), 7, "index 1 writes");
-    value("gate.page_beyond_memory_faults", i64::from(set_page(0xfff_ffff_f000)));
-    value("gate.page_on_a_device_faults", i64::from(set_page(arch::device_address())));
+    value(
+        "gate.page_beyond_memory_faults",
+        i64::from(set_page(0xfff_ffff_f000)),
+    );
+    value(
+        "gate.page_on_a_device_faults",
+        i64::from(set_page(arch::device_address())),
+    );
     Ok(())
 }
 
@@ -131,18 +143,40 @@ fn from_32_bit_code() -> Outcome {
     arch::irq_off();
     let page = Page::take();
     let call_32 = |number: u64, first: u64, address: u64| {
-        i64::from(arch::hypercall_from_32_bit_code(number as u32, first as u32, address as u32))
+        i64::from(arch::hypercall_from_32_bit_code(
+            number as u32,
+            first as u32,
+            address as u32,
+        ))
     };
-    expect!(call_32(nr::XEN_VERSION, 0, 0), arch::hypercall(nr::XEN_VERSION, [0; 5]), "version");
+    expect!(
+        call_32(nr::XEN_VERSION, 0, 0),
+        arch::hypercall(nr::XEN_VERSION, [0; 5]),
+        "version"
+    );
     expect!(call_32(60, 0, 0), ENOSYS, "unknown");
     page.write::<u16>(0, SELF);
     expect!(
-        call_32(nr::MEMORY_OP, memory::op::CURRENT_RESERVATION, page.address()),
-        call(nr::MEMORY_OP, memory::op::CURRENT_RESERVATION, &mut { SELF }),
+        call_32(
+            nr::MEMORY_OP,
+            memory::op::CURRENT_RESERVATION,
+            page.address()
+        ),
+        call(nr::MEMORY_OP, memory::op::CURRENT_RESERVATION, &mut {
+            SELF
+        }),
         "reservation"
     );
     page.write::<[u16; 4]>(64, [SELF, SELF, 0, 0]);
-    expect!(call_32(nr::EVENT_CHANNEL_OP, event::op::ALLOC_UNBOUND, page.address() + 64), 0, "alloc_unbound");
+    expect!(
+        call_32(
+            nr::EVENT_CHANNEL_OP,
+            event::op::ALLOC_UNBOUND,
+            page.address() + 64
+        ),
+        0,
+        "alloc_unbound"
+    );
     expect!(event::close(page.read(68)), 0);
     // xen_memory_reservation: extents, count, order, flags, domain; 32-bit frames.
     let target = Page::take();
@@ -150,7 +184,10 @@ fn from_32_bit_code() -> Outcome {
     page.write::<[u32; 5]>(128, [page.address() as u32 + 256, 1, 0, 0, u32::from(SELF)]);
     let reservation = |operation: u64| call_32(nr::MEMORY_OP, operation, page.address() + 128);
     expect!(reservation(memory::op::DECREASE_RESERVATION), 1, "decrease");
-    ensure!(arch::is_nothing_at(target.address()), "the page is still there");
+    ensure!(
+        arch::is_nothing_at(target.address()),
+        "the page is still there"
+    );
     expect!(reservation(memory::op::POPULATE_PHYSMAP), 1, "populate");
     target.write::<u64>(0, 9);
     expect!(target.read::<u64>(0), 9);

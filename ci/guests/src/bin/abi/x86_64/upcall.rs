@@ -89,7 +89,10 @@ fn of_the_vcpu() -> Outcome {
     apic::on_vector(VECTOR, upcall);
     expect!(hvm::set_upcall_vector(0, VECTOR), 0);
     // Registering may itself raise the vector.
-    value("vector.pending_once_registered", i64::from(apic::bit(apic::reg::IRR, VECTOR)));
+    value(
+        "vector.pending_once_registered",
+        i64::from(apic::bit(apic::reg::IRR, VECTOR)),
+    );
     arch::irq_on();
     arch::irq_off();
     expect!(event::send(port), 0);
@@ -117,15 +120,26 @@ fn waits_for_end() -> Outcome {
             event::send(port);
             let in_service = apic::bit(apic::reg::ISR, VECTOR);
             let requested = apic::bit(apic::reg::IRR, VECTOR);
-            SEEN.fetch_or(u64::from(in_service) << 32 | u64::from(requested) << 33, Ordering::SeqCst);
+            SEEN.fetch_or(
+                u64::from(in_service) << 32 | u64::from(requested) << 33,
+                Ordering::SeqCst,
+            );
         }
     });
     expect!(hvm::set_upcall_vector(0, VECTOR), 0);
     arch::irq_on();
     expect!(event::send(port), 0);
-    ensure!(cpus::wait_for(|| SEEN.load(Ordering::SeqCst) & 3 == 2), "{:#x}", SEEN.load(Ordering::SeqCst));
+    ensure!(
+        cpus::wait_for(|| SEEN.load(Ordering::SeqCst) & 3 == 2),
+        "{:#x}",
+        SEEN.load(Ordering::SeqCst)
+    );
     arch::irq_off();
-    expect!(SEEN.load(Ordering::SeqCst) >> 32, 3, "in service and requested");
+    expect!(
+        SEEN.load(Ordering::SeqCst) >> 32,
+        3,
+        "in service and requested"
+    );
     close(port)?;
     restore()
 }
@@ -154,7 +168,10 @@ fn of_the_domain() -> Outcome {
     by_callback()?;
     apic::on_vector(VECTOR, |_| {});
     expect!(event::send(port), 0);
-    ensure!(!apic::bit(apic::reg::IRR, CALLBACK), "it went through the APIC");
+    ensure!(
+        !apic::bit(apic::reg::IRR, CALLBACK),
+        "it went through the APIC"
+    );
     arch::irq_on();
     ensure!(cpus::wait_for(|| !shared::upcall_pending(0)), "no upcall");
     arch::irq_off();
@@ -194,7 +211,10 @@ fn kinds() -> Outcome {
         ("kind_3", 3 << 56 | 1),
         ("kind_255", 255 << 56 | 1),
     ] {
-        value(format_args!("vector.callback_{name}"), hvm::set_param(hvm::PARAM_CALLBACK_IRQ, via));
+        value(
+            format_args!("vector.callback_{name}"),
+            hvm::set_param(hvm::PARAM_CALLBACK_IRQ, via),
+        );
     }
     expect!(hvm::set_param(hvm::PARAM_CALLBACK_IRQ, 0), 0);
     restore()

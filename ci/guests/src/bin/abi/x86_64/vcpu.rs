@@ -23,10 +23,16 @@ fn memory_map() -> Outcome {
     let info = start_info::start_info();
     value("start_info.version", i64::from(info.version));
     value("start_info.flags", i64::from(info.flags.bits()));
-    value("start_info.map_entries", i64::from(start_info::start_info_entries()));
+    value(
+        "start_info.map_entries",
+        i64::from(start_info::start_info_entries()),
+    );
     ensure!(start_info::memory_map().count() > 0, "no memory map");
     let (asked, _) = start_info::asked_memory_map();
-    value("start_info.asked_entries", asked.map_or_else(|errno| errno, |count| count as i64));
+    value(
+        "start_info.asked_entries",
+        asked.map_or_else(|errno| errno, |count| count as i64),
+    );
     let image = arch::image();
     let mut last = 0;
     let mut ram = 0;
@@ -49,17 +55,28 @@ fn memory_map() -> Outcome {
 fn acpi() -> Outcome {
     for signature in [b"APIC", b"FACP", b"MCFG", b"HPET", b"DMAR", b"IVRS"] {
         let name = core::str::from_utf8(signature).unwrap_or("?");
-        value(format_args!("acpi.has_{name}"), i64::from(start_info::acpi_table(signature).is_some()));
+        value(
+            format_args!("acpi.has_{name}"),
+            i64::from(start_info::acpi_table(signature).is_some()),
+        );
     }
     ensure!(start_info::acpi_table(b"APIC").is_some(), "no MADT");
     ensure!(start_info::acpi_table(b"DMAR").is_none() && start_info::acpi_table(b"IVRS").is_none());
-    expect!(arch::apic_id_of(0), arch::apic::id(), "the first CPU of the MADT");
+    expect!(
+        arch::apic_id_of(0),
+        arch::apic::id(),
+        "the first CPU of the MADT"
+    );
     Ok(())
 }
 
 fn initialise() -> Outcome {
     expect!(arch::vcpu_initialise(0), EEXIST, "a vcpu that runs");
-    expect!(arch::vcpu_call(vcpu_op::INITIALISE, 4000, arch::UNMAPPED), ENOENT, "no such vcpu");
+    expect!(
+        arch::vcpu_call(vcpu_op::INITIALISE, 4000, arch::UNMAPPED),
+        ENOENT,
+        "no such vcpu"
+    );
     let bad = arch::vcpu_call(vcpu_op::INITIALISE, 0, arch::UNMAPPED);
     value("vcpu.initialise_running_at_a_bad_pointer", bad);
     ensure!(bad == EFAULT || bad == EEXIST);
@@ -86,9 +103,16 @@ fn time() -> Outcome {
     expect!(version & 1, 0, "version");
     ensure!(version != 0 && multiplier != 0, "never written");
     let ticks = u128::from(arch::ticks_per_second());
-    let shifted = if shift >= 0 { ticks << shift } else { ticks >> -shift };
+    let shifted = if shift >= 0 {
+        ticks << shift
+    } else {
+        ticks >> -shift
+    };
     let nanoseconds = (shifted * u128::from(multiplier) >> 32) as u64;
-    ensure!(nanoseconds.abs_diff(1_000_000_000) < 100_000, "a second of ticks is {nanoseconds} ns");
+    ensure!(
+        nanoseconds.abs_diff(1_000_000_000) < 100_000,
+        "a second of ticks is {nanoseconds} ns"
+    );
     let kilohertz = regs::cpuid(arch::leaves() + 3, 0).ecx;
     ensure!(u64::from(kilohertz).abs_diff(arch::ticks_per_second() / 1000) < 100);
     Ok(())

@@ -64,7 +64,10 @@ fn masked(f: impl FnOnce() -> Outcome) -> Result<u64, xenolith_guests::report::W
 fn madt() -> Outcome {
     expect!(arch::apic_id_of(0), apic::id(), "the first is this one");
     for index in 0..arch::cpu_count() {
-        value(format_args!("firmware.apic_id_{index}"), i64::from(arch::apic_id_of(index)));
+        value(
+            format_args!("firmware.apic_id_{index}"),
+            i64::from(arch::apic_id_of(index)),
+        );
     }
     Ok(())
 }
@@ -112,7 +115,11 @@ fn task_priority() -> Outcome {
     settle();
     expect!(order, u64::from(HIGH), "what came above the priority");
     ensure!(held, "the lower one is lost");
-    expect!(ORDER.load(Ordering::SeqCst), u64::from(HIGH) << 8 | u64::from(LOW), "after it was lowered");
+    expect!(
+        ORDER.load(Ordering::SeqCst),
+        u64::from(HIGH) << 8 | u64::from(LOW),
+        "after it was lowered"
+    );
     Ok(())
 }
 
@@ -142,7 +149,11 @@ fn lower_waits() -> Outcome {
         send(HIGH);
         Ok(())
     })?;
-    expect!(order, 0xa1_ee_a2_85, "same class and lower wait for the end");
+    expect!(
+        order,
+        0xa1_ee_a2_85,
+        "same class and lower wait for the end"
+    );
     Ok(())
 }
 
@@ -214,7 +225,10 @@ fn cr8() -> Outcome {
     regs::set_cr8(0);
     expect!((tpr, ppr, back), (0x50, 0x50, 3));
     // The CPU refuses the reserved bits; QEMU does not look.
-    value("apic.cr8_reserved_bits_fault", i64::from(arch::fault_of(|| regs::set_cr8(16)).is_some()));
+    value(
+        "apic.cr8_reserved_bits_fault",
+        i64::from(arch::fault_of(|| regs::set_cr8(16)).is_some()),
+    );
     regs::set_cr8(0);
     Ok(())
 }
@@ -227,13 +241,20 @@ fn x2apic_rules() -> Outcome {
     let base = regs::msr::X2APIC;
     let refused = |what: &str, fault: Option<arch::Fault>| -> Outcome {
         ensure!(
-            fault.is_some_and(|fault| (fault.vector, fault.error) == (arch::exception::PROTECTION, 0)),
+            fault.is_some_and(
+                |fault| (fault.vector, fault.error) == (arch::exception::PROTECTION, 0)
+            ),
             "{what}: {fault:?}"
         );
         Ok(())
     };
-    let write = |offset: u32, value: u64| arch::fault_of(|| regs::wrmsr(base + (offset >> 4), value));
-    let read = |offset: u32| arch::fault_of(|| { regs::rdmsr(base + (offset >> 4)); });
+    let write =
+        |offset: u32, value: u64| arch::fault_of(|| regs::wrmsr(base + (offset >> 4), value));
+    let read = |offset: u32| {
+        arch::fault_of(|| {
+            regs::rdmsr(base + (offset >> 4));
+        })
+    };
     refused("write of the id", write(reg::ID, 0))?;
     refused("EOI of 1", write(reg::EOI, 1))?;
     refused("read of EOI", read(reg::EOI))?;
@@ -242,9 +263,15 @@ fn x2apic_rules() -> Outcome {
     refused("reserved bits of TPR", write(reg::TPR, 0x100))?;
     refused("reserved bits of SVR", write(reg::SVR, 1 << 20))?;
     refused("the end of the range", read(0xff0))?;
-    value("apic.esr_of_1_faults", i64::from(write(reg::ESR, 1).is_some()));
+    value(
+        "apic.esr_of_1_faults",
+        i64::from(write(reg::ESR, 1).is_some()),
+    );
     let leave = regs::rdmsr(regs::msr::APIC_BASE) & !(1 << 10);
-    refused("back to the memory-mapped form", arch::fault_of(|| regs::wrmsr(regs::msr::APIC_BASE, leave)))?;
+    refused(
+        "back to the memory-mapped form",
+        arch::fault_of(|| regs::wrmsr(regs::msr::APIC_BASE, leave)),
+    )?;
     Ok(())
 }
 
@@ -260,7 +287,10 @@ fn counts_down() -> Outcome {
     arch::irq_on();
     ensure!(first > second && second > 0, "{first} {second}");
     expect!(stopped, 0);
-    value("timer.counts_in_a_millisecond_thousands", i64::from((first - second) / 1000));
+    value(
+        "timer.counts_in_a_millisecond_thousands",
+        i64::from((first - second) / 1000),
+    );
     Ok(())
 }
 

@@ -38,10 +38,20 @@ fn down_and_up() -> Outcome {
             arch::vcpu_call(vcpu_op::DOWN, own, 0);
             WENT_ON[own].fetch_add(1, Ordering::SeqCst);
         });
-        ensure!(cpus::wait_for(|| arch::cpu_is_off(index)), "vcpu {index} is not off");
-        expect!(WENT_ON[index].load(Ordering::SeqCst), 0, "vcpu {index} ran on");
+        ensure!(
+            cpus::wait_for(|| arch::cpu_is_off(index)),
+            "vcpu {index} is not off"
+        );
+        expect!(
+            WENT_ON[index].load(Ordering::SeqCst),
+            0,
+            "vcpu {index} ran on"
+        );
         expect!(arch::vcpu_call(vcpu_op::UP, index, 0), 0, "up");
-        ensure!(cpus::wait_for(|| cpus::is_idle(index)), "vcpu {index} does not go on");
+        ensure!(
+            cpus::wait_for(|| cpus::is_idle(index)),
+            "vcpu {index} does not go on"
+        );
         expect!(WENT_ON[index].load(Ordering::SeqCst), 1);
     }
     Ok(())
@@ -53,9 +63,15 @@ fn nmi() -> Outcome {
         let nmis = || arch::cpu(index).nmis.load(Ordering::SeqCst);
         let before = nmis();
         apic::command(arch::apic_id_of(index), NMI);
-        ensure!(cpus::wait_for(|| nmis() == before + 1), "no NMI by the APIC on cpu {index}");
+        ensure!(
+            cpus::wait_for(|| nmis() == before + 1),
+            "no NMI by the APIC on cpu {index}"
+        );
         expect!(arch::vcpu_call(vcpu_op::SEND_NMI, index, 0), 0);
-        ensure!(cpus::wait_for(|| nmis() == before + 2), "no NMI by the call on cpu {index}");
+        ensure!(
+            cpus::wait_for(|| nmis() == before + 2),
+            "no NMI by the call on cpu {index}"
+        );
     }
     Ok(())
 }
@@ -79,7 +95,11 @@ fn logical() -> Outcome {
         });
         ensure!(told, "cpu {index} hangs");
         let logical = LDR.load(Ordering::SeqCst) as u32;
-        let target = if apic::is_x2apic() { logical } else { logical >> 24 };
+        let target = if apic::is_x2apic() {
+            logical
+        } else {
+            logical >> 24
+        };
         CAME.store(0, Ordering::SeqCst);
         apic::command(target, LOGICAL | u32::from(VECTOR));
         ensure!(

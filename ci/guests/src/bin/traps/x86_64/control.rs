@@ -53,7 +53,13 @@ fn cr4() -> Outcome {
     protection("VMXE", set(cr4 | 1 << 13))?;
     protection("reserved bit 15", set(cr4 | 1 << 15))?;
     protection("upper half", set(cr4 | 1 << 32))?;
-    for (name, bit) in [("PGE", 7), ("TSD", 2), ("DE", 3), ("OSFXSR", 9), ("OSXMMEXCPT", 10)] {
+    for (name, bit) in [
+        ("PGE", 7),
+        ("TSD", 2),
+        ("DE", 3),
+        ("OSFXSR", 9),
+        ("OSXMMEXCPT", 10),
+    ] {
         let fault = set(cr4 ^ 1 << bit);
         ensure!(fault.is_none(), "{name}: {fault:x?}");
         let back = regs::cr4();
@@ -63,7 +69,10 @@ fn cr4() -> Outcome {
     for bit in 11..32 {
         let fault = set(cr4 | 1 << bit);
         regs::set_cr4(cr4);
-        value(format_args!("control.cr4_bit_{bit}_faults"), i64::from(fault.is_some()));
+        value(
+            format_args!("control.cr4_bit_{bit}_faults"),
+            i64::from(fault.is_some()),
+        );
     }
     Ok(())
 }
@@ -120,7 +129,10 @@ fn debug() -> Outcome {
     // SAFETY: an alias that CR4.DE takes away.
     let fault = arch::fault_of(|| unsafe { asm!("mov {}, dr4", out(reg) _) });
     regs::set_cr4(cr4);
-    value("control.dr4_with_de_faults", fault.map_or(-1, |fault| fault.vector as i64));
+    value(
+        "control.dr4_with_de_faults",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
     Ok(())
 }
 

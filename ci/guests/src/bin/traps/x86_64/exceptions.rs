@@ -23,7 +23,9 @@ pub(crate) const CASES: &[Case] = &[
 
 fn divide() -> Outcome {
     // SAFETY: a division by zero, expected.
-    let fault = fault_of(|| unsafe { asm!("div {0:e}", in(reg) 0u32, inout("eax") 1u32 => _, inout("edx") 0u32 => _) });
+    let fault = fault_of(|| unsafe {
+        asm!("div {0:e}", in(reg) 0u32, inout("eax") 1u32 => _, inout("edx") 0u32 => _)
+    });
     faulted("div", fault, exception::DIVIDE, 0)
 }
 
@@ -32,7 +34,8 @@ fn breakpoint() -> Outcome {
     let fault = fault_of(|| unsafe { asm!("int3") });
     faulted("int3", fault, exception::BREAKPOINT, 0)?;
     // SAFETY: one step; the landing has the flag off again.
-    let fault = fault_of(|| unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop", "nop") });
+    let fault =
+        fault_of(|| unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop", "nop") });
     faulted("single step", fault, exception::DEBUG, 0)
 }
 
@@ -40,7 +43,10 @@ fn undefined_instruction() -> Outcome {
     // SAFETY: (all) undefined on purpose.
     undefined("ud2", fault_of(|| unsafe { asm!("ud2") }))?;
     // SAFETY: as above.
-    undefined("push es in long mode", fault_of(|| unsafe { asm!(".byte 0x06") }))?;
+    undefined(
+        "push es in long mode",
+        fault_of(|| unsafe { asm!(".byte 0x06") }),
+    )?;
     // SAFETY: as above.
     undefined("lock nop", fault_of(|| unsafe { asm!(".byte 0xf0, 0x90") }))
 }
@@ -53,12 +59,27 @@ fn page_faults() -> Outcome {
     });
     faulted("read of nothing mapped", fault, exception::PAGE, 0)?;
     expect!(fault.map(|fault| fault.address), Some(at), "CR2");
-    faulted("write of nothing mapped", fault_of(|| arch::write8(at, 1)), exception::PAGE, 2)?;
+    faulted(
+        "write of nothing mapped",
+        fault_of(|| arch::write8(at, 1)),
+        exception::PAGE,
+        2,
+    )?;
     let read_only = arch::map_page(0, page.address(), arch::Access::ReadOnly);
-    faulted("write of a read-only page", fault_of(|| arch::write8(read_only, 1)), exception::PAGE, 3)?;
+    faulted(
+        "write of a read-only page",
+        fault_of(|| arch::write8(read_only, 1)),
+        exception::PAGE,
+        3,
+    )?;
     // SAFETY: a call to a page that may not run.
     let fault = fault_of(|| unsafe { asm!("call {}", in(reg) read_only) });
-    faulted("fetch of a page that may not run", fault, exception::PAGE, 0x11)?;
+    faulted(
+        "fetch of a page that may not run",
+        fault,
+        exception::PAGE,
+        0x11,
+    )?;
     // SAFETY: a call to nothing mapped.
     let fault = fault_of(|| unsafe { asm!("call {}", in(reg) arch::UNMAPPED) });
     faulted("fetch of nothing mapped", fault, exception::PAGE, 0x10)?;
@@ -66,7 +87,10 @@ fn page_faults() -> Outcome {
     let fault = fault_of(|| {
         arch::read8(reserved);
     });
-    value("exception.reserved_bit_error", fault.map_or(-1, |fault| fault.error as i64));
+    value(
+        "exception.reserved_bit_error",
+        fault.map_or(-1, |fault| fault.error as i64),
+    );
     let entry = arch::map_page(0, page.address(), arch::Access::ReadWrite);
     arch::read8(entry);
     expect!(arch::paging::entry(0) & 0x60, 0x20, "accessed");
@@ -83,10 +107,20 @@ fn general_protection() -> Outcome {
     protection("a non-canonical address", fault)?;
     // SAFETY: a selector beyond the table.
     let fault = fault_of(|| unsafe { asm!("mov ds, {0:e}", in(reg) 0x1000u32) });
-    faulted("a selector beyond the table", fault, exception::PROTECTION, 0x1000)?;
+    faulted(
+        "a selector beyond the table",
+        fault,
+        exception::PROTECTION,
+        0x1000,
+    )?;
     // SAFETY: a gate that is a hole in no table of ours, but beyond the limit of a shorter one is checked the same.
     let fault = fault_of(|| unsafe { asm!("ltr {0:x}", in(reg) 0x10u32) });
-    faulted("a task register of data", fault, exception::PROTECTION, 0x10)
+    faulted(
+        "a task register of data",
+        fault,
+        exception::PROTECTION,
+        0x10,
+    )
 }
 
 fn segments() -> Outcome {
@@ -95,7 +129,10 @@ fn segments() -> Outcome {
         asm!("mov {s}, rsp", "mov rsp, {n}", "push 0", "mov rsp, {s}", s = out(reg) _, n = in(reg) arch::NON_CANONICAL)
     });
     // The CPU gives a stack fault, and its entry pushes on the stack that is no address: a double fault, on its own.
-    value("exception.bad_stack_vector", fault.map_or(-1, |fault| fault.vector as i64));
+    value(
+        "exception.bad_stack_vector",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
     ensure!(fault.is_some());
     Ok(())
 }
@@ -121,12 +158,15 @@ fn step_over() -> Outcome {
                  "popfq", "cpuid", "2:", "nop", "pop rbx", t = out(reg) _, a = in(reg) &raw mut address,
                  out("eax") _, out("ecx") _, out("edx") _)
         });
-            after = address;
+        after = address;
         fault
     };
     faulted("step", fault, exception::DEBUG, 0)?;
     let rip = fault.map_or(0, |fault| fault.rip);
-    value("exception.step_over_cpuid_bytes_behind", rip.wrapping_sub(after) as i64);
+    value(
+        "exception.step_over_cpuid_bytes_behind",
+        rip.wrapping_sub(after) as i64,
+    );
     ensure!(rip == after || rip == after + 1, "{rip:#x}, {after:#x}");
     Ok(())
 }
@@ -136,6 +176,11 @@ fn nmi() -> Outcome {
     arch::irq_off();
     let before = arch::this_cpu().nmis.load(Ordering::SeqCst);
     arch::apic::command(arch::apic::id(), 4 << 8 | 1 << 14);
-    ensure!(xenolith_guests::cpus::wait_for(|| arch::this_cpu().nmis.load(Ordering::SeqCst) == before + 1), "no NMI");
+    ensure!(
+        xenolith_guests::cpus::wait_for(
+            || arch::this_cpu().nmis.load(Ordering::SeqCst) == before + 1
+        ),
+        "no NMI"
+    );
     Ok(())
 }

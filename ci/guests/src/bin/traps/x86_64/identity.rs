@@ -28,7 +28,10 @@ fn show(leaf: u32, subleaf: u32) {
     ];
     for (name, word) in pairs {
         if word != 0 {
-            value(format_args!("cpuid.{leaf:x}.{subleaf:x}.{name}"), i64::from(word));
+            value(
+                format_args!("cpuid.{leaf:x}.{subleaf:x}.{name}"),
+                i64::from(word),
+            );
         }
     }
 }
@@ -36,7 +39,10 @@ fn show(leaf: u32, subleaf: u32) {
 fn all() -> Outcome {
     for base in [0, 0x8000_0000] {
         let last = cpuid(base, 0).eax;
-        ensure!(last >= base + 1 && last < base + 0x100, "last leaf {last:#x}");
+        ensure!(
+            last >= base + 1 && last < base + 0x100,
+            "last leaf {last:#x}"
+        );
         for leaf in base..=last {
             show(leaf, 0);
             if matches!(leaf, 4 | 7 | 0xb | 0xd) {
@@ -83,7 +89,14 @@ fn follows() -> Outcome {
 }
 
 fn beyond() -> Outcome {
-    for leaf in [cpuid(0, 0).eax + 1, 0x2000_0000, 0x4fff_ff00, 0x8fff_ffff, 0xc000_0000, u32::MAX] {
+    for leaf in [
+        cpuid(0, 0).eax + 1,
+        0x2000_0000,
+        0x4fff_ff00,
+        0x8fff_ffff,
+        0xc000_0000,
+        u32::MAX,
+    ] {
         let words = cpuid(leaf, 0);
         value(
             format_args!("cpuid.beyond_{leaf:x}_is_zero"),
@@ -96,7 +109,10 @@ fn beyond() -> Outcome {
 fn alike() -> Outcome {
     for leaf in [0, 1, 0x8000_0001, arch::leaves()] {
         let (first, second) = (cpuid(leaf, 0), cpuid(leaf, 0));
-        expect!([first.eax, first.ecx, first.edx], [second.eax, second.ecx, second.edx]);
+        expect!(
+            [first.eax, first.ecx, first.edx],
+            [second.eax, second.ecx, second.edx]
+        );
     }
     Ok(())
 }

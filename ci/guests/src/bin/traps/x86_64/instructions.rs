@@ -20,7 +20,10 @@ pub(crate) const CASES: &[Case] = &[
     ("instruction.invlpg", invlpg),
     ("instruction.descriptor_tables", tables),
     ("instruction.halt_ends_with_an_interrupt", halt),
-    ("instruction.floating_point_survives_a_switch", floating_point),
+    (
+        "instruction.floating_point_survives_a_switch",
+        floating_point,
+    ),
 ];
 
 macro_rules! run {
@@ -37,7 +40,10 @@ fn svm() -> Outcome {
     undefined("stgi", run!("stgi"))?;
     undefined("clgi", run!("clgi"))?;
     undefined("skinit", run!("skinit eax"))?;
-    value("instruction.invlpga_fault", run!("invlpga").map_or(-1, |fault| fault.vector as i64));
+    value(
+        "instruction.invlpga_fault",
+        run!("invlpga").map_or(-1, |fault| fault.vector as i64),
+    );
     Ok(())
 }
 
@@ -48,7 +54,11 @@ fn vmx() -> Outcome {
     undefined("vmresume", run!(".byte 0x0f, 0x01, 0xc3"))?;
     undefined("vmread", run!(".byte 0x0f, 0x78, 0xc0"))?;
     undefined("vmwrite", run!(".byte 0x0f, 0x79, 0xc0"))?;
-    let fault = run!("sub rsp, 16", ".byte 0xf3, 0x0f, 0xc7, 0x34, 0x24", "add rsp, 16");
+    let fault = run!(
+        "sub rsp, 16",
+        ".byte 0xf3, 0x0f, 0xc7, 0x34, 0x24",
+        "add rsp, 16"
+    );
     undefined("vmxon", fault)
 }
 
@@ -58,13 +68,20 @@ fn other_call() -> Outcome {
     let mut answer = nr::XEN_VERSION;
     let fault = if arch::is_amd() {
         // SAFETY: xen_version 0.
-        fault_of(|| unsafe { asm!("vmcall", inout("rax") answer, inout("rdi") 0u64 => _, inout("rsi") 0u64 => _) })
+        fault_of(|| unsafe {
+            asm!("vmcall", inout("rax") answer, inout("rdi") 0u64 => _, inout("rsi") 0u64 => _)
+        })
     } else {
         // SAFETY: as above.
-        fault_of(|| unsafe { asm!("vmmcall", inout("rax") answer, inout("rdi") 0u64 => _, inout("rsi") 0u64 => _) })
+        fault_of(|| unsafe {
+            asm!("vmmcall", inout("rax") answer, inout("rdi") 0u64 => _, inout("rsi") 0u64 => _)
+        })
     };
     result = answer;
-    value("instruction.other_call_fault", fault.map_or(-1, |fault| fault.vector as i64));
+    value(
+        "instruction.other_call_fault",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
     ensure!(fault.is_some() || result >> 16 == 4, "{result:#x}");
     Ok(())
 }
@@ -93,21 +110,36 @@ fn prefixes() -> Outcome {
 }
 
 fn monitor() -> Outcome {
-    value("instruction.monitor_fault", run!("lea rax, [rsp]", "monitor").map_or(-1, |fault| fault.vector as i64));
-    value("instruction.mwait_fault", run!("mwait").map_or(-1, |fault| fault.vector as i64));
+    value(
+        "instruction.monitor_fault",
+        run!("lea rax, [rsp]", "monitor").map_or(-1, |fault| fault.vector as i64),
+    );
+    value(
+        "instruction.mwait_fault",
+        run!("mwait").map_or(-1, |fault| fault.vector as i64),
+    );
     Ok(())
 }
 
 fn cache() -> Outcome {
     expect!(run!("wbinvd"), None, "wbinvd");
-    value("instruction.invd_fault", run!("wbinvd", "invd").map_or(-1, |fault| fault.vector as i64));
+    value(
+        "instruction.invd_fault",
+        run!("wbinvd", "invd").map_or(-1, |fault| fault.vector as i64),
+    );
     expect!(run!("clflush [rsp]"), None, "clflush");
     Ok(())
 }
 
 fn counters() -> Outcome {
-    value("instruction.rdtscp_fault", run!("rdtscp").map_or(-1, |fault| fault.vector as i64));
-    value("instruction.rdpmc_fault", run!("rdpmc").map_or(-1, |fault| fault.vector as i64));
+    value(
+        "instruction.rdtscp_fault",
+        run!("rdtscp").map_or(-1, |fault| fault.vector as i64),
+    );
+    value(
+        "instruction.rdpmc_fault",
+        run!("rdpmc").map_or(-1, |fault| fault.vector as i64),
+    );
     let cr4 = regs::cr4();
     regs::set_cr4(cr4 | 4);
     let fault = run!("rdtsc");
@@ -117,7 +149,13 @@ fn counters() -> Outcome {
 }
 
 fn invlpg() -> Outcome {
-    for address in [0, arch::WINDOW, arch::UNMAPPED, arch::UPPER_HALF, arch::NON_CANONICAL] {
+    for address in [
+        0,
+        arch::WINDOW,
+        arch::UNMAPPED,
+        arch::UPPER_HALF,
+        arch::NON_CANONICAL,
+    ] {
         // SAFETY: drops at most one translation.
         let fault = fault_of(|| unsafe { asm!("invlpg [{}]", in(reg) address) });
         ensure!(fault.is_none(), "{address:#x}: {fault:x?}");
@@ -130,10 +168,18 @@ fn tables() -> Outcome {
     let mut pointer = [0u8; 10];
     // SAFETY: stores ten bytes.
     unsafe { asm!("sgdt [{}]", in(reg) pointer.as_mut_ptr()) };
-    expect!(u16::from_le_bytes([pointer[0], pointer[1]]), 63, "limit of the GDT");
+    expect!(
+        u16::from_le_bytes([pointer[0], pointer[1]]),
+        63,
+        "limit of the GDT"
+    );
     // SAFETY: stores ten bytes.
     unsafe { asm!("sidt [{}]", in(reg) pointer.as_mut_ptr()) };
-    expect!(u16::from_le_bytes([pointer[0], pointer[1]]), 4095, "limit of the IDT");
+    expect!(
+        u16::from_le_bytes([pointer[0], pointer[1]]),
+        4095,
+        "limit of the IDT"
+    );
     let (task, local): (u64, u64);
     // SAFETY: reads two selectors.
     unsafe { asm!("str {0:x}", "sldt {1:x}", out(reg) task, out(reg) local) };
@@ -176,6 +222,9 @@ fn floating_point() -> Outcome {
     let fault = fault_of(|| unsafe { asm!("movq {}, xmm0", out(reg) _) });
     regs::set_cr0(cr0);
     regs::set_cr4(cr4);
-    expect!((first, last, one), (0x1111_2222_3333, u64::MAX, 1f64.to_bits()));
+    expect!(
+        (first, last, one),
+        (0x1111_2222_3333, u64::MAX, 1f64.to_bits())
+    );
     super::faulted("with TS", fault, arch::exception::NO_DEVICE, 0)
 }

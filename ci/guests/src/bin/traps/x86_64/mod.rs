@@ -28,7 +28,10 @@ pub(crate) const TABLES: &[&[Case]] = &[
 /// Expects a fault of this vector and error code.
 pub(crate) fn faulted(what: &str, fault: Option<Fault>, vector: u64, error: u64) -> Outcome {
     let as_expected = fault.is_some_and(|fault| (fault.vector, fault.error) == (vector, error));
-    ensure!(as_expected, "{what}: {fault:x?}, expected {vector} error {error:#x}");
+    ensure!(
+        as_expected,
+        "{what}: {fault:x?}, expected {vector} error {error:#x}"
+    );
     Ok(())
 }
 

@@ -35,7 +35,11 @@ fn reads() -> Outcome {
     expect!(arch::read32(at), u32::MAX);
     expect!(arch::read64(at), u64::MAX);
     expect!(arch::read32(at + 1), u32::MAX, "unaligned");
-    expect!(arch::read64(at + 4092), u64::MAX, "across the end of the page");
+    expect!(
+        arch::read64(at + 4092),
+        u64::MAX,
+        "across the end of the page"
+    );
     Ok(())
 }
 
@@ -86,7 +90,9 @@ fn strings() -> Outcome {
     let page = Page::take();
     let at = nothing();
     // SAFETY: 16 bytes from nothing into a page of this case's.
-    unsafe { asm!("cld", "rep movsb", inout("rsi") at => _, inout("rdi") page.address() => _, inout("rcx") 16u64 => _) };
+    unsafe {
+        asm!("cld", "rep movsb", inout("rsi") at => _, inout("rdi") page.address() => _, inout("rcx") 16u64 => _)
+    };
     expect!(page.read::<[u64; 3]>(0), [u64::MAX, u64::MAX, 0]);
     // SAFETY: the other way, and backwards.
     unsafe {
@@ -128,13 +134,22 @@ fn beyond() -> Outcome {
     let fault = fault_of(|| {
         arch::read32(at);
     });
-    value("nothing.top_fault", fault.map_or(-1, |fault| fault.vector as i64));
+    value(
+        "nothing.top_fault",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
     let at = arch::paging::set_entry(0, 1 << bits | 3);
     let fault = fault_of(|| {
         arch::read32(at);
     });
-    value("nothing.beyond_fault", fault.map_or(-1, |fault| fault.vector as i64));
-    value("nothing.beyond_error", fault.map_or(-1, |fault| fault.error as i64));
+    value(
+        "nothing.beyond_fault",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
+    value(
+        "nothing.beyond_error",
+        fault.map_or(-1, |fault| fault.error as i64),
+    );
     arch::unmap_page(0);
     Ok(())
 }
@@ -148,7 +163,10 @@ fn fetch() -> Outcome {
     // SAFETY: a call to nothing; a fault leaves the closure.
     let fault = fault_of(|| unsafe { asm!("call {}", in(reg) at) });
     ensure!(fault.is_some());
-    value("nothing.fetch_fault", fault.map_or(-1, |fault| fault.vector as i64));
+    value(
+        "nothing.fetch_fault",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
     Ok(())
 }
 
@@ -174,7 +192,10 @@ fn ports() -> Outcome {
     };
     expect!(high, 0xffff_ffff);
     // The interrupt controllers and timers of a PC, which a PVH domain need not have: prints what reads.
-    for port in [0x20, 0x21, 0x40, 0x42, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xa1, 0x3f8, 0x3fd, 0xcf8, 0xcfc] {
+    for port in [
+        0x20, 0x21, 0x40, 0x42, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xa1, 0x3f8, 0x3fd, 0xcf8,
+        0xcfc,
+    ] {
         value(format_args!("ports.{port:x}"), i64::from(regs::in8(port)));
     }
     Ok(())
@@ -184,14 +205,21 @@ fn port_strings() -> Outcome {
     let page = Page::take();
     page.fill(0);
     // SAFETY: 8 bytes from a port of nothing into a page of this case's.
-    unsafe { asm!("cld", "rep insb", in("dx") NO_PORT, inout("rdi") page.address() => _, inout("rcx") 8u64 => _) };
+    unsafe {
+        asm!("cld", "rep insb", in("dx") NO_PORT, inout("rdi") page.address() => _, inout("rcx") 8u64 => _)
+    };
     expect!(page.read::<[u64; 2]>(0), [u64::MAX, 0]);
     // SAFETY: and out again.
-    unsafe { asm!("rep outsd", in("dx") NO_PORT, inout("rsi") page.address() => _, inout("rcx") 4u64 => _) };
+    unsafe {
+        asm!("rep outsd", in("dx") NO_PORT, inout("rsi") page.address() => _, inout("rcx") 4u64 => _)
+    };
     // SAFETY: no turns do nothing.
-    unsafe { asm!("rep insb", in("dx") NO_PORT, inout("rdi") arch::UNMAPPED => _, inout("rcx") 0u64 => _) };
+    unsafe {
+        asm!("rep insb", in("dx") NO_PORT, inout("rdi") arch::UNMAPPED => _, inout("rcx") 0u64 => _)
+    };
     // SAFETY: into an address that is not mapped.
-    let fault = fault_of(|| unsafe { asm!("insb", in("dx") NO_PORT, inout("rdi") arch::UNMAPPED => _) });
+    let fault =
+        fault_of(|| unsafe { asm!("insb", in("dx") NO_PORT, inout("rdi") arch::UNMAPPED => _) });
     super::faulted("insb to nowhere", fault, arch::exception::PAGE, 2)
 }
 

@@ -32,7 +32,15 @@ fn write(index: u32, value: u64) -> Option<Fault> {
 }
 
 fn unknown() -> Outcome {
-    for index in [0x100, 0x1fff, 0x4000_0500, 0x7fff_ffff, 0xc000_2fff, 0xdead_beef, u32::MAX] {
+    for index in [
+        0x100,
+        0x1fff,
+        0x4000_0500,
+        0x7fff_ffff,
+        0xc000_2fff,
+        0xdead_beef,
+        u32::MAX,
+    ] {
         protection("read", read(index).err())?;
         protection("write", write(index, 0))?;
     }
@@ -42,19 +50,71 @@ fn unknown() -> Outcome {
 /// VMX capabilities; SVM's VM_HSAVE_PA.
 fn hypervisor() -> Outcome {
     for index in [0x480, 0x481, 0x48b, 0xc001_0117] {
-        value(format_args!("msr.{index:x}_read_faults"), i64::from(read(index).is_err()));
-        value(format_args!("msr.{index:x}_write_faults"), i64::from(write(index, 0x1000).is_some()));
+        value(
+            format_args!("msr.{index:x}_read_faults"),
+            i64::from(read(index).is_err()),
+        );
+        value(
+            format_args!("msr.{index:x}_write_faults"),
+            i64::from(write(index, 0x1000).is_some()),
+        );
     }
     Ok(())
 }
 
 fn known() -> Outcome {
     for index in [
-        0x10, 0x17, 0x1b, 0x3a, 0x48, 0x8b, 0xce, 0xfe, 0x10a, 0x119, 0x140, 0x174, 0x175, 0x176, 0x179, 0x17a, 0x186,
-        0x198, 0x1a0, 0x1d9, 0x1db, 0x277, 0x2ff, 0x345, 0x38d, 0x600, 0x606, 0xc000_0080, 0xc000_0081, 0xc000_0082,
-        0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0103, 0xc001_0000, 0xc001_0010, 0xc001_0015,
-        0xc001_001a, 0xc001_001f, 0xc001_0055, 0xc001_0058, 0xc001_0063, 0xc001_0064, 0xc001_0114, 0xc001_0140,
-        0xc001_1004, 0xc001_1020, 0xc001_1022, 0xc001_1023, 0xc001_1029,
+        0x10,
+        0x17,
+        0x1b,
+        0x3a,
+        0x48,
+        0x8b,
+        0xce,
+        0xfe,
+        0x10a,
+        0x119,
+        0x140,
+        0x174,
+        0x175,
+        0x176,
+        0x179,
+        0x17a,
+        0x186,
+        0x198,
+        0x1a0,
+        0x1d9,
+        0x1db,
+        0x277,
+        0x2ff,
+        0x345,
+        0x38d,
+        0x600,
+        0x606,
+        0xc000_0080,
+        0xc000_0081,
+        0xc000_0082,
+        0xc000_0084,
+        0xc000_0100,
+        0xc000_0101,
+        0xc000_0102,
+        0xc000_0103,
+        0xc001_0000,
+        0xc001_0010,
+        0xc001_0015,
+        0xc001_001a,
+        0xc001_001f,
+        0xc001_0055,
+        0xc001_0058,
+        0xc001_0063,
+        0xc001_0064,
+        0xc001_0114,
+        0xc001_0140,
+        0xc001_1004,
+        0xc001_1020,
+        0xc001_1022,
+        0xc001_1023,
+        0xc001_1029,
     ] {
         match read(index) {
             Ok(_) if matches!(index, 0x10 | 0xc000_0101) => {}
@@ -83,7 +143,10 @@ fn kept() -> Outcome {
             return Ok(());
         };
         let fault = write(index, number);
-        ensure!(fault.is_none(), "{index:#x} refuses {number:#x}: {fault:x?}");
+        ensure!(
+            fault.is_none(),
+            "{index:#x} refuses {number:#x}: {fault:x?}"
+        );
         for _ in 0..3 {
             xenolith_guests::xen::sched::yield_now();
         }
@@ -97,9 +160,15 @@ fn efer() -> Outcome {
     let efer = regs::rdmsr(regs::msr::EFER);
     expect!(efer & 0x500, 0x500, "LME and LMA");
     expect!(efer >> 12 & 1, 0, "SVME is not shown");
-    protection("LME off while paging", write(regs::msr::EFER, efer & !0x100))?;
+    protection(
+        "LME off while paging",
+        write(regs::msr::EFER, efer & !0x100),
+    )?;
     protection("a reserved bit", write(regs::msr::EFER, efer | 1 << 20))?;
-    value("msr.efer_svme_faults", i64::from(write(regs::msr::EFER, efer | 1 << 12).is_some()));
+    value(
+        "msr.efer_svme_faults",
+        i64::from(write(regs::msr::EFER, efer | 1 << 12).is_some()),
+    );
     ensure!(write(regs::msr::EFER, efer | 1).is_none(), "SCE");
     expect!(regs::rdmsr(regs::msr::EFER), efer | 1);
     regs::wrmsr(regs::msr::EFER, efer);
@@ -129,7 +198,10 @@ fn counter() -> Outcome {
     let before = arch::now();
     if write(0x10, before + arch::ticks_per_second() * 10).is_none() {
         let after = arch::now();
-        value("msr.tsc_takes_a_write", i64::from(after > before + arch::ticks_per_second() * 9));
+        value(
+            "msr.tsc_takes_a_write",
+            i64::from(after > before + arch::ticks_per_second() * 9),
+        );
     } else {
         value("msr.tsc_write_faults", 1);
     }
@@ -149,7 +221,10 @@ fn memory_types() -> Outcome {
     protection("a type that is none", write(0x2ff, 0xc02))?;
     // The CPU refuses it; QEMU takes it where the hypervisor does not look.
     let before = read(0x277).unwrap_or(0);
-    value("msr.reserved_type_of_the_pat_faults", i64::from(write(0x277, 0x02).is_some()));
+    value(
+        "msr.reserved_type_of_the_pat_faults",
+        i64::from(write(0x277, 0x02).is_some()),
+    );
     write(0x277, before);
     Ok(())
 }
@@ -164,7 +239,10 @@ fn machine_check() -> Outcome {
     for bank in 0..banks.min(32) {
         ensure!(read(0x401 + bank * 4).is_ok(), "status of bank {bank}");
     }
-    value("msr.mca_status_of_1_faults", i64::from(write(0x401, 1).is_some()));
+    value(
+        "msr.mca_status_of_1_faults",
+        i64::from(write(0x401, 1).is_some()),
+    );
     ensure!(write(0x401, 0).is_none(), "status cannot be cleared");
     Ok(())
 }
@@ -173,7 +251,10 @@ fn non_canonical() -> Outcome {
     for index in [0xc000_0100, 0xc000_0102, 0xc000_0082] {
         let before = read(index).unwrap_or(0);
         let fault = write(index, 0x0080_0000_0000_0000);
-        value(format_args!("msr.{index:x}_non_canonical_faults"), i64::from(fault.is_some()));
+        value(
+            format_args!("msr.{index:x}_non_canonical_faults"),
+            i64::from(fault.is_some()),
+        );
         write(index, before);
     }
     Ok(())

@@ -112,18 +112,32 @@ fn privileged() -> Outcome {
     ] {
         protection(name, in_user_mode(code, arch::WINDOW).0)?;
     }
-    undefined("xsetbv without OSXSAVE", in_user_mode(&[0x0f, 0x01, 0xd1], 0).0)?;
+    undefined(
+        "xsetbv without OSXSAVE",
+        in_user_mode(&[0x0f, 0x01, 0xd1], 0).0,
+    )?;
     // The CPU looks at the privilege before it lets the hypervisor see the instruction.
     let (fault, _) = in_user_mode(&[0x0f, 0x01, 0xd8], 0);
-    value("user.vmrun_vector", fault.map_or(-1, |fault| fault.vector as i64));
-    ensure!(fault.is_some_and(|fault| matches!(fault.vector, exception::UNDEFINED | exception::PROTECTION)));
+    value(
+        "user.vmrun_vector",
+        fault.map_or(-1, |fault| fault.vector as i64),
+    );
+    ensure!(
+        fault.is_some_and(|fault| matches!(
+            fault.vector,
+            exception::UNDEFINED | exception::PROTECTION
+        ))
+    );
     Ok(())
 }
 
 fn ports() -> Outcome {
     protection("in", in_user_mode(&[0x66, 0xba, 0xf0, 0x05, 0xec], 0).0)?;
     protection("out", in_user_mode(&[0x66, 0xba, 0xf0, 0x05, 0xee], 0).0)?;
-    protection("insb", in_user_mode(&[0x66, 0xba, 0xf0, 0x05, 0x6c], arch::WINDOW).0)
+    protection(
+        "insb",
+        in_user_mode(&[0x66, 0xba, 0xf0, 0x05, 0x6c], arch::WINDOW).0,
+    )
 }
 
 fn kernel_pages() -> Outcome {
@@ -139,9 +153,15 @@ fn kernel_pages() -> Outcome {
 /// A gate that user code may not use gives its own number in the error code.
 fn low_gate() -> Outcome {
     let (fault, _) = in_user_mode(&[0xcd, 0x50], 0);
-    ensure!(fault.is_some_and(|fault| fault.vector == exception::PROTECTION), "{fault:x?}");
+    ensure!(
+        fault.is_some_and(|fault| fault.vector == exception::PROTECTION),
+        "{fault:x?}"
+    );
     // 8n + 2; QEMU 7.2 gives 16n + 2.
-    value("user.int_50_error", fault.map_or(-1, |fault| fault.error as i64));
+    value(
+        "user.int_50_error",
+        fault.map_or(-1, |fault| fault.error as i64),
+    );
     Ok(())
 }
 
