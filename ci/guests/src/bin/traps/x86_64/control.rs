@@ -172,6 +172,7 @@ fn xcr0() -> Outcome {
     // SAFETY: (both) values that are refused.
     let without_x87 =
         arch::fault_of(|| unsafe { asm!("xsetbv", in("ecx") 0, in("eax") 2, in("edx") 0) });
+    // SAFETY: as above.
     let register_1 =
         arch::fault_of(|| unsafe { asm!("xsetbv", in("ecx") 1, in("eax") 1, in("edx") 0) });
     regs::set_cr4(cr4);

@@ -45,6 +45,7 @@ fn undefined_instruction() -> Outcome {
     // SAFETY: as above.
     undefined(
         "push es in long mode",
+        // SAFETY: as above.
         fault_of(|| unsafe { asm!(".byte 0x06") }),
     )?;
     // SAFETY: as above.

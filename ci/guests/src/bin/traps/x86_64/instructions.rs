@@ -64,7 +64,6 @@ fn vmx() -> Outcome {
 
 /// VMCALL on AMD, VMMCALL on Intel: undefined, or served all the same.
 fn other_call() -> Outcome {
-    let result: u64;
     let mut answer = nr::XEN_VERSION;
     let fault = if arch::is_amd() {
         // SAFETY: xen_version 0.
@@ -77,12 +76,11 @@ fn other_call() -> Outcome {
             asm!("vmmcall", inout("rax") answer, inout("rdi") 0u64 => _, inout("rsi") 0u64 => _)
         })
     };
-    result = answer;
     value(
         "instruction.other_call_fault",
         fault.map_or(-1, |fault| fault.vector as i64),
     );
-    ensure!(fault.is_some() || result >> 16 == 4, "{result:#x}");
+    ensure!(fault.is_some() || answer >> 16 == 4, "{answer:#x}");
     Ok(())
 }
 
