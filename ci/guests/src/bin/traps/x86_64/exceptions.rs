@@ -42,7 +42,6 @@ fn breakpoint() -> Outcome {
 fn undefined_instruction() -> Outcome {
     // SAFETY: (all) undefined on purpose.
     undefined("ud2", fault_of(|| unsafe { asm!("ud2") }))?;
-    // SAFETY: as above.
     undefined(
         "push es in long mode",
         // SAFETY: as above.
@@ -151,9 +150,9 @@ fn names_instruction() -> Outcome {
 /// A step over an instruction that the hypervisor does for the guest ends behind it, too.
 fn step_over() -> Outcome {
     let after: u64;
-    // SAFETY: one step over CPUID; the address behind it comes out.
     let fault = {
         let mut address = 0u64;
+        // SAFETY: one step over CPUID; the address behind it comes out.
         let fault = fault_of(|| unsafe {
             asm!("lea {t}, [rip + 2f]", "mov [{a}], {t}", "push rbx", "pushfq", "or qword ptr [rsp], 0x100", "xor eax, eax",
                  "popfq", "cpuid", "2:", "nop", "pop rbx", t = out(reg) _, a = in(reg) &raw mut address,
