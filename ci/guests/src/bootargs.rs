@@ -1,14 +1,11 @@
-//! Words of the guest's command line, `name=value`, from `/chosen/bootargs`.
+//! Words of the guest's command line, `name=value`.
 
 use crate::arch;
 
 /// The value of word `name`, if the command line has it.
 pub fn word(name: &str) -> Option<&'static str> {
-    let line = arch::device_tree()
-        .find_node("/chosen")?
-        .property("bootargs")?
-        .as_str()?;
-    line.split_ascii_whitespace()
+    arch::command_line()
+        .split_ascii_whitespace()
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 

@@ -1,4 +1,4 @@
-//! Where result lines go: the PL011 that the hypervisor emulates when the device tree names one,
+//! Where result lines go: the PL011 that the hypervisor emulates when the architecture finds one,
 //! else the hypervisor's console by hypercall, else the domain's PV console ring.
 //! A line is put together first and handed over whole, so that CPUs do not mix theirs.
 
@@ -42,18 +42,10 @@ impl Write for Text {
     }
 }
 
-/// Picks the console.
-pub(crate) fn init(tree: &fdt::Fdt) {
-    let uart = tree
-        .chosen()
-        .stdout()
-        .filter(|node| {
-            node.compatible()
-                .is_some_and(|list| list.all().any(|name| name == "arm,sbsa-uart"))
-        })
-        .and_then(|node| node.reg()?.next());
+/// Picks the console; `uart` is the address of an emulated PL011 that is meant to be it.
+pub(crate) fn init(uart: Option<u64>) {
     if let Some(uart) = uart {
-        BASE.store(uart.starting_address as u64, Ordering::Relaxed);
+        BASE.store(uart, Ordering::Relaxed);
         KIND.store(BY_UART, Ordering::Relaxed);
     } else if xen::console_write(b"") < 0 {
         let frame = hvm::get_param(hvm::PARAM_CONSOLE_PFN).unwrap_or(0);

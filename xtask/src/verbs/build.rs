@@ -39,9 +39,9 @@ pub(crate) struct Built {
     pub(crate) name: String,
     /// The ELF file, with symbols.
     pub(crate) elf: PathBuf,
-    /// The flat binary.
+    /// What is started: the flat binary, or the ELF file itself.
     pub(crate) bin: PathBuf,
-    /// Bytes of the flat binary.
+    /// Bytes of what is started.
     pub(crate) size: u64,
 }
 
@@ -95,7 +95,11 @@ pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
     let folder = arch.images().join("guests");
     elves
         .iter()
-        .map(|elf| flat(&file_name(elf), elf, &folder))
+        .map(|elf| match arch {
+            // A PVH guest is started as the ELF file that it is.
+            Arch::X86_64 => whole(&file_name(elf), elf, &folder),
+            _ => flat(&file_name(elf), elf, &folder),
+        })
         .collect()
 }
 
@@ -159,13 +163,30 @@ fn flat(name: &str, elf: &Path, folder: &Path) -> Result<Built> {
         bin: folder.join(format!("{name}.bin")),
         size: flat.bytes.len() as u64,
     };
-    // Unchanged files keep their times, so that what is made from them need not be made again.
-    for (path, content) in [(&built.elf, &bytes), (&built.bin, &flat.bytes)] {
-        if fs::read(path).ok().as_ref() != Some(content) {
-            paths::write(path, content)?;
-        }
-    }
+    write_if_changed(&built.elf, &bytes)?;
+    write_if_changed(&built.bin, &flat.bytes)?;
     Ok(built)
+}
+
+/// The ELF file as the thing to start.
+fn whole(name: &str, elf: &Path, folder: &Path) -> Result<Built> {
+    let bytes = paths::read(elf)?;
+    let path = folder.join(format!("{name}.elf"));
+    write_if_changed(&path, &bytes)?;
+    Ok(Built {
+        name: name.to_string(),
+        elf: path.clone(),
+        bin: path,
+        size: bytes.len() as u64,
+    })
+}
+
+/// Unchanged files keep their times, so that what is made from them need not be made again.
+fn write_if_changed(path: &Path, content: &Vec<u8>) -> Result<()> {
+    if fs::read(path).ok().as_ref() == Some(content) {
+        return Ok(());
+    }
+    paths::write(path, content)
 }
 
 fn file_name(path: &Path) -> String {

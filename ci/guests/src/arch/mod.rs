@@ -3,13 +3,19 @@
 //!
 //! - `hypercall(number, args) -> i64`, `image() -> Range<u64>` (addresses of code, data, stacks)
 //! - `Cpu` numbers, `cpu_index`, `cpu_count`, `cpu_start`, `cpu_stop`, `relax`
-//! - `irq_on`, `irq_off`, `wait`, `entry_stamp`, `on_irq`, `ipi_*`, `event_irq_on`
-//! - `now` and `ticks_per_second`, `timer_*`
+//! - `command_line`
+//! - `irq_on`, `irq_off`, `wait`, `wait_and_take`, `entry_stamp`, `on_ipi`, `ipi_send`, `on_event`
+//! - `now` and `ticks_per_second`, `timer_*`, `block_for`
 //! - `attempt` and `escape`: a case that panics is left, and the next one runs
 //! - `fault_of(|| …)`: runs a closure and says whether it faulted
+//! - `is_nothing_at`: whether a mapped address has nothing behind it
 //! - `map_page`, `UNMAPPED`, `NON_CANONICAL`: addresses that a bad pointer may have
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;

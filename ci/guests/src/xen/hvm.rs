@@ -6,6 +6,7 @@ use super::{SELF, call, nr};
 pub mod op {
     pub const SET_PARAM: u64 = 0;
     pub const GET_PARAM: u64 = 1;
+    pub const SET_EVTCHN_UPCALL_VECTOR: u64 = 23;
 }
 
 /// Parameter numbers (public/hvm/params.h).
@@ -57,5 +58,16 @@ pub fn set_param(index: u32, value: u64) -> i64 {
             index,
             value,
         },
+    )
+}
+
+/// Has events of `vcpu` come as `vector` of its local APIC.
+pub fn set_upcall_vector(vcpu: u32, vector: u8) -> i64 {
+    #[repr(C)]
+    struct Argument(u32, u8, [u8; 3]);
+    call(
+        nr::HVM_OP,
+        op::SET_EVTCHN_UPCALL_VECTOR,
+        &mut Argument(vcpu, vector, [0; 3]),
     )
 }

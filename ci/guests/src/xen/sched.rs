@@ -1,7 +1,7 @@
 //! `sched_op`.
 
 use super::{call, call_at, nr};
-use crate::arch;
+use crate::{arch, bootargs};
 
 #[allow(missing_docs)]
 pub mod op {
@@ -46,11 +46,15 @@ pub fn poll(ports: &[u32], timeout: u64) -> i64 {
     call(nr::SCHED_OP, op::POLL, &mut argument)
 }
 
-/// Ends the domain as powered off.
+/// Ends the domain as powered off; with the word `end=reboot` on the command line as to be restarted. (Xen on x86
+/// halts the machine when dom0 powers off, and an emulator goes on; it ends at a restart if told so.)
 pub fn power_off() -> ! {
-    let mut reason: u32 = 0;
+    const REBOOT: u32 = 1;
+    let reboots = bootargs::word("end") == Some("reboot");
+    let mut reason: u32 = if reboots { REBOOT } else { 0 };
+    arch::irq_off();
     loop {
         call(nr::SCHED_OP, op::SHUTDOWN, &mut reason);
-        arch::wait();
+        arch::wait_and_take();
     }
 }

@@ -26,6 +26,10 @@ pub const CAPABILITY: &str = "xen-3.0-aarch64";
 pub const MEMORY_MAP_ANSWER: i64 = crate::xen::errno::ENOSYS;
 /// Byte offset of `evtchn_pending` in the shared-info page: one legacy `vcpu_info` of 48 bytes is before it.
 pub const SHARED_PENDING: u64 = 48;
+/// Whether `VCPUOP_down` takes a vCPU down, and so ends a domain that has no other.
+pub const HAS_VCPU_DOWN: bool = false;
+/// Whether a domain that maps its own grant may find its page moved there and gone from where it was.
+pub const OWN_GRANT_MOVES: bool = false;
 
 static EVENT_LINE: AtomicU32 = AtomicU32::new(0);
 static GRANT_WINDOW: AtomicU64 = AtomicU64::new(0);
@@ -82,6 +86,43 @@ pub fn irq_off() {
 pub fn wait() {
     // SAFETY: WFI.
     unsafe { asm!("dsb sy", "wfi") };
+}
+
+/// With interrupts masked: sleeps until one is pending, takes it, and masks them again.
+pub fn wait_and_take() {
+    wait();
+    irq_on();
+    irq_off();
+}
+
+/// Blocks by the hypercall until this CPU's timer has fired, `ticks` from now.
+pub fn block_for(ticks: u64) -> i64 {
+    static FIRED: AtomicU64 = AtomicU64::new(0);
+    on_timer(|_| {
+        timer_off();
+        FIRED.fetch_add(1, Ordering::SeqCst);
+    });
+    irq_off();
+    let before = FIRED.load(Ordering::SeqCst);
+    timer_at(now() + ticks);
+    while FIRED.load(Ordering::SeqCst) == before {
+        let errno = crate::xen::sched::block();
+        if errno != 0 {
+            return errno;
+        }
+        irq_on();
+        irq_off();
+    }
+    0
+}
+
+/// Whether nothing is behind the mapped address: an access to it faults.
+pub fn is_nothing_at(address: u64) -> bool {
+    fault_of(|| {
+        read64(address);
+    })
+    .is_some()
+        && fault_of(|| write64(address, 0)).is_some()
 }
 
 /// Counter value at this CPU's last interrupt or exception entry.
@@ -157,6 +198,22 @@ fn interrupt(node: &FdtNode, index: usize) -> Option<u32> {
     Some(base + cell(index * 3 + 1)?)
 }
 
+/// The command line.
+pub fn command_line() -> &'static str {
+    device_tree()
+        .find_node("/chosen")
+        .and_then(|node| node.property("bootargs")?.as_str())
+        .unwrap_or("")
+}
+
+/// The PL011 that the device tree names as console, if the hypervisor emulates one.
+fn console_uart(tree: &fdt::Fdt) -> Option<u64> {
+    let node = tree.chosen().stdout()?;
+    let is_uart = node.compatible()?.all().any(|name| name == "arm,sbsa-uart");
+    let region = node.reg()?.next()?;
+    is_uart.then_some(region.starting_address as u64)
+}
+
 /// The device tree that the guest was given.
 pub fn device_tree() -> fdt::Fdt<'static> {
     // SAFETY: the address came in x0, and nothing writes there.
@@ -190,7 +247,7 @@ extern "C" fn guest_primary(dtb: u64) -> ! {
         node.and_then(|node| interrupt(&node, 0)).unwrap_or(31),
         Ordering::Relaxed,
     );
-    crate::console::init(&tree);
+    crate::console::init(console_uart(&tree));
     cpu::init(&tree);
     timer::init(&tree);
     gic::init(&tree);

@@ -62,7 +62,11 @@ fn bad_domains() -> Outcome {
         Err(ESRCH)
     );
     expect!(event::reset(NOBODY), ESRCH);
-    expect!(event::alloc_unbound(SELF, NOBODY), Err(ESRCH));
+    // A Xen built without security modules does not look who may bind.
+    match event::alloc_unbound(SELF, NOBODY) {
+        Ok(port) => expect!(event::close(port), 0),
+        Err(errno) => expect!(errno, ESRCH, "unbound for nobody"),
+    }
     Ok(())
 }
 

@@ -70,6 +70,14 @@ fn mapped(reference: u32, at: Page, flags: u32) -> Result<u32, Why> {
     Ok(map.handle)
 }
 
+/// Expects a word of a page of this guest's that is mapped a second time.
+fn owner_reads(page: Page, offset: u64, wanted: u64) -> Outcome {
+    if !(arch::OWN_GRANT_MOVES && arch::is_nothing_at(page.address() + offset)) {
+        expect!(page.read::<u64>(offset), wanted, "read by the owner");
+    }
+    Ok(())
+}
+
 fn shows_the_page() -> Outcome {
     let page = granted(REFERENCE, 0);
     let at = window(0);
@@ -77,16 +85,16 @@ fn shows_the_page() -> Outcome {
     let handle = mapped(REFERENCE, at, map_flag::HOST_MAP)?;
     expect!(at.read::<u64>(0), 0x1234_5678);
     at.write::<u64>(8, 0x9abc);
-    expect!(page.read::<u64>(8), 0x9abc);
+    owner_reads(page, 8, 0x9abc)?;
     let flags = grant::flags_of(REFERENCE) & (entry::READING | entry::WRITING);
     expect!(flags, entry::READING | entry::WRITING, "flags while mapped");
     expect!(unmap(handle, at), (0, gnt::OKAY));
     let flags = grant::flags_of(REFERENCE) & (entry::READING | entry::WRITING);
     expect!(flags, 0, "flags after the unmap");
-    let fault = arch::fault_of(|| {
-        at.read::<u64>(0);
-    });
-    ensure!(fault.is_some(), "the page is still there after the unmap");
+    ensure!(
+        arch::is_nothing_at(at.address()),
+        "the page is still there after the unmap"
+    );
     grant::revoke(REFERENCE);
     Ok(())
 }
@@ -105,7 +113,7 @@ fn read_only() -> Outcome {
         EFAULT,
         "a call writes to it"
     );
-    expect!(page.read::<u64>(0), 42);
+    owner_reads(page, 0, 42)?;
     expect!(unmap(handle, at), (0, gnt::OKAY));
     grant::revoke(REFERENCE);
 
@@ -129,7 +137,8 @@ fn twice() -> Outcome {
     let two = mapped(REFERENCE, second, map_flag::HOST_MAP | map_flag::READ_ONLY)?;
     ensure!(one != two, "one handle for two mappings");
     first.write::<u64>(16, 7);
-    expect!((second.read::<u64>(16), page.read::<u64>(16)), (7, 7));
+    expect!(second.read::<u64>(16), 7);
+    owner_reads(page, 16, 7)?;
     expect!(unmap(one, first), (0, gnt::OKAY));
     expect!(
         grant::flags_of(REFERENCE) & entry::READING,
@@ -287,7 +296,9 @@ fn withdrawn() -> Outcome {
     let handle = mapped(REFERENCE, at, map_flag::HOST_MAP)?;
     grant::revoke(REFERENCE);
     page.write::<u64>(0, 5);
-    expect!(at.read::<u64>(0), 5);
+    if !arch::OWN_GRANT_MOVES {
+        expect!(at.read::<u64>(0), 5);
+    }
     expect!(unmap(handle, at), (0, gnt::OKAY));
     grant::revoke(REFERENCE);
     Ok(())

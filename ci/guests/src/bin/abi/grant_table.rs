@@ -2,7 +2,7 @@
 
 use xenolith_guests::arch;
 use xenolith_guests::report::value;
-use xenolith_guests::xen::errno::{EFAULT, EINVAL};
+use xenolith_guests::xen::errno::{EFAULT, EINVAL, ENOSYS};
 use xenolith_guests::xen::{SELF, grant, memory};
 use xenolith_guests::{ensure, expect};
 
@@ -143,7 +143,9 @@ fn status_frames() -> Outcome {
     struct StatusFrames(u32, u16, i16, u64);
     let mut frames = [0u64; 4];
     let mut get = StatusFrames(1, SELF, 77, frames.as_mut_ptr() as u64);
-    expect!(grant::one(op::GET_STATUS_FRAMES, &mut get), 0);
+    let errno = grant::one(op::GET_STATUS_FRAMES, &mut get);
+    // Xen on x86 does not know the call from translated guests.
+    ensure!(matches!(errno, 0 | ENOSYS), "{errno}");
     value("grant.status_frames_in_version_1", i64::from(get.2));
     Ok(())
 }

@@ -23,6 +23,13 @@ mod survey;
 mod vcpu;
 mod version;
 
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64/mod.rs"]
+mod special;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64/mod.rs"]
+mod special;
+
 guest!(main);
 
 /// A row of a module's table.
@@ -46,14 +53,21 @@ fn main() {
         memory::CASES,
         physmap::CASES,
         sched::CASES,
+    ] {
+        report.cases(table);
+    }
+    for table in special::TABLES {
+        report.cases(table);
+    }
+    for table in [
         vcpu::CASES,
         hvm::CASES,
         multicall::CASES,
         bad_pointers::CASES,
         survey::CASES,
-        event_errors::LAST,
     ] {
         report.cases(table);
     }
+    report.cases(event_errors::LAST);
     report.finish()
 }

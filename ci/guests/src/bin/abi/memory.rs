@@ -75,10 +75,10 @@ fn round_trip() -> Outcome {
             1,
             "decrease"
         );
-        let fault = arch::fault_of(|| {
-            page.read::<u64>(0);
-        });
-        ensure!(fault.is_some(), "the page is still there");
+        ensure!(
+            arch::is_nothing_at(page.address()),
+            "the page is still there"
+        );
         expect!(
             reservation(op::POPULATE_PHYSMAP, &mut [page.frame()], 0),
             1,
@@ -156,6 +156,8 @@ fn orders() -> Outcome {
             value(format_args!("memory.op_{operation}_order_{order}"), done);
         }
     }
+    // Frames that are none: frame 0 is RAM on some machines, and would go.
+    page.fill(0x7f);
     let mut huge = Reservation {
         extents: page.address(),
         count: 1 << 60,
@@ -200,7 +202,7 @@ fn already_done() -> Outcome {
     page.write::<u64>(0, 3);
     expect!(page.read::<u64>(0), 3, "the first page stays");
     ensure!(
-        arch::fault_of(|| arch::write64(page.after(1).address(), 0)).is_some(),
+        arch::is_nothing_at(page.after(1).address()),
         "the second stays too"
     );
     expect!(

@@ -22,17 +22,16 @@ pub(crate) const CASES: &[Case] = &[
 
 fn shared_info() -> Outcome {
     let page = shared::page();
-    expect!(
-        add_to_physmap(space::SHARED_INFO, 0, page.frame()),
-        EBUSY,
-        "at its own place again"
-    );
     let other = Page::take();
-    expect!(
-        add_to_physmap(space::SHARED_INFO, 0, other.frame()),
-        EBUSY,
-        "at a second place"
-    );
+    // Xen moves it on x86 and refuses on ARM.
+    for (what, place) in [("own", page), ("second", other), ("first", page)] {
+        let errno = add_to_physmap(space::SHARED_INFO, 0, place.frame());
+        ensure!(matches!(errno, 0 | EBUSY), "{what} place: {errno}");
+        value(
+            format_args!("physmap.shared_info_at_its_{what}_place"),
+            errno,
+        );
+    }
     Ok(())
 }
 
@@ -48,10 +47,11 @@ fn bad_spaces() -> Outcome {
         EINVAL,
         "grant frame"
     );
+    // No such frame: one that is there moves, where the space of guest frames is served.
     for space in [2, 4, 6, 99] {
         value(
             format_args!("physmap.space_{space}"),
-            add_to_physmap(space, 0, target.frame()),
+            add_to_physmap(space, 0xfff_ffff, target.frame()),
         );
     }
     target.write::<u64>(0, 1);
@@ -96,7 +96,7 @@ fn remove() -> Outcome {
     page.write::<u64>(0, 1);
     expect!(remove_from_physmap(page.frame()), 0);
     ensure!(
-        arch::fault_of(|| arch::write64(page.address(), 0)).is_some(),
+        arch::is_nothing_at(page.address()),
         "the page is still there"
     );
     value("physmap.remove_again", remove_from_physmap(page.frame()));

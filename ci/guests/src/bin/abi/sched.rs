@@ -1,7 +1,5 @@
 //! `sched_op`.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use xenolith_guests::report::value;
 use xenolith_guests::xen::errno::{EINVAL, ENOSYS, ESRCH};
 use xenolith_guests::xen::{call, event, nr, sched, shared};
@@ -14,8 +12,6 @@ use super::{Case, Outcome};
 pub(crate) const CASES: &[Case] = &[
     ("sched.yield", yield_now),
     ("sched.block_ends_with_an_interrupt", block),
-    ("sched.block_unmasks_interrupts", block_unmasks),
-    ("sched.block_with_an_event_pending_returns", block_pending),
     ("sched.poll_ends_with_its_timeout", poll_timeout),
     ("sched.poll_refuses", poll_refuses),
     ("sched.watchdog", watchdog),
@@ -23,13 +19,6 @@ pub(crate) const CASES: &[Case] = &[
     ("sched.pin_override", pin_override),
     ("sched.unknown", unknown),
 ];
-
-static FIRED: AtomicU64 = AtomicU64::new(0);
-
-fn on_timer(_line: u32) {
-    arch::timer_off();
-    FIRED.fetch_add(1, Ordering::SeqCst);
-}
 
 fn yield_now() -> Outcome {
     for _ in 0..100 {
@@ -40,15 +29,7 @@ fn yield_now() -> Outcome {
 
 /// Blocks for a millisecond of the timer.
 pub(crate) fn block_for_a_millisecond() -> Outcome {
-    arch::on_timer(on_timer);
-    arch::irq_off();
-    let before = FIRED.load(Ordering::SeqCst);
-    arch::timer_at(arch::now() + arch::ticks_per_second() / 1000);
-    while FIRED.load(Ordering::SeqCst) == before {
-        expect!(sched::block(), 0, "block");
-        arch::irq_on();
-        arch::irq_off();
-    }
+    expect!(arch::block_for(arch::ticks_per_second() / 1000), 0, "block");
     Ok(())
 }
 
@@ -56,38 +37,6 @@ fn block() -> Outcome {
     for _ in 0..10 {
         block_for_a_millisecond()?;
     }
-    Ok(())
-}
-
-/// The guest blocks with interrupts masked and goes on without: the interrupt is taken at once.
-fn block_unmasks() -> Outcome {
-    arch::on_timer(on_timer);
-    arch::irq_off();
-    let before = FIRED.load(Ordering::SeqCst);
-    arch::timer_at(arch::now() + arch::ticks_per_second() / 1000);
-    expect!(sched::block(), 0);
-    let after = FIRED.load(Ordering::SeqCst);
-    arch::irq_off();
-    expect!(after, before + 1);
-    Ok(())
-}
-
-fn block_pending() -> Outcome {
-    arch::irq_off();
-    shared::page();
-    let port = must("bind_ipi", event::bind_ipi(0))?;
-    shared::clear_mask(port);
-    shared::clear_pending(port);
-    arch::on_event(|_| {
-        shared::take_upcall(0);
-    });
-    expect!(event::send(port), 0);
-    expect!(sched::block(), 0);
-    arch::irq_on();
-    arch::irq_off();
-    shared::mask(port);
-    shared::clear_pending(port);
-    expect!(event::close(port), 0);
     Ok(())
 }
 

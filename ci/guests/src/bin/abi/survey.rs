@@ -5,13 +5,10 @@ use xenolith_guests::report::value;
 use xenolith_guests::xen::{memory, nr, sched};
 use xenolith_guests::{arch, console, expect};
 
+use super::special::survey as table;
 use super::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[("survey.numbers", numbers), ("survey.sub_ops", sub_ops)];
-
-#[cfg(target_arch = "aarch64")]
-#[path = "survey_aarch64.rs"]
-mod table;
 
 /// Highest number tried, and some beyond.
 const NUMBERS: u64 = 64;

@@ -96,7 +96,7 @@ fn one_cpu() {
     while !cpus::is_idle(1) {
         sched::yield_now();
     }
-    let nanoseconds = ticks * (1_000_000_000 / arch::ticks_per_second());
+    let nanoseconds = ticks * 1_000_000_000 / arch::ticks_per_second();
     value("yields_of_the_other", others as i64);
     value("yield_switch", (nanoseconds / (LOOPS + others)) as i64);
 }

@@ -2,7 +2,7 @@
 
 use xenolith_guests::arch::{self, hypercall};
 use xenolith_guests::buffer::Page;
-use xenolith_guests::xen::{SELF, call, event, grant, nr, own_domain, sched, shared};
+use xenolith_guests::xen::{SELF, call, event, grant, memory, nr, own_domain, sched, shared};
 
 use xenolith_guests::report::value;
 
@@ -85,10 +85,10 @@ fn events() {
 
 fn grants() {
     grant::table();
-    let page = Page::take();
-    let target = Page::take();
-    grant::grant(REFERENCE, own_domain(), page.frame(), 0);
-    grant::grant(OTHER, own_domain(), target.frame(), 0);
+    let (page, target) = (Page::take(), Page::take());
+    let own_domain = own_domain();
+    grant::grant(REFERENCE, own_domain, page.frame(), 0);
+    grant::grant(OTHER, own_domain, target.frame(), 0);
     let mut copy = grant::Copy {
         source: grant::Side {
             place: u64::from(REFERENCE),
@@ -117,11 +117,19 @@ fn grants() {
         host_address: window,
         flags: grant::map_flag::HOST_MAP,
         reference: REFERENCE,
-        domain: own_domain(),
+        domain: own_domain,
         ..grant::Map::default()
     };
+    // Where the page moves, it is gone after the unmap: each turn takes another.
+    let mut spare = arch::image().end / 4096 + 2048;
+    let mut failed = 0;
     time("grant_map_unmap", || {
+        if arch::OWN_GRANT_MOVES {
+            spare += 1;
+            grant::grant(REFERENCE, own_domain, spare, 0);
+        }
         grant::one(grant::op::MAP, &mut map);
+        failed += i64::from(map.status != 0);
         let mut unmap = grant::Unmap {
             host_address: window,
             handle: map.handle,
@@ -129,7 +137,12 @@ fn grants() {
         };
         grant::one(grant::op::UNMAP, &mut unmap);
     });
-    value("grant_map_status", i64::from(map.status));
+    value("grant_map_status", failed);
+    let mut frames = [Page::take().frame()];
+    time("decrease_populate", || {
+        memory::reservation(memory::op::DECREASE_RESERVATION, &mut frames, 0);
+        memory::reservation(memory::op::POPULATE_PHYSMAP, &mut frames, 0);
+    });
     time("query_grant_size", || {
         #[repr(C)]
         struct Query(u16, u32, u32, i16);

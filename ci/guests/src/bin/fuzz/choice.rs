@@ -33,6 +33,10 @@ const KNOWN: [u64; 16] = [
     nr::XSM_OP,
 ];
 const SCHED_OP_COMPAT: u64 = 6;
+/// `PHYSDEVOP_manage_pci_*` and `PHYSDEVOP_pci_device_*`.
+const PCI_ADD_AND_REMOVE: [u64; 5] = [15, 16, 20, 25, 26];
+const VCPU_DOWN: u64 = 2;
+const VCPU_IS_UP: u64 = 3;
 const ENTRY_WORDS: u64 = 8;
 const MOST_ENTRIES: u64 = 8;
 
@@ -119,6 +123,9 @@ fn confine(call: &mut Call, words: &mut Words) {
             }
         }
         nr::VCPU_OP => {
+            if call.args[0] & 0xffff_ffff == VCPU_DOWN {
+                call.args[0] = VCPU_IS_UP;
+            }
             call.args[1] = if words.once_in(4) {
                 words.word()
             } else {
@@ -159,6 +166,10 @@ fn confine(call: &mut Call, words: &mut Words) {
             call.args[0] = address;
         }
         nr::MEMORY_OP => memory_op(call, words),
+        // The hardware domain of Xen 4.17 on x86 can bring Xen down by taking a PCI device away.
+        nr::PHYSDEV_OP if PCI_ADD_AND_REMOVE.contains(&(call.args[0] & 0xffff_ffff)) => {
+            call.args[1] = words.bad_pointer();
+        }
         // These take no frame numbers, so an odd pointer cannot make one.
         nr::XEN_VERSION | nr::PHYSDEV_OP if words.once_in(8) => call.args[1] ^= words.below(4),
         _ => {}

@@ -10,7 +10,8 @@
 //!   or of nothing; no word, and no half of one, names the image or the 256 MiB below it.
 //!
 //! Left out (`choice`) are calls that by definition end the domain, block it for ever or rebuild the
-//! machine: shutdown in its three forms, block, poll and watchdog (kept with bad pointers), and control calls that carry
+//! machine: shutdown in its three forms, taking the vCPU down, block, poll and watchdog,
+//! PCI devices that come and go (kept with bad pointers), and control calls that carry
 //! the right interface version. Console output is kept with bad pointers or no bytes.
 #![no_std]
 #![no_main]
@@ -21,6 +22,9 @@ use xenolith_guests::xen::{nr, own_domain};
 use xenolith_guests::{arch, bootargs, console, ensure, expect, guest};
 
 mod choice;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64.rs"]
+mod special;
 mod words;
 
 use words::Words;
@@ -36,6 +40,8 @@ fn main() {
     let mut report = Report::begin("fuzz");
     report.case("fuzz.lives_through_all_calls", all_calls);
     report.case("fuzz.hypervisor_still_answers", still_answers);
+    #[cfg(target_arch = "x86_64")]
+    report.cases(special::CASES);
     report.finish()
 }
 

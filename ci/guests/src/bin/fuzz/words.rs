@@ -30,7 +30,8 @@ impl Words {
             buffers,
             buffer_bytes: buffer_pages * PAGE,
             own_domain,
-            live: image.start.saturating_sub(BELOW)..image.end + GAP / 2,
+            // Small numbers must stay: an image low in memory protects half of what is below it.
+            live: image.start - BELOW.min(image.start / 2)..image.end + GAP / 2,
             sacrifice: (image.end + GAP) & !(2 * MIB - 1),
         }
     }

@@ -35,11 +35,9 @@ fn main() {
         arch::on_timer(|_| arch::timer_off());
         arch::timer_at(end);
     }
-    arch::irq_on();
     while seconds == 0 || arch::now() < end {
-        arch::wait();
+        arch::wait_and_take();
     }
-    arch::irq_off();
     value("neighbour.signals", answered());
     report.finish()
 }

@@ -8,7 +8,6 @@ type Case = (&'static str, fn() -> Outcome);
 pub(crate) const CASES: &[Case] = &[
     ("cpu.others_are_off_at_first", others_are_off),
     ("cpu.every_cpu_starts", every_cpu_starts),
-    ("cpu.a_running_cpu_cannot_be_started", running_cpu_refused),
 ];
 pub(crate) const LAST: &[Case] = &[("cpu.stops_and_starts_again", stops_and_starts)];
 
@@ -28,21 +27,6 @@ fn every_cpu_starts() -> Outcome {
             !arch::cpu_is_off(index),
             "cpu {index} runs but is said to be off"
         );
-    }
-    Ok(())
-}
-
-fn running_cpu_refused() -> Outcome {
-    let entry: fn(usize) = |_| ();
-    for index in cpus::others() {
-        // The worker of a CPU that runs is not disturbed: it never looks at its entry again.
-        let online = arch::cpu_is_online(index);
-        expect!(
-            arch::cpu_start(index, entry),
-            arch::CPU_ALREADY_ON,
-            "start of cpu {index}"
-        );
-        arch::set_cpu_online(index, online);
     }
     Ok(())
 }

@@ -67,9 +67,7 @@ fn wakes_a_sleeper() -> Outcome {
         cpus::begin(index, |own| {
             arch::irq_off();
             while count(own) < AWAITED.load(Ordering::SeqCst) {
-                arch::wait();
-                arch::irq_on();
-                arch::irq_off();
+                arch::wait_and_take();
             }
             arch::irq_on();
         });

@@ -14,6 +14,9 @@ mod timer;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64/mod.rs"]
+mod special;
 
 guest!(main);
 
@@ -25,6 +28,7 @@ fn main() {
     report.cases(timer::ALONE);
     if arch::cpu_count() > 1 {
         report.cases(cpu::CASES);
+        report.cases(special::RUNNING);
         report.cases(ipi::CASES);
         report.cases(timer::CASES);
         report.cases(events::CASES);

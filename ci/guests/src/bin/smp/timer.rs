@@ -73,9 +73,7 @@ fn wakes() -> Outcome {
         arch::irq_off();
         arch::timer_at(arch::now() + millisecond());
         while fired(0) == before {
-            arch::wait();
-            arch::irq_on();
-            arch::irq_off();
+            arch::wait_and_take();
         }
         arch::irq_on();
     }

@@ -10,6 +10,9 @@ use xenolith_guests::report::Report;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64/mod.rs"]
+mod special;
 
 guest!(main);
 

@@ -1,7 +1,7 @@
 //! How Xen 4.17 answers on AArch64: number, first sub-op of a run, errno. A number that is not here is unknown.
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[(u64, u64, i64)] = &[
+pub(crate) const ROWS: &[(u64, u64, i64)] = &[
     // platform_op
     (7, 0, -14),
     // memory_op: the first ones and populate count extents, so a bad pointer is "none done"
