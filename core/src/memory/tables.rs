@@ -1,5 +1,7 @@
 //! Table frames for a domain's second-level translation, charged to the domain.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use xenolith_hal::{Hal, Mfn, NoMemory, Order, TableFrames};
 
 use super::{Charge, DomainMemory, Memory, Place};
@@ -34,12 +36,14 @@ impl<H: Hal> TableFrames for DomainTables<'_, H> {
             self.account.uncharge(Charge::Hypervisor, frames);
             return Err(NoMemory);
         };
+        self.account.tables.fetch_add(frames, Relaxed);
         self.hal.zero_frames(mfn, order);
         Ok(mfn)
     }
 
     fn free(&self, mfn: Mfn) {
         self.memory.free(mfn, 0);
+        self.account.tables.fetch_sub(1, Relaxed);
         self.account.uncharge(Charge::Hypervisor, 1);
     }
 }
