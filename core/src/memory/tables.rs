@@ -47,3 +47,24 @@ impl<H: Hal> TableFrames for DomainTables<'_, H> {
         self.account.uncharge(Charge::Hypervisor, 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypercall::rig::Rig;
+
+    #[test]
+    fn a_table_counts_while_it_is_there() {
+        let rig = Rig::new();
+        let [_, domain] = &rig.domains[..] else {
+            panic!("two domains")
+        };
+        let tables = rig.hv.tables(domain);
+        let counted = || domain.memory.tables.load(Relaxed);
+        let before = counted();
+        let mfn = tables.allocate().unwrap();
+        assert_eq!(counted(), before + 1);
+        tables.free(mfn);
+        assert_eq!(counted(), before);
+    }
+}
