@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
-    Mfn, Nanos, Order, SharedInfoLayout,
+    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse, Mfn,
+    Nanos, Order, SharedInfoLayout,
 };
 
 use crate::{
