@@ -6,11 +6,12 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use spin::Once;
 use talc::{OomHandler, Span, Talc};
 use xenolith_hal::{
-    Mfn, PAGE_SIZE,
+    HeapUse, Mfn, PAGE_SIZE,
     sync::{Mutex, Rank},
 };
 
@@ -66,6 +67,26 @@ impl OomHandler for Grow {
     }
 }
 
+/// Bytes of memory that the heap has, and those of them that are free.
+static CLAIMED: AtomicU64 = AtomicU64::new(0);
+static FREE: AtomicU64 = AtomicU64::new(0);
+
+/// How much of the heap is used.
+pub fn in_use() -> HeapUse {
+    let (claimed, free) = (CLAIMED.load(Relaxed), FREE.load(Relaxed));
+    HeapUse {
+        used: claimed.saturating_sub(free),
+        free,
+    }
+}
+
+/// Keeps the figures where they can be read without the heap's lock.
+fn note(talc: &Talc<Grow>) {
+    let counters = talc.get_counters();
+    CLAIMED.store(counters.claimed_bytes as u64, Relaxed);
+    FREE.store(counters.available_bytes as u64, Relaxed);
+}
+
 /// The global allocator.
 pub struct Heap(Mutex<Option<Talc<Grow>>>);
 
@@ -101,13 +122,16 @@ unsafe impl GlobalAlloc for Heap {
             talc
         });
         // SAFETY: the caller gives a layout of non-zero size.
-        unsafe { talc.malloc(layout) }.map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        let memory = unsafe { talc.malloc(layout) };
+        note(talc);
+        memory.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         if let (Some(talc), Some(ptr)) = (self.0.lock().as_mut(), NonNull::new(ptr)) {
             // SAFETY: the caller gives back what `alloc` gave, with the same layout.
-            unsafe { talc.free(ptr, layout) }
+            unsafe { talc.free(ptr, layout) };
+            note(talc);
         }
     }
 }

@@ -193,11 +193,25 @@ pub trait Hal: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// How much of the hypervisor's heap is used; `None` where nobody counts.
+    fn heap_use(&self) -> Option<HeapUse> {
+        None
+    }
+
     /// Powers the machine off. If that is impossible, stops this CPU for ever.
     fn power_off(&self) -> !;
 
     /// Restarts the machine. If that is impossible, stops this CPU for ever.
     fn restart(&self) -> !;
+}
+
+/// What [`Hal::heap_use`] says, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapUse {
+    /// Used, the allocator's own records among it.
+    pub used: u64,
+    /// In the heap, and not used.
+    pub free: u64,
 }
 
 /// What [`Hal::cache_maintenance`] does.
