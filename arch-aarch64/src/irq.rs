@@ -82,12 +82,8 @@ pub fn sgi(cx: &Context<'_>, value: u64) {
     if let Some(gic) = gic() {
         let vgic = &cx.vcpu.domain().arch.vgic;
         let domain = cx.vcpu.domain();
-        with_gic!(gic, |hw| vgic.sgi1r(
-            hw,
-            cx.vcpu.arch.index,
-            value,
-            |vcpu| notify(domain, vcpu)
-        ));
+        with_gic!(gic, |hw| vgic
+            .sgi1r(hw, cx.arch.index, value, |vcpu| notify(domain, vcpu)));
     }
 }
 
@@ -95,7 +91,7 @@ pub fn sgi(cx: &Context<'_>, value: u64) {
 pub fn lower_physical_timer(cx: &Context<'_>) {
     let domain = cx.vcpu.domain();
     domain.arch.vgic.set_line(
-        cx.vcpu.arch.index,
+        cx.arch.index,
         domain.arch.physical_timer_ppi,
         false,
         |vcpu| notify(domain, vcpu),

@@ -143,7 +143,9 @@ fn serve_work(cpu: &'static PerCpu) {
 }
 
 fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
-    let regs = vcpu.arch.regs_ptr();
+    // Looked up once: a vCPU is found by its number in its domain.
+    let arch = &vcpu.arch;
+    let (regs, vgic) = (arch.regs_ptr(), &*arch.vgic);
     loop {
         if cpu.work.load(Relaxed) != 0 {
             serve_work(cpu);
@@ -151,7 +153,7 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
                 return;
             }
         }
-        if vcpu.arch.vgic.needs_flush() {
+        if vgic.needs_flush() {
             flush(vcpu);
         }
         // SAFETY: the vCPU is loaded on this CPU (`switch`), and its registers are borrowed by nobody here.
@@ -159,7 +161,12 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
             Reason::SYNC => {
                 // SAFETY: the guest has stopped; until the next entry this is the only use of its registers.
                 let regs = unsafe { &mut *regs };
-                exit::synchronous(&mut exit::Context { cpu, vcpu, regs });
+                exit::synchronous(exit::Context {
+                    cpu,
+                    vcpu,
+                    arch,
+                    regs,
+                });
             }
             Reason::IRQ => irq::physical(cpu, Some(vcpu)),
             _ => system_error(vcpu),
