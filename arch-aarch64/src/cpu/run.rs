@@ -14,7 +14,9 @@ use super::{
 use crate::{
     Aarch64,
     guest::{exit, fp},
-    irq, smccc, timer, with_gic,
+    irq, smccc, timer,
+    vgic::VgicVcpu,
+    with_gic,
 };
 
 /// HCR_EL2 while a guest runs: stage 2 on; interrupts and aborts to EL2; WFI, WFE, SMC, identification registers,
@@ -153,7 +155,7 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
                 return;
             }
         }
-        if vgic.needs_flush() {
+        if vgic.needs_flush() && !place_waiting(vgic) {
             flush(vcpu);
         }
         // SAFETY: the vCPU is loaded on this CPU (`switch`), and its registers are borrowed by nobody here.
@@ -172,6 +174,12 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
             _ => system_error(vcpu),
         }
     }
+}
+
+/// Gives the vCPU the interrupts that wait for it, where that is simple.
+#[inline(never)]
+fn place_waiting(vgic: &VgicVcpu) -> bool {
+    irq::gic().is_none_or(|gic| with_gic!(gic, |hw| vgic.place_waiting(hw)))
 }
 
 #[inline(never)]

@@ -4,15 +4,31 @@ use tock_registers::register_bitfields;
 
 use crate::vgic::Size;
 
-/// A trapped access to a system register.
+/// A trapped access to a system register: its syndrome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SysRegAccess {
+pub struct SysRegAccess(u32);
+
+impl SysRegAccess {
     /// Which register.
-    pub reg: SysReg,
+    #[inline]
+    #[must_use]
+    pub const fn reg(self) -> SysReg {
+        SysReg(self.0 & SysReg::MASK)
+    }
+
     /// The general register that gives or takes the value; 31 is the zero register.
-    pub rt: u8,
+    #[inline]
+    #[must_use]
+    pub const fn rt(self) -> usize {
+        (self.0 >> 5 & 0x1f) as usize
+    }
+
     /// The guest reads (`mrs`); otherwise it writes.
-    pub read: bool,
+    #[inline]
+    #[must_use]
+    pub const fn is_read(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
 /// A system register by its encoding, in the layout of the syndrome (so that no field moves when decoding).
@@ -262,11 +278,7 @@ impl Exit {
             0x07 => Self::FpAccess,
             0x16 => Self::Hvc(iss as u16),
             0x17 => Self::Smc(iss as u16),
-            0x18 => Self::SysReg(SysRegAccess {
-                reg: SysReg(iss & SysReg::MASK),
-                rt: (iss >> 5 & 0x1f) as u8,
-                read: iss & 1 != 0,
-            }),
+            0x18 => Self::SysReg(SysRegAccess(esr as u32)),
             0x20 => Self::InstructionAbort {
                 stage2: is_stage2_fault(iss),
                 ipa_valid: is_ipa_valid(iss),
@@ -290,12 +302,10 @@ pub fn fuzz_syndrome(bytes: &[u8]) {
                 let low = access.truncate(esr);
                 assert_eq!(access.truncate(access.extend(low)), low);
             }
-            Exit::SysReg(SysRegAccess { reg, rt, .. }) => {
-                assert!(
-                    rt < 32
-                        && reg
-                            == SysReg::new(reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2())
-                );
+            Exit::SysReg(access) => {
+                let reg = access.reg();
+                let again = SysReg::new(reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2());
+                assert!(access.rt() < 32 && reg == again);
             }
             _ => {}
         }
@@ -403,14 +413,11 @@ mod tests {
         // mrs x3, icc_sgi1r_el1 is write-only, so: msr icc_sgi1r_el1, x3 = S3_0_C12_C11_5.
         let reg = SysReg::new(3, 0, 12, 11, 5);
         let esr = 0x18 << 26 | u64::from(reg.0) | 3 << 5;
-        assert_eq!(
-            Exit::decode(esr),
-            Exit::SysReg(SysRegAccess {
-                reg,
-                rt: 3,
-                read: false
-            })
-        );
+        let Exit::SysReg(access) = Exit::decode(esr) else {
+            panic!("not a system register")
+        };
+        assert_eq!((access.reg(), access.rt()), (reg, 3));
+        assert!(!access.is_read());
         assert_eq!(
             (reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2()),
             (3, 0, 12, 11, 5)

@@ -40,15 +40,15 @@ pub fn init() {
 /// Serves a trapped access.
 #[inline]
 pub fn access(cx: Context<'_>, access: SysRegAccess) {
-    let rt = usize::from(access.rt);
-    if access.read {
-        if let Some(value) = ID_REGS.get().and_then(|ids| ids.get(access.reg)) {
+    let rt = access.rt();
+    if access.is_read() {
+        if let Some(value) = ID_REGS.get().and_then(|ids| ids.get(access.reg())) {
             cx.regs.set(rt, value);
             cx.regs.skip();
             return;
         }
-    } else if access.reg == ICC_SGI1R {
-        irq::sgi(&cx, cx.regs.get(rt));
+    } else if access.reg() == ICC_SGI1R {
+        irq::sgi(cx.vcpu, cx.arch, cx.regs.get(rt));
         cx.regs.skip();
         return;
     }
@@ -57,11 +57,11 @@ pub fn access(cx: Context<'_>, access: SysRegAccess) {
 
 #[inline(never)]
 fn rare(cx: Context<'_>, access: SysRegAccess) {
-    let rt = usize::from(access.rt);
-    let done = if access.read {
-        read(&cx, access.reg).map(|value| cx.regs.set(rt, value))
+    let rt = access.rt();
+    let done = if access.is_read() {
+        read(&cx, access.reg()).map(|value| cx.regs.set(rt, value))
     } else {
-        write(&cx, access.reg, cx.regs.get(rt))
+        write(&cx, access.reg(), cx.regs.get(rt))
     };
     if done.is_some() {
         cx.regs.skip();
@@ -72,8 +72,8 @@ fn rare(cx: Context<'_>, access: SysRegAccess) {
         log::warn!(
             "{}: {} of {:?} at {:#x} refused (further ones not logged)",
             Name(cx.vcpu),
-            if access.read { "read" } else { "write" },
-            access.reg,
+            if access.is_read() { "read" } else { "write" },
+            access.reg(),
             cx.regs.pc
         );
     }
@@ -112,7 +112,7 @@ fn write(cx: &Context<'_>, reg: SysReg, value: u64) -> Option<()> {
     let (control, deadline) = &cx.arch.physical_timer;
     match reg {
         ACTLR | MDSCR | OSDLR | OSLAR => {}
-        ICC_SGI0R | ICC_ASGI1R => irq::sgi(cx, value),
+        ICC_SGI0R | ICC_ASGI1R => irq::sgi(cx.vcpu, cx.arch, value),
         CNTP_CTL => {
             control.store(value & 3, Relaxed);
             program_physical_timer(cx);
