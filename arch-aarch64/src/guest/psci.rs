@@ -43,9 +43,9 @@ enum Answer {
 }
 
 /// Serves a call by `hvc #0` or `smc #0`; the function number is in x0.
-pub fn call(cx: &mut Context<'_>) {
+pub fn call(mut cx: Context<'_>) {
     let function = cx.regs.x[0] as u32;
-    match serve(cx, function) {
+    match serve(&mut cx, function) {
         Answer::Value(value) => cx.regs.x[0] = value.cast_unsigned(),
         Answer::Four(words) => {
             for (register, word) in cx.regs.x.iter_mut().zip(words) {
