@@ -53,11 +53,11 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// Finds one, or says exactly what is wrong with each that is there and what to install.
     pub(crate) fn find() -> Result<Toolchain> {
-        let in_use = sysroot_in_use();
+        let debian = PathBuf::from(DEBIAN_SYSROOT);
+        let in_use = sysroot_in_use().filter(|sysroot| *sysroot != debian);
         let mut refused = String::new();
-        let candidates = in_use.iter().map(PathBuf::as_path);
-        for sysroot in candidates.chain([Path::new(DEBIAN_SYSROOT)]) {
-            match Toolchain::of(sysroot) {
+        for sysroot in in_use.into_iter().chain([debian]) {
+            match Toolchain::of(&sysroot) {
                 Ok(found) => return Ok(found),
                 Err(reason) => refused += &format!("  {}: {reason}\n", sysroot.display()),
             }
