@@ -188,7 +188,7 @@ impl Hal for Aarch64 {
     }
 
     fn heap_use(&self) -> Option<HeapUse> {
-        Some(heap::in_use())
+        Some(heap::heap_use())
     }
 
     fn console_write(&self, text: &[u8]) {

@@ -117,6 +117,10 @@ impl Hal for X86_64 {
         match *domain {}
     }
 
+    fn heap_use(&self) -> Option<HeapUse> {
+        Some(heap_use())
+    }
+
     fn console_write(&self, text: &[u8]) {
         console::write(text);
     }

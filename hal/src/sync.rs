@@ -4,6 +4,19 @@
 //! shows in the first test that walks the path, not in the field. The table of ranks with what each protects is in
 //! `docs/locks.md`. Interrupts are masked whenever hypervisor code runs, so a plain spin lock is enough.
 
+mod phase_fair;
+mod shared;
+
+pub use shared::{Reading, SharedLock, Writing};
+
+/// The atomics of the locks here; a model puts its own in their place.
+mod atomic {
+    pub(super) use core::{
+        hint::spin_loop,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+}
+
 /// The place of a lock in the global order. A CPU that holds a lock takes only locks of a higher rank.
 /// Same-rank pairs (two domains' grant tables, two event channels) are taken through [`Mutex::lock_pair`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,6 @@ use xenolith_core::{VcpuRef, sched::Work, timer::VcpuTimer};
 use xenolith_hal::ArchTimer;
 
 use super::{
-    errata::{self, Workaround},
     percpu::PerCpu,
     regs::{isb, read, wfi, write},
     vectors::{self, Reason},
@@ -14,7 +13,7 @@ use super::{
 use crate::{
     Aarch64,
     guest::{exit, fp},
-    irq, smccc, timer,
+    heap, irq, timer,
     vgic::VgicVcpu,
     with_gic,
 };
@@ -132,6 +131,7 @@ fn idle(cpu: &'static PerCpu) {
         if cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() != 0 {
             return;
         }
+        heap::refill_reserve();
         wfi();
         irq::physical(cpu, None);
     }
@@ -256,11 +256,6 @@ fn save(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
 
 fn load(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
     let domain = vcpu.domain();
-    if errata::needs(Workaround::BranchPredictor)
-        && cpu.domain.replace(Some(domain.id())) != Some(domain.id())
-    {
-        smccc::reset_branch_predictor();
-    }
     write!("vttbr_el2", domain.p2m.vttbr());
     write!("vmpidr_el2", vcpu.arch.vmpidr);
     write!("cntvoff_el2", domain.arch.counter_offset);
