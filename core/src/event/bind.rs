@@ -10,7 +10,7 @@ use super::{
     EventTable,
     channel::{Binding, Channel, Peer, Word},
 };
-use crate::{DomId, Domain, DomainRef, Hypervisor, Vcpu, VcpuId};
+use crate::{DomId, Domain, DomainRef, Hypervisor, Vcpu, VcpuId, memory::DomainMemory};
 
 /// Whether a VIRQ is bound once per domain. Numbers that no header names yet count as global, as Xen takes them.
 pub(super) fn is_global(virq: u32) -> bool {
@@ -23,13 +23,18 @@ fn vcpu_numbered<H: Hal>(domain: &Domain<H>, number: u32) -> Result<&Vcpu<H>, Er
 }
 
 impl<H: Hal> EventTable<H> {
-    /// Makes a port that waits for `remote`, which need not exist yet.
-    pub fn alloc_unbound(&self, remote: DomId) -> Result<Port, Errno> {
-        self.bind_new(Binding::Unbound { remote }, VcpuId(0))
+    /// Makes a port that waits for `remote`, which need not exist yet. `account` is the domain's own.
+    pub fn alloc_unbound(&self, remote: DomId, account: &DomainMemory) -> Result<Port, Errno> {
+        self.bind_new(Binding::Unbound { remote }, VcpuId(0), account)
     }
 
-    fn bind_new(&self, binding: Binding, vcpu: VcpuId) -> Result<Port, Errno> {
-        let (port, channel) = self.reserve()?;
+    fn bind_new(
+        &self,
+        binding: Binding,
+        vcpu: VcpuId,
+        account: &DomainMemory,
+    ) -> Result<Port, Errno> {
+        let (port, channel) = self.reserve(account)?;
         self.publish(port, channel, Word::new(binding, vcpu))?;
         Ok(port)
     }
@@ -56,7 +61,7 @@ impl<H: Hal> Hypervisor<H> {
         remote: &DomainRef<H>,
         remote_port: Port,
     ) -> Result<Port, Errno> {
-        let (port, channel) = local.events.reserve()?;
+        let (port, channel) = local.events.reserve(&local.memory)?;
         let bound = self.connect((local, port, channel), remote, remote_port);
         if bound.is_err() {
             local.events.give_back(port, channel);
@@ -108,7 +113,7 @@ impl<H: Hal> Hypervisor<H> {
         if vcpu.virqs.port(virq).is_some() {
             return Err(Errno::EEXIST);
         }
-        let (port, channel) = domain.events.reserve()?;
+        let (port, channel) = domain.events.reserve(&domain.memory)?;
         if !vcpu.virqs.bind(virq, port) {
             domain.events.give_back(port, channel);
             return Err(Errno::EEXIST);
@@ -124,7 +129,7 @@ impl<H: Hal> Hypervisor<H> {
     /// Binds a new port to a vCPU of the domain itself; `ENOENT` for a vCPU that is none.
     pub fn bind_ipi(&self, domain: &DomainRef<H>, vcpu: u32) -> Result<Port, Errno> {
         let vcpu = vcpu_numbered(domain, vcpu)?.id;
-        domain.events.bind_new(Binding::Ipi, vcpu)
+        domain.events.bind_new(Binding::Ipi, vcpu, &domain.memory)
     }
 
     /// Chooses the vCPU that a port notifies. `EINVAL` for an IPI or a per-vCPU VIRQ, whose vCPU is fixed.

@@ -109,7 +109,13 @@ impl<H: Hal> Hypervisor<H> {
     /// Closes every port of a domain that ends, and lets none be bound any more.
     pub fn close_all_ports(&self, domain: &DomainRef<H>) -> Progress {
         domain.events.closed.store(true, SeqCst);
-        self.reset_ports(domain)
+        let progress = self.reset_ports(domain);
+        if progress == Progress::Finished {
+            // Whoever was adding a port when the table was closed is done when the lock is free.
+            let _allocation = domain.events.allocation.lock();
+            domain.events.buckets.settle(&domain.memory);
+        }
+        progress
     }
 }
 

@@ -117,7 +117,7 @@ impl<'a, H: Hal> Ports<'a, H> {
         let mut args: AllocUnbound = self.caller.read(self.arg)?;
         let domain = self.target(args.dom)?;
         let remote = self.named(args.remote_dom)?.id();
-        args.port = domain.events.alloc_unbound(remote)?;
+        args.port = domain.events.alloc_unbound(remote, &domain.memory)?;
         self.caller.write(self.arg, &args)
     }
 
