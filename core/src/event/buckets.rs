@@ -118,7 +118,8 @@ impl<H: Hal> Buckets<H> {
         Ok(())
     }
 
-    fn uncharge(&self, bytes: u64, account: &DomainMemory) {
+    /// Takes back what [`Buckets::charge`] counted last.
+    pub(super) fn uncharge(&self, bytes: u64, account: &DomainMemory) {
         let before = self.bytes.load(Relaxed);
         let less = frames(before) - frames(before - bytes);
         self.bytes.store(before - bytes, Relaxed);

@@ -87,11 +87,11 @@ impl<H: Hal> Hypervisor<H> {
 
     fn free(&self, domain: &DomainRef<H>, port: Port, channel: &Channel<H>) {
         let backend = domain.events.backend();
-        backend.clear_pending(&self.hal, domain, port);
+        backend.clear_pending(&self.hal, domain, channel, port);
         domain.events.give_back(port, channel);
     }
 
-    /// Closes every port that is in use now.
+    /// Closes every port that is in use now. When all are closed, the domain is back in the two-level ABI.
     pub fn reset_ports(&self, domain: &DomainRef<H>) -> Progress {
         let mut closed = 0;
         for (port, _) in domain.events.channels() {
@@ -103,6 +103,7 @@ impl<H: Hal> Hypervisor<H> {
                 return Progress::Interrupted;
             }
         }
+        self.leave_fifo(domain);
         Progress::Finished
     }
 

@@ -1,7 +1,7 @@
 //! Event channels: one-bit notifications between domains, vCPUs and the hypervisor (`event_channel.h`).
 //!
 //! A port is found without a lock (`buckets`). Three layers: [`EventTable`] and `channel` know what a port is bound to, `delivery` turns an
-//! event into bits and an interrupt, `two_level` is the form of the bits. Invariant: the two ends of an interdomain
+//! event into bits and an interrupt, `two_level` and `fifo` are the forms of the bits. Invariant: the two ends of an interdomain
 //! channel name each other, or neither does.
 
 mod bind;
@@ -10,6 +10,7 @@ mod channel;
 mod close;
 mod delivery;
 mod dump;
+pub mod fifo;
 mod info;
 mod op;
 mod poll;
@@ -33,6 +34,7 @@ use xenolith_hal::{
 
 pub use channel::Binding;
 pub use close::Progress;
+pub use delivery::Signal;
 pub use dump::PortFacts;
 pub use info::{InfoArea, InfoPlace};
 pub use op::{event_channel_op, event_channel_op_compat};
@@ -42,6 +44,7 @@ use crate::{VcpuId, memory::DomainMemory};
 use buckets::Buckets;
 use channel::{Channel, Word};
 use delivery::Backend;
+use fifo::Fifo;
 
 /// The last port that a domain gets by default unless it is privileged, as Xen's tools choose it.
 pub const DEFAULT_MAX_PORT: u32 = 1023;
@@ -49,6 +52,8 @@ pub const DEFAULT_MAX_PORT: u32 = 1023;
 /// A domain's event channels.
 pub struct EventTable<H: Hal> {
     buckets: Buckets<H>,
+    /// The FIFO ABI, once the guest asked for it.
+    fifo: spin::Once<Fifo>,
     /// Held while a port is taken from the free ones and while a bucket is added.
     allocation: Mutex<()>,
     /// No port below this one is free.
@@ -64,6 +69,7 @@ impl<H: Hal> EventTable<H> {
     pub fn new(max_port: u32) -> Self {
         Self {
             buckets: Buckets::new(),
+            fifo: spin::Once::new(),
             allocation: Mutex::new(Rank::EventTable, ()),
             first_free: AtomicU32::new(1),
             max_port: AtomicU32::new(max_port),
@@ -91,9 +97,18 @@ impl<H: Hal> EventTable<H> {
         self.channel(port).ok_or(Errno::EINVAL)
     }
 
+    /// The FIFO ABI, while the guest uses it.
     #[inline]
-    fn backend(&self) -> Backend {
-        Backend::TwoLevel
+    fn fifo(&self) -> Option<&Fifo> {
+        self.fifo.get().filter(|fifo| fifo.is_live())
+    }
+
+    #[inline]
+    fn backend(&self) -> Backend<'_> {
+        match self.fifo() {
+            Some(fifo) => Backend::Fifo(fifo),
+            None => Backend::TwoLevel,
+        }
     }
 
     /// Every port that was ever valid, rising.
@@ -108,23 +123,30 @@ impl<H: Hal> EventTable<H> {
     /// Takes the lowest free port. The caller binds it or gives it back with [`EventTable::give_back`].
     ///
     /// `EINVAL` when the domain ends, `ENOSPC` when every port is in use, `ENOMEM` without memory or quota.
-    fn reserve(&self, account: &DomainMemory) -> Result<(Port, &Channel<H>), Errno> {
+    fn reserve(&self, hal: &H, account: &DomainMemory) -> Result<(Port, &Channel<H>), Errno> {
         let _allocation = self.allocation.lock();
         if self.is_closed() {
             return Err(Errno::EINVAL);
         }
         // A port freed while this runs lowers the mark again, so the mark is taken before the search.
         let mut port = self.first_free.swap(u32::MAX, AcqRel);
+        let backend = self.backend();
+        let mut first_busy = u32::MAX;
         let found = loop {
-            if port >= self.backend().ports() || port > self.max_port.load(Relaxed) {
+            if port >= backend.ports() || port > self.max_port.load(Relaxed) {
                 break Err(Errno::ENOSPC);
             }
             match self.channel(Port(port)) {
-                Some(channel) if channel.word().binding() == Binding::Free => {
+                Some(channel) if channel.word().binding() != Binding::Free => port += 1,
+                Some(channel) if backend.is_busy(hal, channel, Port(port)) => {
+                    first_busy = first_busy.min(port);
+                    port += 1;
+                }
+                Some(channel) => {
+                    channel.fifo.reset();
                     channel.set(Word::new(Binding::Reserved, VcpuId(0)));
                     break Ok((Port(port), channel));
                 }
-                Some(_) => port += 1,
                 None => {
                     if let Err(errno) = self.buckets.grow(Port(port), account) {
                         break Err(errno);
@@ -132,7 +154,7 @@ impl<H: Hal> EventTable<H> {
                 }
             }
         };
-        self.first_free.fetch_min(port, AcqRel);
+        self.first_free.fetch_min(port.min(first_busy), AcqRel);
         found
     }
 
