@@ -28,7 +28,7 @@ use core::sync::atomic::{
 
 use xenolith_abi::{Errno, Port};
 use xenolith_hal::{
-    Hal,
+    Hal, Mfn,
     sync::{Mutex, Rank},
 };
 
@@ -95,6 +95,16 @@ impl<H: Hal> EventTable<H> {
 
     fn valid(&self, port: Port) -> Result<&Channel<H>, Errno> {
         self.channel(port).ok_or(Errno::EINVAL)
+    }
+
+    /// Whether the guest uses the FIFO ABI.
+    pub fn uses_fifo(&self) -> bool {
+        self.fifo().is_some()
+    }
+
+    /// The frames that the FIFO ABI holds, one for each reference.
+    pub fn fifo_frames(&self) -> impl Iterator<Item = Mfn> + '_ {
+        self.fifo.get().into_iter().flat_map(Fifo::frames)
     }
 
     /// The FIFO ABI, while the guest uses it.

@@ -4,6 +4,7 @@ use xenolith_abi::{
     Nr, Port,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelOp as Ev,
+        ExpandArray, InitControl, SetPriority,
     },
     grant_table::{
         CacheFlags, CacheFlush, CopyFlags, CopyPtr, GrantCopy, GrantTableOp as Gt, MapFlags,
@@ -214,9 +215,30 @@ impl Machine {
                 self.poke(vcpu, arg, &dom.0);
                 call(Ev::Reset)
             }
+            14 if self.random.once_in(2) => {
+                let priority = self.random.below(17) as u32;
+                let port = self.some_port(own);
+                self.poke(vcpu, arg, &SetPriority { port, priority });
+                call(Ev::SetPriority)
+            }
+            14 if !self.doms[at].polite => {
+                let gfn = self.some_data(at);
+                if self.random.once_in(2) {
+                    self.poke(vcpu, arg, &ExpandArray { array_gfn: gfn });
+                    return call(Ev::ExpandArray);
+                }
+                let args = InitControl {
+                    control_gfn: gfn,
+                    offset: self.random.below(520) as u32 * 8,
+                    vcpu: target_vcpu,
+                    ..Default::default()
+                };
+                self.poke(vcpu, arg, &args);
+                call(Ev::InitControl)
+            }
             14 => {
-                let op = self.random.below(15);
-                let _ = at;
+                // Any but those that lead into the FIFO ABI, which a polite guest does with thought.
+                let op = [self.random.below(11), 13, 14][self.random.below(3) as usize];
                 super::calls::call(Nr::EventChannelOp, [op, arg, 0, 0, 0])
             }
             _ => {
@@ -717,6 +739,8 @@ impl Machine {
         let mut used = Vec::new();
         match call.what {
             What::Other => None,
+            // A port that is still queued is not given out.
+            What::AllocOwn if own.events.uses_fifo() => None,
             What::AllocOwn => {
                 self.hv.dump_ports(own, |facts| used.push(facts.port));
                 let lowest = (1..).map(Port).find(|port| !used.contains(port));
@@ -734,6 +758,11 @@ impl Machine {
                     }
                 });
                 let (peer, port) = goal?;
+                let target = self.doms.iter().find(|dom| dom.domain.id() == peer)?;
+                if !target.polite && target.domain.events.uses_fifo() {
+                    // Its pages may overlap, and be written as anything.
+                    return None;
+                }
                 Some(Expected::Pending(peer, port))
             }
         }

@@ -10,7 +10,7 @@ use xenolith_hal::{AtomicOp, CpuId, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType, Shar
 use xenolith_sim::Sim;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{calls::Call, machine::Machine};
+use crate::{calls::Call, fifo::Consumer, machine::Machine};
 
 /// What one vCPU's guest is in the middle of.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub struct GuestModel {
     pub again: Option<(u64, [u64; 5])>,
     /// Ports that it polls; empty when the test does not know them.
     pub polled: Vec<Port>,
+    /// Where it is in its queues of the FIFO ABI.
+    pub consumer: Consumer,
 }
 
 /// Pages of arguments, one per vCPU, from the first frame on.
@@ -34,7 +36,7 @@ pub const WINDOW: u64 = 64;
 /// How many.
 pub const WINDOW_PAGES: u64 = 24;
 
-const LAYOUT: SharedInfoLayout = Sim::SHARED_INFO;
+pub const LAYOUT: SharedInfoLayout = Sim::SHARED_INFO;
 
 impl Machine {
     /// The guest of `vcpu`, which is on `cpu`, does one thing.
@@ -59,7 +61,8 @@ impl Machine {
             }
             0 => self.scribble(at, vcpu),
             1 | 2 => self.change_grant(at, vcpu),
-            3 if polite => self.mask_some_port(vcpu),
+            3 if polite => self.mask_some_port(at, vcpu),
+            18 if polite && self.random.once_in(20) => self.enter_fifo(at),
             4 if self.random.once_in(4) => self.start_or_stop_vcpu(at, vcpu),
             5 if !polite => {
                 let (nr, args) = self.garbage(at, vcpu);
@@ -97,6 +100,7 @@ impl Machine {
         self.counts.calls += 1;
         let hv = &self.hv;
         let outcome = xenolith_core::hypercall::dispatch(Caller { hv, vcpu }, nr, args);
+        self.look_for_resets();
         let (id, number) = (vcpu.domain().id(), vcpu.id.0);
         self.note(|| format!("{id}v{number} calls {nr} {args:x?}: {outcome:x?}"));
         match outcome {
@@ -121,7 +125,16 @@ impl Machine {
         };
         let hal = &self.hv.hal;
         let upcall = info.offset + LAYOUT.vcpu.evtchn_upcall_pending;
-        if hal.atomic8(info.mfn, upcall, AtomicOp::Swap(0)) == Ok(0) {
+        let told = hal.atomic8(info.mfn, upcall, AtomicOp::Swap(0)) != Ok(0);
+        if let Some((at, index)) = self.find(vcpu)
+            && self.doms[at].fifo.is_some()
+        {
+            if told || !self.doms[at].guests[index].consumer.is_at_rest() {
+                self.consume(at, index, vcpu);
+            }
+            return;
+        }
+        if !told {
             return;
         }
         let selector = info.offset + LAYOUT.vcpu.evtchn_pending_sel;
@@ -134,6 +147,24 @@ impl Machine {
             shared.clear_pending(word, ready);
             self.counts.events += u64::from(ready.count_ones());
         }
+    }
+
+    /// A domain whose ports were reset is back in the two-level ABI.
+    fn look_for_resets(&mut self) {
+        for dom in &mut self.doms {
+            if dom.fifo.is_some() && !dom.domain.events.uses_fifo() {
+                dom.fifo = None;
+                for guest in &mut dom.guests {
+                    guest.consumer = Consumer::default();
+                }
+            }
+        }
+    }
+
+    /// Whether the guest paused between two ports of its queues.
+    pub fn is_among_queues(&self, vcpu: &VcpuRef<Sim>) -> bool {
+        self.find(vcpu)
+            .is_some_and(|(at, index)| !self.doms[at].guests[index].consumer.is_at_rest())
     }
 
     /// The address of a page of arguments.
@@ -168,9 +199,11 @@ impl Machine {
         self.poke(vcpu, gfn << 12, &[mark; 16]);
     }
 
-    fn mask_some_port(&mut self, vcpu: &VcpuRef<Sim>) {
+    fn mask_some_port(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
         let port = self.some_port(vcpu.domain());
-        if port.0 < 4096 {
+        if self.doms[at].fifo.is_some() {
+            self.mask_word(at, port.0);
+        } else if port.0 < 4096 {
             let word = (port.0 / 64) as usize;
             SharedWords::of(&self.hv.hal, vcpu.domain()).set_mask(word, 1 << (port.0 % 64));
         }

@@ -228,6 +228,14 @@ impl Fifo {
         }
     }
 
+    /// The frames that are held.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Mfn> + '_ {
+        let blocks = self.vcpus.iter().filter_map(|queues| queues.control.get());
+        let pages = self.pages.iter().map(|page| page.load(Acquire));
+        let pages = pages.filter(|mfn| *mfn != NOWHERE).map(Mfn);
+        pages.chain(blocks.map(|block| block.mfn))
+    }
+
     #[inline]
     fn page(&self, port: u32) -> Option<Mfn> {
         let page = self.pages.get((port / FIFO_WORDS_PER_PAGE) as usize)?;

@@ -54,6 +54,9 @@ impl Machine {
             for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.get()) {
                 *held.entry(area.mfn).or_default() += 1;
             }
+            for mfn in domain.events.fifo_frames() {
+                *held.entry(mfn).or_default() += 1;
+            }
         });
         let found = self.check_records(&mut held);
         assert!(
