@@ -8,7 +8,7 @@ use xenolith_abi::{
     },
     grant_table::{
         CacheFlags, CacheFlush, CopyFlags, CopyPtr, GrantCopy, GrantTableOp as Gt, MapFlags,
-        MapGrantRef, QuerySize, SetupTable, SwapGrantRef, UnmapGrantRef,
+        MapGrantRef, QuerySize, SetVersion, SetupTable, SwapGrantRef, UnmapGrantRef,
     },
     handle::GuestHandle,
     memory::{
@@ -276,11 +276,15 @@ impl Machine {
         let id = self.doms[at].domain.id();
         let mut found = Vec::new();
         if let Some(table) = self.grant_page(at) {
+            let size = self.entry_size(at);
             for gref in 0..12_u32 {
                 let mut entry = [0; 4];
-                let read = self.hv.hal.read_frame(table, gref as usize * 8, &mut entry);
+                let read = self
+                    .hv
+                    .hal
+                    .read_frame(table, gref as usize * size, &mut entry);
                 let word = u32::from_le_bytes(entry);
-                if read.is_ok() && word & 3 == 1 && (word >> 16) as u16 == own.0 {
+                if read.is_ok() && word & 1 == 1 && (word >> 16) as u16 == own.0 {
                     found.push(GrantRef(gref));
                 }
             }
@@ -362,6 +366,11 @@ impl Machine {
                 };
                 self.poke(vcpu, arg, &op);
                 call(Gt::SwapGrantRef, 1)
+            }
+            13 if self.random.once_in(3) => {
+                let version = 1 + self.random.below(2) as u32;
+                self.poke(vcpu, arg, &SetVersion { version });
+                call(Gt::SetVersion, 1)
             }
             _ if self.random.once_in(2) => {
                 let op = CacheFlush {

@@ -5,7 +5,7 @@ use xenolith_abi::{
     Errno, Nr, Port,
     grant_table::{EntryFlags, entry_type},
 };
-use xenolith_core::{DomId, DomainRef, VcpuRef, guest::Caller, hypercall::Outcome};
+use xenolith_core::{DomId, DomainRef, VcpuRef, grant::Format, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{AtomicOp, CpuId, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType, SharedInfoLayout};
 use xenolith_sim::Sim;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -230,13 +230,23 @@ impl Machine {
         is_table.then_some(entry.mfn)
     }
 
+    /// Bytes of an entry of a domain's grant table.
+    pub fn entry_size(&self, at: usize) -> usize {
+        match self.doms[at].domain.grants.format() {
+            Format::V2 => 16,
+            _ => 8,
+        }
+    }
+
     /// Grants a page, or takes a grant back that is not in use.
     fn change_grant(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
         let Some(table) = self.grant_page(at) else {
             return;
         };
-        let offset = self.random.below(12) as usize * 8;
-        let frame = self.some_data(at) as u32;
+        let gref = self.random.below(12) as u32;
+        let size = self.entry_size(at);
+        let offset = gref as usize * size;
+        let frame = self.some_data(at);
         let grantee = match self.any_dom() {
             Some(other) => self.doms[other].domain.id(),
             None => self.some_id(),
@@ -244,7 +254,14 @@ impl Machine {
         let readonly = self.random.once_in(3);
         let hal = &self.hv.hal;
         let old = hal.atomic32(table, offset, AtomicOp::Load).expect("RAM");
-        let busy = EntryFlags(old as u16).intersects(EntryFlags::READING | EntryFlags::WRITING);
+        // In version 2 the marks stand elsewhere, where the hypervisor tells them.
+        let mut marks = EntryFlags(old as u16);
+        self.hv.dump_grants(&self.doms[at].domain, |facts| {
+            if facts.gref.0 == gref {
+                marks = facts.flags;
+            }
+        });
+        let busy = marks.intersects(EntryFlags::READING | EntryFlags::WRITING);
         if self.doms[at].polite && busy {
             return;
         }
@@ -253,13 +270,32 @@ impl Machine {
         if self.random.once_in(3) {
             return;
         }
+        let kind = match size {
+            16 => self.random.below(6),
+            _ => 0,
+        };
+        let (part, target) = (self.random.next() as u32, self.random.below(12));
         let hal = &self.hv.hal;
-        let mut flags = entry_type::PERMIT_ACCESS;
+        let mut flags = match kind {
+            1 => entry_type::PERMIT_ACCESS | EntryFlags::SUB_PAGE.0,
+            2 => entry_type::TRANSITIVE,
+            _ => entry_type::PERMIT_ACCESS,
+        };
         if readonly {
             flags |= EntryFlags::READONLY.0;
         }
         let word = u32::from(grantee.0) << 16 | u32::from(flags);
-        let _ = hal.atomic32(table, offset + 4, AtomicOp::Swap(frame));
+        let _ = match (size, kind) {
+            (16, 2) => hal
+                .atomic32(table, offset + 4, AtomicOp::Swap(part % 9))
+                .and(hal.atomic64(table, offset + 8, AtomicOp::Swap(target))),
+            (16, _) => hal
+                .atomic32(table, offset + 4, AtomicOp::Swap(part))
+                .and(hal.atomic64(table, offset + 8, AtomicOp::Swap(frame))),
+            _ => hal
+                .atomic32(table, offset + 4, AtomicOp::Swap(frame as u32))
+                .map(u64::from),
+        };
         let _ = hal.atomic32(table, offset, AtomicOp::Swap(word));
         self.note(|| format!("{} grants {frame:#x} to {grantee}", vcpu.domain().id()));
     }
