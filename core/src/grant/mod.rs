@@ -54,7 +54,7 @@ const ENTRIES: usize = EntryV1::PER_PAGE as usize;
 /// Table frames of version 2 whose status words stand in one frame.
 const FRAMES_PER_STATUS: u32 = EntryV2::STATUS_PER_PAGE / EntryV2::PER_PAGE;
 /// Most frames of status words.
-const MAX_STATUS_FRAMES: u32 = MAX_FRAMES / FRAMES_PER_STATUS;
+pub const MAX_STATUS_FRAMES: u32 = MAX_FRAMES / FRAMES_PER_STATUS;
 
 /// The hypervisor's side of an entry.
 struct Active {

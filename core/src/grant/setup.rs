@@ -35,6 +35,11 @@ impl<H: Hal> Hypervisor<H> {
         Ok(frame.mfn)
     }
 
+    /// The frame of status words that a tool maps with `XENMEM_acquire_resource`.
+    pub fn grant_status_frame(&self, domain: &DomainRef<H>, index: u64) -> Result<Mfn, Errno> {
+        self.status_frame(domain, index).map(|frame| frame.mfn)
+    }
+
     /// A frame of status words; the table grows to need it. `EINVAL` for a table of version 1.
     fn status_frame<'a>(
         &self,

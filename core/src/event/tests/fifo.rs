@@ -372,3 +372,46 @@ fn words_that_a_guest_fills_with_anything_harm_nobody_else() {
     }
     assert_eq!(told.len(), 20_000_usize.div_ceil(64));
 }
+
+#[test]
+fn no_event_is_lost_while_threads_send_serve_and_move_ports() {
+    let rig = Rig::new();
+    let pairs: Vec<_> = (0..6).map(|_| rig.pair()).collect();
+    rig.enter_fifo(1);
+    let done = core::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        let (rig, pairs, done) = (&rig, &pairs, &done);
+        for half in pairs.chunks(3) {
+            scope.spawn(move || {
+                for round in 0..6000 {
+                    rig.hv
+                        .send_event(&rig.domains[2], half[round % 3].1)
+                        .unwrap();
+                }
+                done.fetch_add(1, core::sync::atomic::Ordering::SeqCst);
+            });
+        }
+        scope.spawn(move || {
+            let mut random = crate::memory::Random(5);
+            while done.load(core::sync::atomic::Ordering::SeqCst) < 2 {
+                let (port, _) = pairs[random.below(6) as usize];
+                let domain = &rig.domains[1];
+                let priority = random.below(3) as u32;
+                rig.hv.set_port_priority(domain, port, priority).unwrap();
+                let vcpu = random.below(2) as u32;
+                rig.hv.bind_vcpu(domain, port, vcpu).unwrap();
+            }
+        });
+        for vcpu in 0..2 {
+            scope.spawn(move || {
+                while done.load(core::sync::atomic::Ordering::SeqCst) < 2 {
+                    rig.consume(1, vcpu);
+                }
+            });
+        }
+    });
+    (0..2).for_each(|vcpu| drop(rig.consume(1, vcpu)));
+    for (port, _) in pairs {
+        assert_eq!(rig.word(1, port), EventWord::empty(), "{port:?}");
+    }
+}
