@@ -54,6 +54,8 @@ pub struct EventTable<H: Hal> {
     buckets: Buckets<H>,
     /// The FIFO ABI, once the guest asked for it.
     fifo: spin::Once<Fifo>,
+    /// Whether the guest uses it. The first thing that a sender looks at, and after a bit of the two-level ABI the last.
+    fifo_live: AtomicBool,
     /// Held while a port is taken from the free ones and while a bucket is added.
     allocation: Mutex<()>,
     /// No port below this one is free.
@@ -70,6 +72,7 @@ impl<H: Hal> EventTable<H> {
         Self {
             buckets: Buckets::new(),
             fifo: spin::Once::new(),
+            fifo_live: AtomicBool::new(false),
             allocation: Mutex::new(Rank::EventTable, ()),
             first_free: AtomicU32::new(1),
             max_port: AtomicU32::new(max_port),
@@ -110,7 +113,10 @@ impl<H: Hal> EventTable<H> {
     /// The FIFO ABI, while the guest uses it.
     #[inline]
     fn fifo(&self) -> Option<&Fifo> {
-        self.fifo.get().filter(|fifo| fifo.is_live())
+        match self.fifo_live.load(SeqCst) {
+            true => self.fifo.get(),
+            false => None,
+        }
     }
 
     #[inline]

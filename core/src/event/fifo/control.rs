@@ -70,6 +70,7 @@ impl<H: Hal> Hypervisor<H> {
         }
         frame.keep();
         if !fifo.live.swap(true, SeqCst) {
+            events.fifo_live.store(true, SeqCst);
             self.carry_over(domain);
         }
         Ok(())
@@ -139,6 +140,7 @@ impl<H: Hal> Hypervisor<H> {
         let Some(fifo) = domain.events.fifo() else {
             return;
         };
+        domain.events.fifo_live.store(false, SeqCst);
         fifo.live.store(false, SeqCst);
         for tail in fifo.vcpus.iter().flat_map(|queues| &queues.tails) {
             *tail.lock() = 0;
