@@ -183,7 +183,7 @@ fn the_first_entries_survive_a_change_of_the_format_with_their_mappings() {
     assert_eq!(rig.status_word(1, 1), READING | WRITING);
     let flags = [1, 2, 9].map(|gref| rig.header(1, gref).0);
     assert_eq!(flags, [ACCESS, 0, 0]);
-    assert!(NR_RESERVED_ENTRIES <= 9);
+    const { assert!(NR_RESERVED_ENTRIES <= 9) };
     assert_eq!(rig.set_version(1, 1), Ok(1));
     assert_eq!(rig.marks(1, 1), EntryFlags::READING | EntryFlags::WRITING);
     rig.go_split(1);
