@@ -44,6 +44,9 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// that (ARM, RISC-V), those operations are refused as Xen refuses them there.
     const VCPU_OP_COMPLETE: bool = false;
 
+    /// The newest format of grant tables that domains are offered unless a tool says otherwise (x86: 2).
+    const MAX_GRANT_VERSION: u8 = 1;
+
     /// Where the guests of this machine find event bits and time in the pages that they share with the core.
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::shared_info::COMMON;
 

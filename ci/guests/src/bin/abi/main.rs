@@ -10,6 +10,7 @@ mod bad_pointers;
 mod console;
 mod event;
 mod event_errors;
+mod event_fifo;
 mod event_upcall;
 mod grant_copy;
 mod grant_map;
@@ -52,6 +53,7 @@ fn main() {
         bad_pointers::CASES,
         survey::CASES,
         event_errors::LAST,
+        event_fifo::CASES,
     ] {
         report.cases(table);
     }
