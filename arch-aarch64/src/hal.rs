@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, Mfn, Nanos,
-    Order, SharedInfoLayout,
+    ArchTimer, AtomicOp, CacheOp, CpuId, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse, Mfn,
+    Nanos, Order, SharedInfoLayout,
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         percpu::{self, PerCpu},
     },
     guest::vcpu::{ArchDomain, ArchVcpu},
-    irq,
+    heap, irq,
     mm::{direct, guest_access, hardware::Stage2},
     smccc, timer, with_gic,
 };
@@ -191,6 +191,10 @@ impl Hal for Aarch64 {
 
     fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         vcpu.dump_registers(out)
+    }
+
+    fn heap_use(&self) -> Option<HeapUse> {
+        Some(heap::heap_use())
     }
 
     fn console_write(&self, text: &[u8]) {

@@ -5,6 +5,8 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use xenolith_hal::HostPhys;
 
+use crate::cpu::speculation::{Offers, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3};
+
 const PSCI_VERSION: u32 = 0x8400_0000;
 const PSCI_SYSTEM_OFF: u32 = 0x8400_0008;
 const PSCI_SYSTEM_RESET: u32 = 0x8400_0009;
@@ -43,29 +45,30 @@ pub fn psci_version() -> Option<(u32, u32)> {
     (version >= 0).then_some((version as u32 >> 16, version as u32 & 0xffff))
 }
 
-/// Whether the firmware offers a call of the architecture's (`SMCCC_ARCH_FEATURES`, from convention 1.1 on).
-fn offers(function: u32) -> bool {
+/// What the firmware answers about the architecture's calls (`SMCCC_ARCH_FEATURES`, from convention 1.1 on) on this CPU.
+pub fn offers() -> Offers {
     const SMCCC_VERSION: u32 = 0x8000_0000;
     const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
     const PSCI_FEATURES: u32 = 0x8400_000a;
     // Older firmware may do anything at an unknown call; PSCI 1.0 can be asked first.
-    psci_version().is_some_and(|(major, _)| major >= 1)
+    let can_be_asked = psci_version().is_some_and(|(major, _)| major >= 1)
         && smc(PSCI_FEATURES, [SMCCC_VERSION.into(), 0, 0]) >= 0
-        && smc(SMCCC_VERSION, [0; 3]) >= 0x1_0001
-        && smc(SMCCC_ARCH_FEATURES, [function.into(), 0, 0]) >= 0
+        && smc(SMCCC_VERSION, [0; 3]) >= 0x1_0001;
+    let ask = |function: u32| match can_be_asked {
+        // Answers of 32-bit calls are 32 bits wide.
+        true => i64::from(smc(SMCCC_ARCH_FEATURES, [function.into(), 0, 0]) as i32),
+        false => -1,
+    };
+    Offers {
+        branches: ask(WORKAROUND_1),
+        stores: ask(WORKAROUND_2),
+        history: ask(WORKAROUND_3),
+    }
 }
 
-/// `SMCCC_ARCH_WORKAROUND_1`: forget what branch predictors learned.
-const WORKAROUND_1: u32 = 0x8000_8000;
-
-/// Whether the firmware can make branch predictors forget.
-pub fn can_reset_branch_predictor() -> bool {
-    offers(WORKAROUND_1)
-}
-
-/// Makes this CPU's branch predictors forget.
-pub fn reset_branch_predictor() {
-    smc(WORKAROUND_1, [0; 3]);
+/// Switches this CPU's mitigation of speculative store bypass on.
+pub fn keep_stores_in_order() {
+    smc(WORKAROUND_2, [1, 0, 0]);
 }
 
 /// Starts a CPU at a physical address with a value in x0; the firmware's error number else.

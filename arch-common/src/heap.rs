@@ -1,93 +1,108 @@
 //! The hypervisor's heap: a library allocator over pieces of memory that grow by frames.
 //!
 //! Objects are few and small: what a guest can make grow is counted to its domain by the core before it comes here.
-//! A reserve stays for the moment between the core's check that memory is there and its use: when the machine has no
-//! frame left, small requests are served from it, so that the core's one-object allocations do not fail after the check.
+//! When the machine has no frame left, small requests are served from a reserve ([`crate::supply`]).
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use spin::Once;
 use talc::{OomHandler, Span, Talc};
 use xenolith_hal::{
-    Mfn, PAGE_SIZE,
+    HeapUse, HostPhys, PAGE_SIZE,
     sync::{Mutex, Rank},
 };
 
-use crate::{Direct, Paging};
+use crate::{
+    Direct, Paging,
+    supply::{FrameSource, Supply},
+};
 
 const EARLY: usize = 192 * 1024;
-/// log2 frames by which the heap grows at least: 256 KiB.
-const GROW_ORDER: u32 = 6;
 
 #[repr(align(4096))]
 struct Arena(#[allow(dead_code, reason = "only its address is used")] [u8; EARLY]);
 
 static mut ARENA: Arena = Arena([0; EARLY]);
 
-/// Gives `1 << order` frames, or nothing.
-pub type FrameSource = fn(u32) -> Option<Mfn>;
-
-static SOURCE: Once<FrameSource> = Once::new();
-
-/// log2 frames of the reserve: 64 KiB.
-const RESERVE_ORDER: u32 = 4;
-/// Requests up to this many bytes may use the reserve.
-const RESERVED_REQUEST: usize = 16 * 1024;
-
-/// First frame of the reserve while it is unused.
-static RESERVE: Mutex<Option<Mfn>> = Mutex::new(Rank::Frames, None);
+static SUPPLY: Supply = Supply::new();
 
 /// Lets the heap grow from now on, and sets the reserve aside.
 pub fn set_source(source: FrameSource) {
-    SOURCE.call_once(|| source);
-    let reserve = source(RESERVE_ORDER);
-    *RESERVE.lock() = reserve;
+    SUPPLY.set_source(source);
+}
+
+/// Sets the reserve aside again where it was used: for a CPU that has nothing to do and holds no lock.
+#[inline]
+pub fn refill_reserve() {
+    SUPPLY.refill();
+}
+
+/// Where all RAM is mapped.
+pub trait DirectMap {
+    /// The virtual address of a physical one.
+    fn address(pa: HostPhys) -> u64;
+}
+
+impl<P: Paging> DirectMap for P {
+    fn address(pa: HostPhys) -> u64 {
+        Direct::<P>::address(pa)
+    }
 }
 
 struct Grow<P>(PhantomData<P>);
 
-impl<P: Paging> OomHandler for Grow<P> {
+impl<P: DirectMap> OomHandler for Grow<P> {
     fn handle_oom(talc: &mut Talc<Self>, layout: Layout) -> Result<(), ()> {
-        let source = SOURCE.get().ok_or(())?;
-        let need = layout.size().checked_add(layout.align() + 4096).ok_or(())?;
-        let frames = need.div_ceil(PAGE_SIZE).next_power_of_two();
-        let order = frames.trailing_zeros().max(GROW_ORDER);
-        let (first, order) = match source(order) {
-            Some(first) => (first, order),
-            None if layout.size() <= RESERVED_REQUEST => {
-                (RESERVE.lock().take().ok_or(())?, RESERVE_ORDER)
-            }
-            None => return Err(()),
-        };
-        let base = Direct::<P>::address(first.base()) as *mut u8;
+        let (first, order) = SUPPLY.take(layout.size(), layout.align()).ok_or(())?;
+        let base = P::address(first.base()) as *mut u8;
         // SAFETY: the frames were just taken for the heap, lie in the direct map and are nobody else's.
         unsafe { talc.claim(Span::from_base_size(base, PAGE_SIZE << order)) }.map(|_| ())
     }
 }
 
+/// Bytes of memory that the heap has, and those of them that are free.
+static CLAIMED: AtomicU64 = AtomicU64::new(0);
+static FREE: AtomicU64 = AtomicU64::new(0);
+
+/// How much of the heap is used.
+pub fn heap_use() -> HeapUse {
+    let (claimed, free) = (CLAIMED.load(Relaxed), FREE.load(Relaxed));
+    HeapUse {
+        used: claimed.saturating_sub(free),
+        free,
+    }
+}
+
+/// Keeps the figures where they can be read without the heap's lock.
+fn note<P: DirectMap>(talc: &Talc<Grow<P>>) {
+    let counters = talc.get_counters();
+    CLAIMED.store(counters.claimed_bytes as u64, Relaxed);
+    FREE.store(counters.available_bytes as u64, Relaxed);
+}
+
 /// The global allocator.
-pub struct Heap<P: Paging>(Mutex<Option<Talc<Grow<P>>>>);
+pub struct Heap<P: DirectMap>(Mutex<Option<Talc<Grow<P>>>>);
 
 // SAFETY: the allocator is only reached under its lock; its pointers are to memory that it owns.
-unsafe impl<P: Paging> Sync for Heap<P> {}
+unsafe impl<P: DirectMap> Sync for Heap<P> {}
 
-impl<P: Paging> Heap<P> {
+impl<P: DirectMap> Heap<P> {
     /// An allocator that starts with its early arena at the first allocation.
     pub const fn new() -> Self {
         Self(Mutex::new(Rank::Heap, None))
     }
 }
 
-impl<P: Paging> Default for Heap<P> {
+impl<P: DirectMap> Default for Heap<P> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 // SAFETY: memory comes from `Talc`, which keeps `GlobalAlloc`'s contract; the lock makes calls exclusive.
-unsafe impl<P: Paging> GlobalAlloc for Heap<P> {
+unsafe impl<P: DirectMap> GlobalAlloc for Heap<P> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut heap = self.0.lock();
         let talc = heap.get_or_insert_with(|| {
@@ -102,13 +117,16 @@ unsafe impl<P: Paging> GlobalAlloc for Heap<P> {
             talc
         });
         // SAFETY: the caller gives a layout of non-zero size.
-        unsafe { talc.malloc(layout) }.map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        let memory = unsafe { talc.malloc(layout) };
+        note(talc);
+        memory.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         if let (Some(talc), Some(ptr)) = (self.0.lock().as_mut(), NonNull::new(ptr)) {
             // SAFETY: the caller gives back what `alloc` gave, with the same layout.
-            unsafe { talc.free(ptr, layout) }
+            unsafe { talc.free(ptr, layout) };
+            note(talc);
         }
     }
 }

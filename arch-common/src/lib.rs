@@ -17,9 +17,11 @@ mod direct;
 mod heap;
 mod paging;
 pub mod second_level;
+mod supply;
 mod unsupported;
 
 pub use direct::{Direct, add_bank, is_ram};
-pub use heap::{FrameSource, Heap, set_source};
+pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source};
 pub use paging::{Access, Entry, Image, Paging, Tables};
+pub use supply::FrameSource;
 pub use unsupported::NoP2m;

@@ -12,8 +12,10 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use spin::{RwLock, RwLockReadGuard};
-use xenolith_hal::{Gfn, Mfn, Order, P2m, P2mEntry, P2mError, P2mType, PAGE_SHIFT, TableFrames};
+use xenolith_hal::{
+    Gfn, Mfn, Order, P2m, P2mEntry, P2mError, P2mType, PAGE_SHIFT, TableFrames,
+    sync::{Rank, Reading, SharedLock},
+};
 
 /// log2 of the entries of a table.
 const INDEX_BITS: u32 = 9;
@@ -150,14 +152,14 @@ pub struct SecondLevel<F, M> {
     generation: AtomicU64,
     /// What each of the last generations took away.
     lost: [AtomicU64; REMEMBERED],
-    lock: RwLock<()>,
+    lock: SharedLock,
     format: PhantomData<fn() -> F>,
 }
 
 /// The tables, held as they are until this is dropped.
 pub struct Reader<'a, F, M> {
     tables: &'a SecondLevel<F, M>,
-    _held: RwLockReadGuard<'a, ()>,
+    _held: Reading<'a>,
 }
 
 impl<F: Format, M: TableMemory> Reader<'_, F, M> {
@@ -192,14 +194,14 @@ impl<F: Format, M: TableMemory> Reader<'_, F, M> {
 
 impl<F: Format, M: TableMemory> SecondLevel<F, M> {
     /// Empty tables. `root` names `1 << shape.root_order()` zeroed frames, aligned to their size.
-    pub const fn new(memory: M, shape: Shape, root: Mfn) -> Self {
+    pub fn new(memory: M, shape: Shape, root: Mfn) -> Self {
         Self {
             memory,
             shape,
             root,
             generation: AtomicU64::new(1),
             lost: [const { AtomicU64::new(0) }; REMEMBERED],
-            lock: RwLock::new(()),
+            lock: SharedLock::new(Rank::P2m),
             format: PhantomData,
         }
     }

@@ -1,7 +1,7 @@
 //! The machine as the core sees it.
 
-use xenolith_arch_common::NoP2m;
-use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, Mfn, Nanos, Order};
+use xenolith_arch_common::{NoP2m, heap_use};
+use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, HeapUse, Mfn, Nanos, Order};
 
 use crate::{
     console,
@@ -115,6 +115,10 @@ impl Hal for Riscv64 {
 
     fn release_domain(&self, domain: &NoGuest) {
         match *domain {}
+    }
+
+    fn heap_use(&self) -> Option<HeapUse> {
+        Some(heap_use())
     }
 
     fn console_write(&self, text: &[u8]) {

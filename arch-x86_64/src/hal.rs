@@ -2,9 +2,10 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use xenolith_arch_common::heap_use;
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order,
-    SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
+    Mfn, Nanos, Order, SharedInfoLayout,
 };
 
 use crate::{
@@ -30,6 +31,7 @@ impl Hal for X86_64 {
 
     const VCPU_OP_COMPLETE: bool = true;
     const GUEST_VECTORS: bool = true;
+    const MAX_GRANT_VERSION: u8 = 2;
     const PLATFORM_SLEEP: bool = true;
     const SHARED_INFO: SharedInfoLayout = {
         let mut layout = xenolith_abi::x86_64::SHARED_INFO;
@@ -191,6 +193,10 @@ impl Hal for X86_64 {
 
     fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         vcpu.dump_registers(out)
+    }
+
+    fn heap_use(&self) -> Option<HeapUse> {
+        Some(heap_use())
     }
 
     fn console_write(&self, text: &[u8]) {

@@ -93,6 +93,7 @@ mod tests {
             assert!(press(&rig, row.key).lines().count() > 1, "{}", row.help);
         }
         assert!(press(&rig, b'q').contains("d1"));
+        assert!(press(&rig, b'm').contains("d1: 16 frames of its own"));
     }
 
     #[test]

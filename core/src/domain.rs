@@ -13,7 +13,11 @@ use xenolith_hal::{
 pub use life::{Destroyed, Life, LifeState, MachineAction};
 
 use crate::{
-    DomainRef, Vcpu, event::EventTable, grant::GrantTable, memory::DomainMemory, sched::DomainSched,
+    DomainRef, Vcpu,
+    event::{DEFAULT_MAX_PORT, EventTable},
+    grant::GrantTable,
+    memory::DomainMemory,
+    sched::DomainSched,
 };
 
 pub use xenolith_abi::DomId;
@@ -31,6 +35,16 @@ pub struct DomainConfig {
     pub max_frames: u64,
     /// Whether guest frame n of its RAM is machine frame n.
     pub direct_map: bool,
+}
+
+impl DomainConfig {
+    /// The last event channel that the domain may have, where nobody says otherwise.
+    fn default_max_port(&self) -> u32 {
+        match self.privileged {
+            true => u32::MAX,
+            false => DEFAULT_MAX_PORT,
+        }
+    }
 }
 
 /// One domain.
@@ -164,7 +178,7 @@ impl<H: Hal> Domain<H> {
             p2m: parts.p2m,
             vcpus: parts.vcpus,
             memory: parts.memory,
-            events: EventTable::new(),
+            events: EventTable::new(config.default_max_port()),
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
             params: Mutex::new(Rank::Domain, [0; 48]),

@@ -8,7 +8,8 @@ use loom::{
         Arc, Mutex,
         atomic::{
             AtomicU32,
-            Ordering::{AcqRel, Acquire},
+            Ordering::{AcqRel, Acquire, SeqCst},
+            fence,
         },
     },
     thread,
@@ -17,7 +18,9 @@ use xenolith_abi::{
     DomId,
     grant_table::{EntryFlags, GrantStatus, entry_type},
 };
-use xenolith_core::grant::entry::{Access, Pins, Purpose, SharedWord, add, claim, drop_pin};
+use xenolith_core::grant::entry::{
+    Access, Pins, Purpose, SharedWord, SplitWord, add, claim, claim_split, drop_pin,
+};
 
 const MAPPER: DomId = DomId(2);
 
@@ -149,5 +152,67 @@ fn three_uses_and_a_granter_agree_in_the_end() {
         let left = if ended { 0 } else { entry_type::PERMIT_ACCESS };
         assert_eq!(grant.flags().0, left);
         assert!(grant.pins.lock().unwrap().is_none());
+    });
+}
+
+/// An entry of version 2: the granter's half, and the hypervisor's marks.
+struct Split {
+    entry: AtomicU32,
+    marks: AtomicU32,
+}
+
+fn ordered<T>(access: impl FnOnce() -> T) -> T {
+    fence(SeqCst);
+    let value = access();
+    fence(SeqCst);
+    value
+}
+
+impl SharedWord for Split {
+    fn load(&self) -> u32 {
+        ordered(|| self.entry.load(Acquire))
+    }
+    fn replace(&self, old: u32, _: u32) -> u32 {
+        !old
+    }
+    fn clear(&self, flags: EntryFlags) {
+        ordered(|| self.marks.fetch_and(!u32::from(flags.0), AcqRel));
+    }
+}
+
+impl SplitWord for Split {
+    fn mark(&self, flags: EntryFlags) {
+        ordered(|| self.marks.fetch_or(u32::from(flags.0), AcqRel));
+    }
+}
+
+#[test]
+fn a_granter_that_ended_the_access_in_version_two_finds_nobody_using_it() {
+    loom::model(|| {
+        let word = u32::from(MAPPER.0) << 16 | u32::from(entry_type::PERMIT_ACCESS);
+        let grant = Arc::new(Split {
+            entry: AtomicU32::new(word),
+            marks: AtomicU32::new(0),
+        });
+        let users = Arc::new(AtomicU32::new(0));
+        let mapper = {
+            let (grant, users) = (grant.clone(), users.clone());
+            thread::spawn(move || {
+                let mut pins = Pins::default();
+                if claim_split(&*grant, pins, MAPPER, Access::Write, Purpose::Map).is_ok() {
+                    add(&mut pins, Access::Write);
+                    users.fetch_add(1, AcqRel);
+                    users.fetch_sub(1, AcqRel);
+                    drop_pin(&*grant, &mut pins, Access::Write);
+                }
+            })
+        };
+        // The granter takes its half away, then looks whether somebody was first.
+        ordered(|| grant.entry.swap(0, AcqRel));
+        if ordered(|| grant.marks.load(Acquire)) == 0 {
+            assert_eq!(users.fetch_add(0, AcqRel), 0);
+        }
+        mapper.join().unwrap();
+        assert_eq!(grant.marks.load(Acquire), 0);
     });
 }

@@ -13,7 +13,7 @@ use loom::{
     thread,
 };
 use xenolith_core::sched::handoff::{
-    Place, Words, begin_block, claim_runnable, flag, park, wants_wake,
+    Flags, Place, Words, begin_block, claim_runnable, flag, park, wants_wake,
 };
 use xenolith_hal::CpuId;
 
@@ -36,7 +36,7 @@ fn pack(place: Place) -> u32 {
     }
 }
 
-impl Words for Vcpu {
+impl Flags for Vcpu {
     fn set(&self, flags: u32) -> u32 {
         let old = self.flags.fetch_or(flags, AcqRel);
         fence(SeqCst);
@@ -51,6 +51,12 @@ impl Words for Vcpu {
         fence(SeqCst);
         self.flags.load(Acquire)
     }
+    fn fence(&self) {
+        fence(SeqCst);
+    }
+}
+
+impl Words for Vcpu {
     fn runnable(&self) -> bool {
         self.flags() == 0
     }
@@ -71,9 +77,6 @@ impl Words for Vcpu {
         self.place
             .compare_exchange(pack(seen), pack(to), AcqRel, Acquire)
             .is_ok()
-    }
-    fn fence(&self) {
-        fence(SeqCst);
     }
 }
 

@@ -44,6 +44,9 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// that (ARM, RISC-V), those operations are refused as Xen refuses them there.
     const VCPU_OP_COMPLETE: bool = false;
 
+    /// The newest format of grant tables that domains are offered unless a tool says otherwise (x86: 2).
+    const MAX_GRANT_VERSION: u8 = 1;
+
     /// Where the guests of this machine find event bits and time in the pages that they share with the core.
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::shared_info::COMMON;
 
@@ -226,11 +229,25 @@ pub trait Hal: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// How much of the hypervisor's heap is used; `None` where nobody counts.
+    fn heap_use(&self) -> Option<HeapUse> {
+        None
+    }
+
     /// Powers the machine off. If that is impossible, stops this CPU for ever.
     fn power_off(&self) -> !;
 
     /// Restarts the machine. If that is impossible, stops this CPU for ever.
     fn restart(&self) -> !;
+}
+
+/// What [`Hal::heap_use`] says, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapUse {
+    /// Used, the allocator's own records among it.
+    pub used: u64,
+    /// In the heap, and not used.
+    pub free: u64,
 }
 
 /// What [`Hal::cache_maintenance`] does.

@@ -4,6 +4,19 @@
 //! shows in the first test that walks the path, not in the field. The table of ranks with what each protects is in
 //! `docs/locks.md`. Interrupts are masked whenever hypervisor code runs, so a plain spin lock is enough.
 
+mod phase_fair;
+mod shared;
+
+pub use shared::{Reading, SharedLock, Writing};
+
+/// The atomics of the locks here; a model puts its own in their place.
+mod atomic {
+    pub(super) use core::{
+        hint::spin_loop,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+}
+
 /// The place of a lock in the global order. A CPU that holds a lock takes only locks of a higher rank.
 /// Same-rank pairs (two domains' grant tables, two event channels) are taken through [`Mutex::lock_pair`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,26 +32,30 @@ pub enum Rank {
     EventTable = 4,
     /// One event channel.
     EventChannel = 5,
+    /// A port of a domain in the FIFO ABI goes to another queue.
+    EventMove = 6,
+    /// One queue of events of a vCPU in the FIFO ABI.
+    EventQueue = 7,
     /// Small per-vCPU settings (affinity, registered areas).
-    Vcpu = 6,
+    Vcpu = 8,
     /// A virtual interrupt controller's shared state.
-    Interrupts = 7,
+    Interrupts = 9,
     /// A virtual interrupt controller's per-vCPU state.
-    VcpuInterrupts = 8,
+    VcpuInterrupts = 10,
     /// What a domain's memory calls do to its physical map, one at a time.
-    Physmap = 9,
+    Physmap = 11,
     /// A domain's second-level tables.
-    P2m = 10,
+    P2m = 12,
     /// A physical CPU's run queue.
-    RunQueue = 11,
+    RunQueue = 13,
     /// A physical CPU's timers.
-    Timers = 12,
+    Timers = 14,
     /// The hypervisor's own heap, which grows by frames.
-    Heap = 13,
+    Heap = 15,
     /// The frame allocator; also the hypervisor's own page tables.
-    Frames = 14,
+    Frames = 16,
     /// The console.
-    Console = 15,
+    Console = 17,
 }
 
 /// A spin lock with a [`Rank`].
@@ -145,7 +162,7 @@ mod order {
     use crate::{CpuId, MAX_CPUS};
     use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-    const RANKS: usize = 16;
+    const RANKS: usize = 18;
     static HELD: [[AtomicU8; RANKS]; MAX_CPUS] =
         [const { [const { AtomicU8::new(0) }; RANKS] }; MAX_CPUS];
     static HOOK: spin::Once<fn() -> Option<CpuId>> = spin::Once::new();

@@ -20,6 +20,8 @@ pub(crate) struct Domain {
     pub(crate) cpus: u32,
     /// Memory in MiB.
     pub(crate) memory: u64,
+    /// Memory in MiB that Xen sets aside for the domain's second-level tables, if it shall not choose.
+    pub(crate) tables: Option<u64>,
 }
 
 /// Adds domains to a machine that has a dom0. Each has an emulated UART, whose output the hypervisor shows.
@@ -49,9 +51,13 @@ pub(crate) fn add(machine: &mut Machine, domains: &[Domain], name: &str) -> Resu
 /// The memory of a domain is told in KiB.
 fn node(number: usize, domain: &Domain, place: Place) -> String {
     let module = device_tree::node("multiboot,kernel", place, &domain.words);
+    let tables = domain
+        .tables
+        .map(|mib| format!("  xen,domain-p2m-mem-mb = <{mib}>;\n"))
+        .unwrap_or_default();
     format!(
         "/ {{ chosen {{ domU{number} {{\n  compatible = \"xen,domain\";\n  #address-cells = <2>;\n  #size-cells = <2>;\n  \
-         cpus = <{}>;\n  memory = <0x0 {:#x}>;\n  vpl011;\n{module}}}; }}; }};\n",
+         cpus = <{}>;\n  memory = <0x0 {:#x}>;\n  vpl011;\n{tables}{module}}}; }}; }};\n",
         domain.cpus,
         domain.memory << 10
     )
@@ -68,6 +74,7 @@ mod tests {
             words: "seed=1".into(),
             cpus: 2,
             memory: 64,
+            tables: None,
         };
         let text = node(
             1,

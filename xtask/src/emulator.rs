@@ -19,6 +19,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: u32,
     /// Memory in MiB.
     pub(crate) memory: u64,
+    /// Another emulator than the installed one.
+    pub(crate) emulator: Option<PathBuf>,
     /// Another processor model than the board's.
     pub(crate) cpu: Option<String>,
     /// Count instructions: one is a nanosecond of the machine's time.
@@ -102,6 +104,7 @@ impl Machine {
             board,
             cpus: board.cpus,
             memory: board.memory,
+            emulator: None,
             cpu: None,
             icount: false,
             record: None,
@@ -122,7 +125,8 @@ impl Machine {
                 self.cpus
             );
         }
-        let mut qemu = Command::new(self.board.arch.qemu());
+        let emulator = self.emulator.as_deref();
+        let mut qemu = Command::new(emulator.unwrap_or_else(|| Path::new(self.board.arch.qemu())));
         qemu.args(self.board.qemu).args([
             "-accel",
             if self.icount {

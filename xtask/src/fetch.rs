@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::debian::private_root::{PrivateRoot, unpack};
-use crate::paths;
+use crate::{paths, process};
 
 /// Files from Debian's packages, unpacked.
 #[derive(Clone, Debug)]
@@ -110,4 +111,58 @@ fn fill(arch: Arch, folder: &Path) -> Result<()> {
     )?;
     let _ = fs::remove_dir_all(&downloads);
     Ok(())
+}
+
+/// An emulator that counts instructions with several processors too: QEMU 10, which the machine has or which is
+/// taken out of the backports' package. It is not installed.
+pub(crate) fn newer_emulator(arch: Arch) -> Result<PathBuf> {
+    const FIRST: u32 = 10;
+    let installed = process::output(Command::new(arch.qemu()).arg("--version"))?;
+    if major(&installed).is_some_and(|major| major >= FIRST) {
+        return Ok(arch.qemu().into());
+    }
+    let folder = paths::cache().join("qemu-backports");
+    let program = folder.join("usr/bin").join(arch.qemu());
+    if !program.exists() {
+        let downloads = paths::cache().join("packages-backports");
+        let root = PrivateRoot::backports()?;
+        let files = root.download(&["qemu-system-arm"], &downloads)?;
+        let fresh = folder.with_extension("part");
+        let _ = fs::remove_dir_all(&fresh);
+        for package in &files {
+            unpack(package, &["./usr/bin/qemu-system-*"], &fresh)?;
+        }
+        // Beside a folder of this name QEMU looks for its files in it, and not for those of the installed version.
+        paths::make_dir(&fresh.join("usr/bin/qemu-bundle"))?;
+        let _ = fs::remove_dir_all(&folder);
+        fs::rename(&fresh, &folder)
+            .with_context(|| format!("cannot write {}", paths::shown(&folder)))?;
+        let _ = fs::remove_dir_all(&downloads);
+    }
+    let said = process::output(Command::new(&program).arg("--version"))?;
+    match major(&said) {
+        Some(major) if major >= FIRST => Ok(program),
+        _ => bail!("Debian's backports have no QEMU {FIRST}, which counts with several processors"),
+    }
+}
+
+/// The first number of "QEMU emulator version 10.0.2 ...".
+fn major(version: &str) -> Option<u32> {
+    let (_, number) = version.split_once("version ")?;
+    number.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_emulators_version_is_read_out_of_what_it_says() {
+        assert_eq!(
+            major("QEMU emulator version 10.0.2 (Debian 1:10)\n"),
+            Some(10)
+        );
+        assert_eq!(major("QEMU emulator version 7.2.18\n"), Some(7));
+        assert_eq!(major("not found"), None);
+    }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Run<'a> {
     pub(crate) cpus: u32,
     /// Count instructions.
     pub(crate) icount: bool,
+    /// Another emulator than the installed one.
+    pub(crate) emulator: Option<&'a Path>,
     /// Words for the guest.
     pub(crate) words: &'a str,
     /// Words for the hypervisor, beside those of the board.
@@ -64,7 +66,11 @@ pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
         guest.name,
         run.board.name,
         on.name(),
-        if run.icount { "-icount" } else { "" }
+        if run.icount {
+            format!("-icount{}", run.cpus)
+        } else {
+            String::new()
+        }
     );
     let mut qemu = machine.command(Terminal::Pipes, &name)?;
     let mut console = Console::start(&mut qemu, &name, run.limit, Echo::Log)?;
@@ -93,5 +99,6 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
     };
     let mut machine = Machine::new(run.board, Boot::Direct(files));
     (machine.cpus, machine.icount, machine.memory) = (run.cpus, run.icount, 1024);
+    machine.emulator = run.emulator.map(Path::to_path_buf);
     Ok(machine)
 }

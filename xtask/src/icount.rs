@@ -90,7 +90,11 @@ impl Qmp {
     }
 
     fn ask(&mut self, command: &str) -> Result<Value> {
-        writeln!(self.stream, "{}", json!({ "execute": command }))?;
+        // In one piece: QEMU obeys as soon as the braces close, and after "quit" nobody takes the end of a line.
+        let line = format!("{}\n", json!({ "execute": command }));
+        self.stream
+            .write_all(line.as_bytes())
+            .with_context(|| format!("QEMU ended before it was asked to {command}"))?;
         loop {
             let mut answer = self.line()?;
             if let Some(error) = answer.get("error") {

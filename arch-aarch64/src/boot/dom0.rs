@@ -1,6 +1,7 @@
 //! Makes dom0: its memory 1:1, its devices, its device tree.
 
 use alloc::{format, string::String};
+use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
@@ -92,7 +93,7 @@ pub(super) fn build(
         id: DomId(0),
         vcpus,
         privileged: true,
-        max_frames: u64::MAX,
+        max_frames: plan.memory() >> PAGE_SHIFT,
         direct_map: true,
         lines: gic.lines(),
         frames: GicFrames {
@@ -104,6 +105,8 @@ pub(super) fn build(
         uart: false,
     };
     let domain = build::create(hv, machine, gic, &shape)?;
+    // It maps devices and other domains' frames, as many as there are; the machine bounds what that costs.
+    domain.memory.hypervisor_max.store(u64::MAX, Relaxed);
     // From here on the allocator has all of RAM, and at once dom0 takes what is planned for it.
     for range in free.iter() {
         build::release(hv, range);

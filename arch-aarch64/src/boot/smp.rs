@@ -9,7 +9,13 @@ use xenolith_hal::{CpuId, MAX_CPUS};
 use super::{head, memory};
 use crate::{
     Aarch64,
-    cpu::{self, errata, percpu::PerCpu, regs::read},
+    cpu::{
+        self, errata,
+        percpu::PerCpu,
+        regs::read,
+        speculation::{self, AtExit},
+        vectors,
+    },
     irq,
     mm::{hyp, layout},
     smccc, timer,
@@ -37,21 +43,38 @@ pub(super) fn join(hv: &'static Hypervisor<Aarch64>, id: CpuId, vtcr: u64) -> &'
         mpidr: own_mpidr(),
         work: hv.sched.work(id),
         loaded: RefCell::new(None),
-        domain: Cell::new(None),
         fp_in_use: Cell::new(false),
         timer: Cell::new(u64::MAX),
     });
     cpu.install();
     cpu::run::init(vtcr);
-    for what in errata::look(read!("midr_el1"), smccc::can_reset_branch_predictor()) {
+    for what in errata::look(read!("midr_el1")) {
         log::info!("working around {what}");
     }
+    guard_against_speculation(id);
     if let Some(gic) = irq::gic()
         && let Err(error) = gic.init_cpu(id, cpu.mpidr)
     {
         log::error!("CPU {}: no interrupts: {error:?}", id.0);
     }
     cpu
+}
+
+/// Sets up what the firmware offers against speculation on this CPU.
+fn guard_against_speculation(id: CpuId) {
+    let offers = smccc::offers();
+    let plan = offers.plan(read!("id_aa64pfr0_el1"));
+    if plan.stores {
+        smccc::keep_stores_in_order();
+    }
+    vectors::choose(plan.at_exit);
+    speculation::MACHINE.join(offers, plan);
+    if plan.stores || plan.at_exit != AtExit::Nothing {
+        log::info!(
+            "CPU {}: the firmware guards against speculation: {plan:?}",
+            id.0
+        );
+    }
 }
 
 /// A stack with an unmapped page below.

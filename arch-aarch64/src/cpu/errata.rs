@@ -12,8 +12,6 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 pub enum Workaround {
     /// A stage 2 fault may be reported where stage 1 would have faulted (Cortex-A57 834220): ask stage 1 again.
     AskStage1 = 1 << 0,
-    /// Branch predictors carry over between guests (Spectre v2): call the firmware when the domain changes.
-    BranchPredictor = 1 << 1,
 }
 
 struct Row {
@@ -26,45 +24,14 @@ struct Row {
 }
 
 const ARM: u32 = 0x41;
-const ALL: (u32, u32) = (0, 0xff);
 
-static ROWS: &[Row] = &[
-    Row {
-        what: "Cortex-A57 erratum 834220",
-        implementer: ARM,
-        part: 0xd07,
-        revisions: (0x00, 0x12),
-        workaround: Workaround::AskStage1,
-    },
-    Row {
-        what: "Cortex-A57 branch prediction",
-        implementer: ARM,
-        part: 0xd07,
-        revisions: ALL,
-        workaround: Workaround::BranchPredictor,
-    },
-    Row {
-        what: "Cortex-A72 branch prediction",
-        implementer: ARM,
-        part: 0xd08,
-        revisions: ALL,
-        workaround: Workaround::BranchPredictor,
-    },
-    Row {
-        what: "Cortex-A73 branch prediction",
-        implementer: ARM,
-        part: 0xd09,
-        revisions: ALL,
-        workaround: Workaround::BranchPredictor,
-    },
-    Row {
-        what: "Cortex-A75 branch prediction",
-        implementer: ARM,
-        part: 0xd0a,
-        revisions: ALL,
-        workaround: Workaround::BranchPredictor,
-    },
-];
+static ROWS: &[Row] = &[Row {
+    what: "Cortex-A57 erratum 834220",
+    implementer: ARM,
+    part: 0xd07,
+    revisions: (0x00, 0x12),
+    workaround: Workaround::AskStage1,
+}];
 
 /// Workarounds that some CPU of the machine needs.
 static NEEDED: AtomicU32 = AtomicU32::new(0);
@@ -79,14 +46,10 @@ fn matching(midr: u64) -> impl Iterator<Item = &'static Row> {
     })
 }
 
-/// Looks at a CPU by its MIDR_EL1. `firmware_helps` says whether the firmware offers the branch predictor call. Gives
-/// the names of what is worked around now, and had not been before.
-pub fn look(midr: u64, firmware_helps: bool) -> impl Iterator<Item = &'static str> {
+/// Looks at a CPU by its MIDR_EL1. Gives the names of what is worked around now, and had not been before.
+pub fn look(midr: u64) -> impl Iterator<Item = &'static str> {
     let before = NEEDED.load(Relaxed);
     matching(midr).filter_map(move |row| {
-        if row.workaround == Workaround::BranchPredictor && !firmware_helps {
-            return None;
-        }
         NEEDED.fetch_or(row.workaround as u32, Relaxed);
         (before & row.workaround as u32 == 0).then_some(row.what)
     })
@@ -100,24 +63,17 @@ pub fn needs(workaround: Workaround) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     #[test]
     fn a_cpu_is_known_by_part_and_revision() {
         let a57_r1p0 = 0x411f_d070;
-        let names: [Option<&str>; 2] = {
-            let mut rows = matching(a57_r1p0).map(|row| row.what);
-            [rows.next(), rows.next()]
-        };
-        assert_eq!(
-            names,
-            [
-                Some("Cortex-A57 erratum 834220"),
-                Some("Cortex-A57 branch prediction")
-            ]
-        );
+        let names: Vec<&str> = matching(a57_r1p0).map(|row| row.what).collect();
+        assert_eq!(names, ["Cortex-A57 erratum 834220"]);
         let a57_r1p3 = 0x411f_d073;
-        assert_eq!(matching(a57_r1p3).count(), 1, "r1p3 has 834220 mended");
+        assert_eq!(matching(a57_r1p3).count(), 0, "r1p3 has 834220 mended");
         assert_eq!(
             matching(0x410f_d034).count(),
             0,
@@ -126,10 +82,9 @@ mod tests {
     }
 
     #[test]
-    fn branch_prediction_is_worked_around_only_where_the_firmware_helps() {
-        assert_eq!(look(0x410f_d083, false).count(), 0);
-        assert!(!needs(Workaround::BranchPredictor));
-        assert_eq!(look(0x410f_d083, true).count(), 1);
-        assert!(needs(Workaround::BranchPredictor));
+    fn what_one_cpu_needs_is_told_once_and_done_everywhere() {
+        assert_eq!(look(0x411f_d070).count(), 1);
+        assert!(needs(Workaround::AskStage1));
+        assert_eq!(look(0x411f_d070).count(), 0);
     }
 }

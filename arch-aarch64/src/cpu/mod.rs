@@ -9,5 +9,6 @@ pub mod percpu;
 pub mod regs;
 #[cfg(target_arch = "aarch64")]
 pub mod run;
+pub mod speculation;
 #[cfg(target_arch = "aarch64")]
 pub mod vectors;

@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::AtomicU32;
 
-use xenolith_core::{DomId, Hypervisor, VcpuRef};
+use xenolith_core::{Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
 use super::regs::{read, write};
@@ -21,8 +21,6 @@ pub struct PerCpu {
     pub work: &'static AtomicU32,
     /// The vCPU whose EL1 context is in this CPU's registers.
     pub loaded: RefCell<Option<VcpuRef<Aarch64>>>,
-    /// The domain whose vCPU was loaded last.
-    pub domain: Cell<Option<DomId>>,
     /// The loaded vCPU has used floating point since it was loaded.
     pub fp_in_use: Cell<bool>,
     /// The timer deadline that the hardware holds, in counter ticks.

@@ -6,7 +6,6 @@ use xenolith_core::{VcpuRef, sched::Work, timer::VcpuTimer};
 use xenolith_hal::ArchTimer;
 
 use super::{
-    errata::{self, Workaround},
     percpu::PerCpu,
     regs::{isb, read, wfi, write},
     vectors::{self, Reason},
@@ -14,7 +13,9 @@ use super::{
 use crate::{
     Aarch64,
     guest::{exit, fp},
-    irq, smccc, timer, with_gic,
+    heap, irq, timer,
+    vgic::VgicVcpu,
+    with_gic,
 };
 
 /// HCR_EL2 while a guest runs: stage 2 on; interrupts and aborts to EL2; WFI, WFE, SMC, identification registers,
@@ -130,6 +131,7 @@ fn idle(cpu: &'static PerCpu) {
         if cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() != 0 {
             return;
         }
+        heap::refill_reserve();
         wfi();
         irq::physical(cpu, None);
     }
@@ -143,7 +145,9 @@ fn serve_work(cpu: &'static PerCpu) {
 }
 
 fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
-    let regs = vcpu.arch.regs_ptr();
+    // Looked up once: a vCPU is found by its number in its domain.
+    let arch = &vcpu.arch;
+    let (regs, vgic) = (arch.regs_ptr(), &*arch.vgic);
     loop {
         if cpu.work.load(Relaxed) != 0 {
             serve_work(cpu);
@@ -151,7 +155,7 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
                 return;
             }
         }
-        if vcpu.arch.vgic.needs_flush() {
+        if vgic.needs_flush() && !place_waiting(vgic) {
             flush(vcpu);
         }
         // SAFETY: the vCPU is loaded on this CPU (`switch`), and its registers are borrowed by nobody here.
@@ -159,12 +163,23 @@ fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
             Reason::SYNC => {
                 // SAFETY: the guest has stopped; until the next entry this is the only use of its registers.
                 let regs = unsafe { &mut *regs };
-                exit::synchronous(&mut exit::Context { cpu, vcpu, regs });
+                exit::synchronous(exit::Context {
+                    cpu,
+                    vcpu,
+                    arch,
+                    regs,
+                });
             }
             Reason::IRQ => irq::physical(cpu, Some(vcpu)),
             _ => system_error(vcpu),
         }
     }
+}
+
+/// Gives the vCPU the interrupts that wait for it, where that is simple.
+#[inline(never)]
+fn place_waiting(vgic: &VgicVcpu) -> bool {
+    irq::gic().is_none_or(|gic| with_gic!(gic, |hw| vgic.place_waiting(hw)))
 }
 
 #[inline(never)]
@@ -241,11 +256,6 @@ fn save(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
 
 fn load(cpu: &'static PerCpu, vcpu: &VcpuRef<Aarch64>) {
     let domain = vcpu.domain();
-    if errata::needs(Workaround::BranchPredictor)
-        && cpu.domain.replace(Some(domain.id())) != Some(domain.id())
-    {
-        smccc::reset_branch_predictor();
-    }
     write!("vttbr_el2", domain.p2m.vttbr());
     write!("vmpidr_el2", vcpu.arch.vmpidr);
     write!("cntvoff_el2", domain.arch.counter_offset);

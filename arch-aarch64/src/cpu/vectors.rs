@@ -5,7 +5,10 @@
 
 use core::arch::{asm, global_asm};
 
-use crate::guest::regs::{GuestRegs, OFFSET_HOST_SP, OFFSET_PC, OFFSET_PSTATE};
+use crate::{
+    cpu::speculation::{AtExit, WORKAROUND_1, WORKAROUND_3},
+    guest::regs::{GuestRegs, OFFSET_HOST_SP, OFFSET_PC, OFFSET_PSTATE},
+};
 
 /// Why the guest stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +26,17 @@ impl Reason {
 
 global_asm!(
     r#"
-    // One exit: fits the 32 instructions of a vector slot. SP points to the guest's GuestRegs.
-    .macro GUEST_EXIT reason
+    // One exit: fits the 32 instructions of a vector slot. SP points to the guest's GuestRegs. A firmware call of SMCCC 1.1
+    // changes x0 to x3 only; it comes before the first branch that could be predicted.
+    .macro GUEST_EXIT reason, firmware
     .balign 128
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
+    .if \firmware
+    movz    w0, #0x8000, lsl #16
+    movk    w0, #(\firmware & 0xffff)
+    smc     #0
+    .endif
     stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]
     stp     x8, x9, [sp, #64]
@@ -66,10 +75,8 @@ global_asm!(
     b       own_fault
     .endm
 
-    .section .text.vectors, "ax"
+    .macro VECTORS firmware
     .balign 2048
-    .global vectors
-vectors:
     OWN_FAULT 0
     OWN_FAULT 1
     OWN_FAULT 2
@@ -78,15 +85,24 @@ vectors:
     OWN_FAULT 5
     OWN_FAULT 6
     OWN_FAULT 7
-    GUEST_EXIT 0
-    GUEST_EXIT 1
-    GUEST_EXIT 1                        // FIQ: no such interrupt is routed here; look as for IRQ
-    GUEST_EXIT 2
-    GUEST_EXIT 0                        // the same from AArch32 (EL0 only)
-    GUEST_EXIT 1
-    GUEST_EXIT 1
-    GUEST_EXIT 2
+    GUEST_EXIT 0, \firmware
+    GUEST_EXIT 1, \firmware
+    GUEST_EXIT 1, \firmware             // FIQ: no such interrupt is routed here; look as for IRQ
+    GUEST_EXIT 2, \firmware
+    GUEST_EXIT 0, \firmware             // the same from AArch32 (EL0 only)
+    GUEST_EXIT 1, \firmware
+    GUEST_EXIT 1, \firmware
+    GUEST_EXIT 2, \firmware
     .balign 128
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 2048
+    .global vectors
+vectors:                                // three tables of 2 KiB, in the order of `table`
+    VECTORS 0
+    VECTORS {workaround_1}
+    VECTORS {workaround_3}
 
 own_fault:
     stp     x2, x3, [sp, #16]
@@ -150,6 +166,8 @@ guest_enter:                            // x0: GuestRegs
     host_sp = const OFFSET_HOST_SP,
     pstate = const OFFSET_PSTATE,
     own_fault = sym crate::cpu::fault::own_fault,
+    workaround_1 = const WORKAROUND_1,
+    workaround_3 = const WORKAROUND_3,
 );
 
 const _: () = assert!(
@@ -158,12 +176,22 @@ const _: () = assert!(
 );
 
 unsafe extern "C" {
-    static vectors: [u8; 2048];
+    static vectors: [[u8; 2048]; 3];
 }
 
-/// Points this CPU at the vectors.
+/// Points this CPU at vectors that call nobody.
 pub fn install() {
-    let base = core::ptr::addr_of!(vectors) as u64;
+    choose(AtExit::Nothing);
+}
+
+/// Points this CPU at the vectors that do `first` when a guest stops.
+pub fn choose(first: AtExit) {
+    let table = match first {
+        AtExit::Nothing => 0,
+        AtExit::ForgetBranches => 1,
+        AtExit::ForgetHistory => 2,
+    };
+    let base = core::ptr::addr_of!(vectors) as u64 + table * 2048;
     crate::cpu::regs::write!("vbar_el2", base);
     crate::cpu::regs::isb();
 }

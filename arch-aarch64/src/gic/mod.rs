@@ -231,25 +231,24 @@ impl Gic {
         }
     }
 
-    /// Acknowledges one physical interrupt and says what it was. Call it once per interrupt exit: a further interrupt
-    /// that waits makes another exit.
+    /// Acknowledges one physical interrupt and tells `serve` what it was. Call it once per interrupt exit: a further
+    /// interrupt that waits makes another exit.
     #[inline]
-    #[must_use]
-    pub fn handle_physical(&self) -> What {
+    pub fn handle_physical(&self, serve: impl FnOnce(What)) {
         match &self.driver {
             #[cfg(feature = "gicv2")]
             Driver::V2(gic) => {
                 let ack = gic.acknowledge();
-                self.classify(
+                serve(self.classify(
                     GicV2::intid(ack),
                     || gic.drop_priority(ack),
                     || gic.deactivate(ack),
-                )
+                ));
             }
             #[cfg(feature = "gicv3")]
             Driver::V3(gic) => {
                 let ack = gic.acknowledge();
-                self.classify(ack, || gic.drop_priority(ack), || gic.deactivate(ack))
+                serve(self.classify(ack, || gic.drop_priority(ack), || gic.deactivate(ack)));
             }
         }
     }

@@ -62,6 +62,8 @@ pub struct GicV3 {
     regions: [RedistRegion; MAX_REGIONS],
     redist: [AtomicPtr<Gicr>; MAX_CPUS],
     affinity: [AtomicU64; MAX_CPUS],
+    /// What [`sgi_target`] makes of each CPU's affinity.
+    sgi_targets: [AtomicU64; MAX_CPUS],
     lrs: AtomicU8,
     active_words: AtomicU8,
 }
@@ -101,6 +103,7 @@ impl GicV3 {
             regions: info.redist,
             redist: [const { AtomicPtr::new(null_mut()) }; MAX_CPUS],
             affinity: [const { AtomicU64::new(0) }; MAX_CPUS],
+            sgi_targets: [const { AtomicU64::new(0) }; MAX_CPUS],
             lrs: AtomicU8::new(4),
             active_words: AtomicU8::new(1),
         };
@@ -121,11 +124,14 @@ impl GicV3 {
         let redist = self
             .find_redist(affinity)
             .ok_or(GicError::NoRedistributor(affinity))?;
-        if let (Some(slot), Some(target)) =
-            (self.redist.get(cpu.index()), self.affinity.get(cpu.index()))
-        {
+        if let (Some(slot), Some(own), Some(target)) = (
+            self.redist.get(cpu.index()),
+            self.affinity.get(cpu.index()),
+            self.sgi_targets.get(cpu.index()),
+        ) {
             slot.store(core::ptr::from_ref(redist).cast_mut(), Relaxed);
-            target.store(u64::from(affinity), Relaxed);
+            own.store(u64::from(affinity), Relaxed);
+            target.store(sgi_target(affinity), Relaxed);
         }
         wake(redist);
         redist.ICENABLER0.set(u32::MAX);
@@ -194,12 +200,11 @@ impl GicV3 {
     /// Sends software interrupt `sgi` to `cpu`.
     #[inline]
     pub fn send(&self, cpu: CpuId, sgi: u8) {
-        let Some(affinity) = self.affinity.get(cpu.index()) else {
+        let Some(target) = self.sgi_targets.get(cpu.index()) else {
             return;
         };
-        let target = sgi_target(affinity.load(Relaxed) as u32);
         sysreg::dsb_ishst();
-        sysreg::set_icc_sgi1r(target | ICC_SGI1R::INTID.val(u64::from(sgi)).value);
+        sysreg::set_icc_sgi1r(target.load(Relaxed) | ICC_SGI1R::INTID.val(u64::from(sgi)).value);
         sysreg::isb();
     }
 

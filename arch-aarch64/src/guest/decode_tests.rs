@@ -31,7 +31,8 @@ fn show(word: u32) -> String {
     };
     format!(
         "{way}{}{sign} {file}{}{second} [{base}+{offset}]{mark}",
-        t.access.bytes, t.access.reg
+        t.access.size.bytes(),
+        t.access.reg
     )
 }
 
@@ -174,7 +175,7 @@ proptest! {
         };
         let bytes = if opc == 2 { 8 } else { 4 };
         prop_assert_eq!((u32::from(t.access.reg), t.second.map(u32::from)), (rt, Some(rt2)));
-        prop_assert_eq!((t.access.bytes, t.write, t.access.signed), (bytes, !load, opc == 1));
+        prop_assert_eq!((t.access.size.bytes(), t.write, t.access.signed), (bytes, !load, opc == 1));
         prop_assert_eq!(t.base, Base::Register(rn as u8));
         prop_assert_eq!(t.offset, Offset::Immediate(imm * i64::from(bytes)));
         prop_assert_eq!(t.index, [Index::Offset, Index::Post, Index::Offset, Index::Pre][mode as usize]);
@@ -190,7 +191,7 @@ proptest! {
             prop_assert!(opc >= 2 && size == 3 || opc == 3 && size == 2 || rt == rn && rn != 31, "{word:#x}");
             return Ok(());
         };
-        prop_assert_eq!(u32::from(t.access.bytes), 1 << size);
+        prop_assert_eq!(t.access.size.bytes(), 1 << size);
         prop_assert_eq!((u32::from(t.access.reg), t.second, t.base), (rt, None, Base::Register(rn as u8)));
         prop_assert_eq!(t.offset, Offset::Immediate(imm));
         prop_assert_eq!((t.index == Index::Pre, t.write), (pre, opc == 0));

@@ -1,14 +1,34 @@
 //! Decoding of ESR_EL2: why a guest stopped (Arm ARM DDI 0487, D24.2.40). Pure, so that it is tested on the host.
 
-/// A trapped access to a system register.
+use tock_registers::register_bitfields;
+
+use crate::vgic::Size;
+
+/// A trapped access to a system register: its syndrome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SysRegAccess {
+pub struct SysRegAccess(u32);
+
+impl SysRegAccess {
     /// Which register.
-    pub reg: SysReg,
+    #[inline]
+    #[must_use]
+    pub const fn reg(self) -> SysReg {
+        SysReg(self.0 & SysReg::MASK)
+    }
+
     /// The general register that gives or takes the value; 31 is the zero register.
-    pub rt: u8,
+    #[inline]
+    #[must_use]
+    pub const fn rt(self) -> usize {
+        (self.0 >> 5 & 0x1f) as usize
+    }
+
     /// The guest reads (`mrs`); otherwise it writes.
-    pub read: bool,
+    #[inline]
+    #[must_use]
+    pub const fn is_read(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
 /// A system register by its encoding, in the layout of the syndrome (so that no field moves when decoding).
@@ -69,34 +89,99 @@ impl core::fmt::Debug for SysReg {
     }
 }
 
-/// A data access that stage 2 refused.
+register_bitfields![u32,
+    /// The syndrome of a data abort.
+    DATA_ABORT [
+        /// What failed, but for the level of the table.
+        FAULT OFFSET(2) NUMBITS(4) [Translation = 1, AccessFlag = 2, Permission = 3],
+        WRITE OFFSET(6) NUMBITS(1) [],
+        /// In a walk of the guest's own tables.
+        TABLE_WALK OFFSET(7) NUMBITS(1) [],
+        CACHE_OP OFFSET(8) NUMBITS(1) [],
+        FAR_INVALID OFFSET(10) NUMBITS(1) [],
+        /// The register has 64 bits.
+        WIDE OFFSET(15) NUMBITS(1) [],
+        REGISTER OFFSET(16) NUMBITS(5) [],
+        SIGNED OFFSET(21) NUMBITS(1) [],
+        SIZE OFFSET(22) NUMBITS(2) [],
+        /// The four fields above mean something.
+        DESCRIBED OFFSET(24) NUMBITS(1) [],
+        /// The instruction has 32 bits, not 16.
+        LONG OFFSET(25) NUMBITS(1) []
+    ]
+];
+
+/// A data access that stage 2 refused: its syndrome, of which nothing is taken apart before it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DataAbort {
-    /// The access as the syndrome describes it; `None` when it does not and the instruction must be looked at.
-    pub access: Option<Access>,
+pub struct DataAbort(u32);
+
+impl DataAbort {
+    /// An access that may be for an emulated device and needs no look at the instruction. Emulated devices are never
+    /// mapped, so only a fault of translation may be for one.
+    #[inline]
+    #[must_use]
+    pub fn is_described(self) -> bool {
+        (DATA_ABORT::DESCRIBED::SET
+            + DATA_ABORT::FAULT::Translation
+            + DATA_ABORT::TABLE_WALK::CLEAR
+            + DATA_ABORT::FAR_INVALID::CLEAR)
+            .matches_all(self.0)
+    }
+
+    /// As [`DataAbort::is_described`], but the instruction has to be looked at.
+    #[must_use]
+    pub fn is_undescribed(self) -> bool {
+        (DATA_ABORT::DESCRIBED::CLEAR
+            + DATA_ABORT::FAULT::Translation
+            + DATA_ABORT::TABLE_WALK::CLEAR
+            + DATA_ABORT::FAR_INVALID::CLEAR
+            + DATA_ABORT::CACHE_OP::CLEAR)
+            .matches_all(self.0)
+    }
+
+    /// The access, where the syndrome describes it.
+    #[inline]
+    #[must_use]
+    pub fn access(self) -> Access {
+        Access {
+            size: Size::from_log2(DATA_ABORT::SIZE.read(self.0)),
+            signed: DATA_ABORT::SIGNED.is_set(self.0),
+            wide: DATA_ABORT::WIDE.is_set(self.0),
+            reg: DATA_ABORT::REGISTER.read(self.0) as u8,
+        }
+    }
+
     /// The guest wrote (or did cache maintenance, which reads as a write).
-    pub write: bool,
-    /// It happened in a walk of the guest's own tables.
-    pub table_walk: bool,
-    /// FAR_EL2 holds no address.
-    pub far_invalid: bool,
-    /// Translation, access-flag or permission fault: nothing of the machine failed.
-    pub stage2: bool,
+    #[inline]
+    #[must_use]
+    pub fn is_write(self) -> bool {
+        DATA_ABORT::WRITE.is_set(self.0)
+    }
+
+    /// FAR_EL2 holds an address, and nothing of the machine failed.
+    #[must_use]
+    pub fn is_stage2(self) -> bool {
+        is_stage2_fault(self.0) && !DATA_ABORT::FAR_INVALID.is_set(self.0)
+    }
+
     /// HPFAR_EL2 holds the guest-physical address.
-    pub ipa_valid: bool,
-    /// Translation or access-flag fault: HPFAR_EL2 holds the page (after a permission fault it need not).
-    pub translation: bool,
-    /// It was cache maintenance.
-    pub cache_op: bool,
+    #[must_use]
+    pub fn is_ipa_valid(self) -> bool {
+        is_ipa_valid(self.0)
+    }
+
     /// The instruction has 32 bits, not 16.
-    pub long: bool,
+    #[must_use]
+    pub fn is_long(self) -> bool {
+        DATA_ABORT::LONG.is_set(self.0)
+    }
 }
 
 /// The operands of a load or store with a valid syndrome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// 1, 2, 4 or 8 bytes.
-    pub bytes: u8,
+    /// How much memory.
+    pub size: Size,
     /// The value is sign-extended.
     pub signed: bool,
     /// The register is 64 bits wide.
@@ -106,19 +191,20 @@ pub struct Access {
 }
 
 impl Access {
+    /// The bits of a register that are not the accessed ones.
+    const fn unused(self) -> u32 {
+        64 - 8 * self.size.bytes()
+    }
+
     /// The value as it goes into the register of a load.
+    #[inline]
     #[must_use]
-    pub fn extend(self, value: u64) -> u64 {
-        let bits = u32::from(self.bytes) * 8;
-        if bits >= 64 {
-            return value;
-        }
-        let low = value & ((1 << bits) - 1);
+    pub const fn extend(self, value: u64) -> u64 {
+        let high = value << self.unused();
         if !self.signed {
-            return low;
+            return high >> self.unused();
         }
-        let shift = 64 - bits;
-        let extended = ((low << shift).cast_signed() >> shift).cast_unsigned();
+        let extended = (high.cast_signed() >> self.unused()).cast_unsigned();
         if self.wide {
             extended
         } else {
@@ -127,12 +213,10 @@ impl Access {
     }
 
     /// The bits of a register that a store writes.
+    #[inline]
     #[must_use]
-    pub fn truncate(self, value: u64) -> u64 {
-        match self.bytes {
-            8 => value,
-            n => value & ((1 << (u32::from(n) * 8)) - 1),
-        }
+    pub const fn truncate(self, value: u64) -> u64 {
+        value << self.unused() >> self.unused()
     }
 }
 
@@ -176,8 +260,10 @@ const fn is_ipa_valid(iss: u32) -> bool {
     is_stage2_fault(iss) && (!permission || table_walk)
 }
 
-const fn is_translation_fault(status: u32) -> bool {
-    matches!(status & 0x3f, 0x04..=0x0b)
+/// ESR_EL2 after `hvc` with this immediate.
+#[must_use]
+pub const fn hvc(immediate: u16) -> u64 {
+    0x16 << 26 | 1 << 25 | immediate as u64
 }
 
 impl Exit {
@@ -192,31 +278,12 @@ impl Exit {
             0x07 => Self::FpAccess,
             0x16 => Self::Hvc(iss as u16),
             0x17 => Self::Smc(iss as u16),
-            0x18 => Self::SysReg(SysRegAccess {
-                reg: SysReg(iss & SysReg::MASK),
-                rt: (iss >> 5 & 0x1f) as u8,
-                read: iss & 1 != 0,
-            }),
+            0x18 => Self::SysReg(SysRegAccess(esr as u32)),
             0x20 => Self::InstructionAbort {
                 stage2: is_stage2_fault(iss),
                 ipa_valid: is_ipa_valid(iss),
             },
-            0x24 => Self::DataAbort(DataAbort {
-                access: (iss >> 24 & 1 != 0).then_some(Access {
-                    bytes: 1 << (iss >> 22 & 3),
-                    signed: iss >> 21 & 1 != 0,
-                    wide: iss >> 15 & 1 != 0,
-                    reg: (iss >> 16 & 0x1f) as u8,
-                }),
-                write: iss >> 6 & 1 != 0,
-                table_walk: iss >> 7 & 1 != 0,
-                far_invalid: iss >> 10 & 1 != 0,
-                stage2: is_stage2_fault(iss),
-                ipa_valid: is_ipa_valid(iss),
-                translation: is_translation_fault(iss),
-                cache_op: iss >> 8 & 1 != 0,
-                long: esr >> 25 & 1 != 0,
-            }),
+            0x24 => Self::DataAbort(DataAbort(esr as u32)),
             class => Self::Other(class),
         }
     }
@@ -228,20 +295,17 @@ pub fn fuzz_syndrome(bytes: &[u8]) {
     for word in bytes.as_chunks::<8>().0 {
         let esr = u64::from_le_bytes(*word);
         match Exit::decode(esr) {
-            Exit::DataAbort(DataAbort {
-                access: Some(access),
-                ..
-            }) => {
-                assert!(matches!(access.bytes, 1 | 2 | 4 | 8) && access.reg < 32);
+            Exit::DataAbort(abort) => {
+                assert!(!abort.is_described() || abort.is_stage2() && abort.is_ipa_valid());
+                let access = abort.access();
+                assert!(access.reg < 32);
                 let low = access.truncate(esr);
                 assert_eq!(access.truncate(access.extend(low)), low);
             }
-            Exit::SysReg(SysRegAccess { reg, rt, .. }) => {
-                assert!(
-                    rt < 32
-                        && reg
-                            == SysReg::new(reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2())
-                );
+            Exit::SysReg(access) => {
+                let reg = access.reg();
+                let again = SysReg::new(reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2());
+                assert!(access.rt() < 32 && reg == again);
             }
             _ => {}
         }
@@ -255,6 +319,7 @@ mod tests {
     #[test]
     fn a_hypercall_is_recognised_with_its_tag() {
         assert_eq!(Exit::decode(0x5a00_0ea1), Exit::Hvc(0xea1));
+        assert_eq!(hvc(0xea1), 0x5a00_0ea1);
     }
 
     #[test]
@@ -264,22 +329,23 @@ mod tests {
         let Exit::DataAbort(abort) = Exit::decode(esr) else {
             panic!("not a data abort")
         };
-        assert!(abort.write && abort.stage2 && !abort.table_walk);
+        assert!(abort.is_described() && !abort.is_undescribed());
+        assert!(abort.is_write() && abort.is_stage2() && abort.is_ipa_valid() && abort.is_long());
         assert_eq!(
-            abort.access,
-            Some(Access {
-                bytes: 4,
+            abort.access(),
+            Access {
+                size: Size::Word,
                 signed: false,
                 wide: false,
                 reg: 1
-            })
+            }
         );
     }
 
     #[test]
     fn a_signed_byte_load_extends_to_the_width_of_its_register() {
         let narrow = Access {
-            bytes: 1,
+            size: Size::Byte,
             signed: true,
             wide: false,
             reg: 0,
@@ -304,18 +370,54 @@ mod tests {
     }
 
     #[test]
+    fn a_store_keeps_the_bytes_that_it_moves() {
+        for (size, stored) in [
+            (Size::Byte, 0x88),
+            (Size::Half, 0x7788),
+            (Size::Word, 0x5566_7788),
+            (Size::Double, 0x1122_3344_5566_7788),
+        ] {
+            let access = Access {
+                size,
+                signed: false,
+                wide: true,
+                reg: 0,
+            };
+            assert_eq!(access.truncate(0x1122_3344_5566_7788), stored);
+            assert_eq!(access.extend(0x1122_3344_5566_7788), stored);
+        }
+    }
+
+    #[test]
+    fn only_a_translation_fault_of_the_access_itself_is_for_a_device() {
+        const PLAIN: u64 = 0x24 << 26 | 1 << 24 | 0b00_0110;
+        let decoded = |esr: u64| match Exit::decode(esr) {
+            Exit::DataAbort(abort) => (abort.is_described(), abort.is_undescribed()),
+            _ => panic!("not a data abort"),
+        };
+        let (isv, cache_op, table_walk, far_invalid) = (1 << 24, 1 << 8, 1 << 7, 1 << 10);
+        assert_eq!(decoded(PLAIN), (true, false));
+        assert_eq!(decoded(PLAIN ^ isv), (false, true));
+        assert_eq!(decoded(PLAIN ^ isv | cache_op), (false, false));
+        for esr in [PLAIN, PLAIN ^ isv] {
+            assert_eq!(decoded(esr | table_walk), (false, false));
+            assert_eq!(decoded(esr | far_invalid), (false, false));
+            for status in (0..64).filter(|status| status >> 2 != 1) {
+                assert_eq!(decoded(esr & !0x3f | status), (false, false), "{status:#x}");
+            }
+        }
+    }
+
+    #[test]
     fn a_register_encoding_survives_the_syndrome() {
         // mrs x3, icc_sgi1r_el1 is write-only, so: msr icc_sgi1r_el1, x3 = S3_0_C12_C11_5.
         let reg = SysReg::new(3, 0, 12, 11, 5);
         let esr = 0x18 << 26 | u64::from(reg.0) | 3 << 5;
-        assert_eq!(
-            Exit::decode(esr),
-            Exit::SysReg(SysRegAccess {
-                reg,
-                rt: 3,
-                read: false
-            })
-        );
+        let Exit::SysReg(access) = Exit::decode(esr) else {
+            panic!("not a system register")
+        };
+        assert_eq!((access.reg(), access.rt()), (reg, 3));
+        assert!(!access.is_read());
         assert_eq!(
             (reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2()),
             (3, 0, 12, 11, 5)
@@ -336,7 +438,7 @@ mod tests {
     #[test]
     fn a_permission_fault_names_its_address_only_in_a_table_walk() {
         let valid = |iss: u64| match Exit::decode(0x24 << 26 | iss) {
-            Exit::DataAbort(abort) => abort.stage2 && abort.ipa_valid,
+            Exit::DataAbort(abort) => abort.is_stage2() && abort.is_ipa_valid(),
             _ => panic!("not a data abort"),
         };
         let (translation, permission, table_walk) = (0b00_0111, 0b00_1111, 1 << 7);

@@ -9,30 +9,30 @@ use xenolith_core::{
 };
 
 use super::{
-    esr::Exit,
+    esr::{self, Exit},
     fp, inject, mmio, psci,
     regs::{GuestRegs, PSTATE_IRQ_MASKED},
     stage2_fault::{self, Tried},
     sysreg,
+    vcpu::ArchVcpu,
 };
 use crate::{
     Aarch64,
-    cpu::{
-        errata::{self, Workaround},
-        percpu::PerCpu,
-        regs::{read, write},
-    },
+    cpu::{percpu::PerCpu, regs::read},
 };
 
-/// The immediate of `hvc` that makes a hypercall (`public/arch-arm.h`).
-const HYPERCALL_TAG: u16 = xenolith_abi::arm::HYPERCALL_TAG;
+/// The syndrome of a hypercall: its `hvc` has an immediate of its own (`public/arch-arm.h`).
+const HYPERCALL: u64 = esr::hvc(xenolith_abi::arm::HYPERCALL_TAG);
 
-/// An exit being served: the CPU, the vCPU that it runs, and that vCPU's registers.
+/// An exit being served: the CPU, the vCPU that it runs, and that vCPU's registers. Passed on by value, so that it stays
+/// in registers where nothing out of line is called.
 pub struct Context<'a> {
     /// The executing CPU.
     pub cpu: &'static PerCpu,
     /// The vCPU that stopped.
     pub vcpu: &'a VcpuRef<Aarch64>,
+    /// The architecture's part of that vCPU.
+    pub arch: &'a ArchVcpu,
     /// Its registers.
     pub regs: &'a mut GuestRegs,
 }
@@ -47,57 +47,39 @@ impl Context<'_> {
 
 /// Serves a synchronous exit.
 #[inline(always)]
-pub fn synchronous(cx: &mut Context<'_>) {
-    match Exit::decode(read!("esr_el2")) {
-        Exit::Hvc(HYPERCALL_TAG) => hypercall(cx),
+pub fn synchronous(cx: Context<'_>) {
+    let esr = read!("esr_el2");
+    if esr == HYPERCALL {
+        return hypercall(cx);
+    }
+    match Exit::decode(esr) {
         Exit::SysReg(access) => sysreg::access(cx, access),
-        // Where stage 1 would have faulted, the guest runs the instruction again and takes that fault itself. It is a
-        // guest's programs that this keeps from its devices; what a kernel maps for itself it may use.
-        Exit::DataAbort(_)
-            if cx.regs.is_el0()
-                && errata::needs(Workaround::AskStage1)
-                && stage1_faults(read!("far_el2")) => {}
         Exit::DataAbort(abort) => mmio::data_abort(cx, abort),
         Exit::Hvc(0) => psci::call(cx),
-        Exit::Hvc(_) => inject::undefined(cx.regs),
-        other => rare(cx, other),
+        _ => rare(cx, esr),
     }
 }
 
-/// Whether the guest's own translation refuses the address, for reading as EL0.
-#[cold]
-fn stage1_faults(far: u64) -> bool {
-    let saved = read!("par_el1");
-    // SAFETY: address translation only writes PAR_EL1, which is restored below.
-    unsafe {
-        core::arch::asm!("at s1e0r, {}", "isb", in(reg) far, options(nostack, preserves_flags))
-    };
-    let result = read!("par_el1");
-    write!("par_el1", saved);
-    // F: a fault; S: it was one of stage 2, met by the walk, which the guest could only meet again.
-    result & 1 != 0 && result & 1 << 9 == 0
-}
-
 /// Whether the instruction that trapped has 32 bits (ESR_EL2.IL).
-fn is_long() -> bool {
-    read!("esr_el2") >> 25 & 1 != 0
+const fn is_long(esr: u64) -> bool {
+    esr >> 25 & 1 != 0
 }
 
 #[inline(never)]
-fn rare(cx: &mut Context<'_>, exit: Exit) {
-    match exit {
+fn rare(cx: Context<'_>, esr: u64) {
+    match Exit::decode(esr) {
         Exit::Wfi => {
-            cx.regs.skip_trapped(is_long());
+            cx.regs.skip_trapped(is_long(esr));
             cx.hv().block(cx.vcpu);
         }
         Exit::Wfe => {
-            cx.regs.skip_trapped(is_long());
+            cx.regs.skip_trapped(is_long(esr));
             cx.hv().yield_now(cx.vcpu);
         }
         Exit::FpAccess => {
             fp::allow();
             // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.
-            unsafe { (*cx.vcpu.arch.fp_ptr()).load() };
+            unsafe { (*cx.arch.fp_ptr()).load() };
             cx.cpu.fp_in_use.set(true);
         }
         Exit::Smc(0) => {
@@ -128,7 +110,7 @@ fn rare(cx: &mut Context<'_>, exit: Exit) {
 }
 
 #[inline(always)]
-fn hypercall(cx: &mut Context<'_>) {
+fn hypercall(cx: Context<'_>) {
     let caller = Caller {
         hv: cx.hv(),
         vcpu: cx.vcpu,
@@ -144,15 +126,15 @@ fn hypercall(cx: &mut Context<'_>) {
             cx.regs.repeat_hvc();
         }
     }
-    if cx.vcpu.arch.take_interrupts.load(Relaxed) {
+    if cx.arch.take_interrupts.load(Relaxed) {
         take_interrupts(cx);
     }
 }
 
 /// The guest blocks "with events enabled": it takes interrupts when it goes on.
 #[cold]
-fn take_interrupts(cx: &mut Context<'_>) {
-    cx.vcpu.arch.take_interrupts.store(false, Relaxed);
+fn take_interrupts(cx: Context<'_>) {
+    cx.arch.take_interrupts.store(false, Relaxed);
     cx.regs.pstate &= !PSTATE_IRQ_MASKED;
 }
 

@@ -2,6 +2,8 @@
 
 use xenolith_hal::GuestPhys;
 
+use crate::vgic::REDIST_SIZE;
+
 /// First byte and length of each part; a length of zero for a part that the version does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GicFrames {
@@ -23,9 +25,10 @@ impl GicFrames {
         inside(self.distributor, gpa)
     }
 
-    /// The offset in the redistributors, for an address in them.
+    /// The vCPU whose redistributor an address is in, and the offset there.
     #[inline]
-    pub fn redistributors(&self, gpa: GuestPhys) -> Option<u32> {
-        inside(self.redistributors, gpa)
+    pub fn redistributor(&self, gpa: GuestPhys) -> Option<(usize, u32)> {
+        const SIZE: u32 = REDIST_SIZE as u32;
+        inside(self.redistributors, gpa).map(|offset| ((offset / SIZE) as usize, offset % SIZE))
     }
 }

@@ -5,7 +5,7 @@
 //! reaches only the page that the fault was in.
 
 use xenolith_core::{DomainRef, Hypervisor};
-use xenolith_hal::{GuestPhys, GuestVirt, PAGE_SIZE, sync::Mutex};
+use xenolith_hal::{GuestPhys, GuestVirt, PAGE_SIZE};
 
 use super::{
     decode::Transfer,
@@ -13,70 +13,99 @@ use super::{
     exit::{Context, Name},
     inject,
     stage2_fault::{self, Tried},
-    vpl011::Vpl011,
 };
 use crate::{
     Aarch64,
-    cpu::regs::{read, write},
+    cpu::{
+        errata::{self, Workaround},
+        regs::{read, write},
+    },
     domain_build::{PL011, PL011_SPI},
     irq,
     mm::guest_access,
-    vgic::{REDIST_SIZE, Size},
+    vgic::{BadAccess, Size},
     with_gic,
 };
 
 /// Serves a data abort.
 #[inline]
-pub fn data_abort(cx: &mut Context<'_>, abort: DataAbort) {
-    // Emulated devices are never mapped, so only a fault of translation may be for one; it names its page.
-    if abort.translation
-        && !abort.table_walk
-        && !abort.far_invalid
-        && let Some(access) = abort.access
-    {
-        let far = read!("far_el2");
-        let gpa = GuestPhys((read!("hpfar_el2") & !0xf) << 8 | far & 0xfff);
-        if emulate(cx, gpa, access, abort.write) {
-            cx.regs.skip_trapped(abort.long);
-            return;
-        }
+pub fn data_abort(cx: Context<'_>, abort: DataAbort) {
+    if cx.regs.is_el0() {
+        return of_program(cx, abort);
+    }
+    let mut cx = cx;
+    if abort.is_described() && emulate(&mut cx, fault_address(), abort.access(), abort.is_write()) {
+        // AArch64, as EL1 always is.
+        cx.regs.skip();
+        return;
     }
     not_for_device(cx, abort);
 }
 
+/// The guest-physical address that a stage 2 fault names.
+#[inline(always)]
+fn fault_address() -> GuestPhys {
+    GuestPhys((read!("hpfar_el2") & !0xf) << 8 | read!("far_el2") & 0xfff)
+}
+
+/// A data abort of EL0, in whatever instruction set.
+#[inline(never)]
+fn of_program(mut cx: Context<'_>, abort: DataAbort) {
+    // Where stage 1 would have faulted, the guest runs the instruction again and takes that fault itself. It is a
+    // guest's programs that this keeps from its devices; what a kernel maps for itself it may use.
+    if errata::needs(Workaround::AskStage1) && stage1_faults(read!("far_el2")) {
+        return;
+    }
+    if abort.is_described() && emulate(&mut cx, fault_address(), abort.access(), abort.is_write()) {
+        cx.regs.skip_trapped(abort.is_long());
+        return;
+    }
+    not_for_device(cx, abort);
+}
+
+/// Whether the guest's own translation refuses the address, for reading as EL0.
+#[cold]
+fn stage1_faults(far: u64) -> bool {
+    let saved = read!("par_el1");
+    // SAFETY: address translation only writes PAR_EL1, which is restored below.
+    unsafe {
+        core::arch::asm!("at s1e0r, {}", "isb", in(reg) far, options(nostack, preserves_flags))
+    };
+    let result = read!("par_el1");
+    write!("par_el1", saved);
+    // F: a fault; S: it was one of stage 2, met by the walk, which the guest could only meet again.
+    result & 1 != 0 && result & 1 << 9 == 0
+}
+
 /// An abort that no device answered at once.
 #[inline(never)]
-fn not_for_device(cx: &mut Context<'_>, abort: DataAbort) {
+fn not_for_device(mut cx: Context<'_>, abort: DataAbort) {
     let far = read!("far_el2");
-    if abort.stage2 && !abort.far_invalid {
-        let Some(gpa) = stage2_fault::address(cx.vcpu, far, abort.ipa_valid) else {
-            inject::data_abort(cx.regs, far, abort.write);
+    if abort.is_stage2() {
+        let Some(gpa) = stage2_fault::address(cx.vcpu, far, abort.is_ipa_valid()) else {
+            inject::data_abort(cx.regs, far, abort.is_write());
             return;
         };
-        if abort.translation
-            && !abort.table_walk
-            && abort.access.is_none()
-            && undescribed(cx, gpa, far, abort)
-        {
-            cx.regs.skip_trapped(abort.long);
+        if abort.is_undescribed() && undescribed(&mut cx, gpa, far, abort) {
+            cx.regs.skip_trapped(abort.is_long());
             return;
         }
-        let tried = match abort.write {
+        let tried = match abort.is_write() {
             true => Tried::Store,
             false => Tried::Load,
         };
         if stage2_fault::is_over(cx.vcpu, far, gpa, tried) {
             return;
         }
-        nothing_there(cx, gpa);
+        nothing_there(&cx, gpa);
     }
-    inject::data_abort(cx.regs, far, abort.write);
+    inject::data_abort(cx.regs, far, abort.is_write());
 }
 
 /// An access that the syndrome does not describe: true when devices answered all of it.
 #[cold]
 fn undescribed(cx: &mut Context<'_>, gpa: GuestPhys, far: u64, abort: DataAbort) -> bool {
-    if abort.cache_op || cx.regs.is_aarch32() {
+    if cx.regs.is_aarch32() {
         return false;
     }
     let mut word = [0; 4];
@@ -98,7 +127,7 @@ fn undescribed(cx: &mut Context<'_>, gpa: GuestPhys, far: u64, abort: DataAbort)
     // The top byte may be a tag, which FAR_EL2 need not keep.
     let same_address = (resolved.address ^ far) << 8 == 0;
     let in_one_page = gpa.offset() as u64 + transfer.bytes() <= PAGE_SIZE as u64;
-    if transfer.write != abort.write || !same_address || !in_one_page {
+    if transfer.write != abort.is_write() || !same_address || !in_one_page {
         return false;
     }
     if !both(cx, gpa, &transfer) {
@@ -124,7 +153,7 @@ fn both(cx: &mut Context<'_>, gpa: GuestPhys, transfer: &Transfer) -> bool {
     let Some(second) = transfer.second() else {
         return true;
     };
-    let behind = GuestPhys(gpa.0 + u64::from(second.bytes));
+    let behind = GuestPhys(gpa.0 + u64::from(second.size.bytes()));
     if emulate(cx, behind, second, transfer.write) {
         return true;
     }
@@ -144,62 +173,64 @@ fn nothing_there(cx: &Context<'_>, gpa: GuestPhys) {
 /// True when a device answered.
 #[inline]
 fn emulate(cx: &mut Context<'_>, gpa: GuestPhys, access: Access, write: bool) -> bool {
-    let domain = cx.vcpu.domain();
-    let Some(gic) = irq::gic() else { return false };
-    let Some(size) = Size::from_bytes(u64::from(access.bytes)) else {
-        return false;
-    };
-    let index = cx.vcpu.arch.index;
-    let frames = &domain.arch.frames;
-    let notify = |vcpu: usize| irq::notify(domain, vcpu);
-    let vgic = &domain.arch.vgic;
     let reg = usize::from(access.reg);
-    let value = access.truncate(cx.regs.get(reg));
-    let answer = if let Some(offset) = frames.distributor(gpa) {
-        with_gic!(gic, |hw| if write {
-            vgic.dist_write(hw, index, offset, size, value, notify)
-                .map(|()| 0)
-        } else {
-            vgic.dist_read(hw, index, offset, size, notify)
-        })
-    } else if let Some(offset) = frames.redistributors(gpa) {
-        let (owner, offset) = (
-            (offset / REDIST_SIZE as u32) as usize,
-            offset % REDIST_SIZE as u32,
-        );
-        with_gic!(gic, |hw| if write {
-            vgic.redist_write(hw, index, owner, offset, size, value, notify)
-                .map(|()| 0)
-        } else {
-            vgic.redist_read(hw, index, owner, offset, size, notify)
-        })
-    } else if let Some(uart) = &domain.arch.uart
-        && gpa.frame().base() == GuestPhys(PL011.start()).frame().base()
-    {
-        Ok(console(
-            cx,
-            uart,
-            gpa.offset() as u32,
-            write.then_some(value as u32),
-        ))
-    } else {
-        return false;
-    };
-    match answer {
-        Ok(read) => {
-            if !write {
-                cx.regs.set(reg, access.extend(read));
-            }
+    if write {
+        let value = access.truncate(cx.regs.get(reg));
+        return store(cx, gpa, access.size, value).is_ok();
+    }
+    match load(cx, gpa, access.size) {
+        Ok(value) => {
+            cx.regs.set(reg, access.extend(value));
             true
         }
-        Err(_) => false,
+        Err(BadAccess) => false,
     }
 }
 
-/// An access to the domain's emulated UART.
+/// A load from a device.
 #[inline(never)]
-fn console(cx: &Context<'_>, uart: &Mutex<Vpl011>, offset: u32, write: Option<u32>) -> u64 {
+fn load(cx: &Context<'_>, gpa: GuestPhys, size: Size) -> Result<u64, BadAccess> {
     let domain = cx.vcpu.domain();
+    let (vgic, index) = (&domain.arch.vgic, cx.arch.index);
+    let gic = irq::gic().ok_or(BadAccess)?;
+    let notify = |vcpu: usize| irq::notify(domain, vcpu);
+    if let Some(offset) = domain.arch.frames.distributor(gpa) {
+        with_gic!(gic, |hw| vgic.dist_read(hw, index, offset, size, notify))
+    } else if let Some((owner, offset)) = domain.arch.frames.redistributor(gpa) {
+        with_gic!(gic, |hw| vgic
+            .redist_read(hw, index, owner, offset, size, notify))
+    } else {
+        console(cx, gpa, None)
+    }
+}
+
+/// A store to a device.
+#[inline(never)]
+fn store(cx: &Context<'_>, gpa: GuestPhys, size: Size, value: u64) -> Result<(), BadAccess> {
+    let domain = cx.vcpu.domain();
+    let (vgic, index) = (&domain.arch.vgic, cx.arch.index);
+    let gic = irq::gic().ok_or(BadAccess)?;
+    let notify = |vcpu: usize| irq::notify(domain, vcpu);
+    if let Some(offset) = domain.arch.frames.distributor(gpa) {
+        with_gic!(gic, |hw| vgic
+            .dist_write(hw, index, offset, size, value, notify))
+    } else if let Some((owner, offset)) = domain.arch.frames.redistributor(gpa) {
+        with_gic!(gic, |hw| vgic
+            .redist_write(hw, index, owner, offset, size, value, notify))
+    } else {
+        console(cx, gpa, Some(value as u32)).map(|_| ())
+    }
+}
+
+/// An access to the domain's emulated UART, where there is one and this is its page.
+#[inline(never)]
+fn console(cx: &Context<'_>, gpa: GuestPhys, write: Option<u32>) -> Result<u64, BadAccess> {
+    let domain = cx.vcpu.domain();
+    let uart = domain.arch.uart.as_ref().ok_or(BadAccess)?;
+    if gpa.frame() != GuestPhys(PL011.start()).frame() {
+        return Err(BadAccess);
+    }
+    let offset = gpa.offset() as u32;
     let effect = {
         let mut uart = uart.lock();
         match write {
@@ -211,7 +242,7 @@ fn console(cx: &Context<'_>, uart: &Mutex<Vpl011>, offset: u32, write: Option<u3
         cx.hv().console.guest_char(cx.hv(), domain, byte);
     }
     set_uart_line(domain, effect.line);
-    u64::from(effect.value)
+    Ok(u64::from(effect.value))
 }
 
 fn set_uart_line(domain: &DomainRef<Aarch64>, asserted: bool) {

@@ -4,7 +4,10 @@ use xenolith_abi::sched::ShutdownReason;
 use xenolith_core::{VcpuId, VcpuRef};
 
 use super::exit::Context;
-use crate::Aarch64;
+use crate::{
+    Aarch64,
+    cpu::speculation::{self, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3},
+};
 
 const VERSION: u32 = 0x8400_0000;
 const CPU_SUSPEND: u32 = 0x8400_0001;
@@ -38,14 +41,14 @@ enum Answer {
     Value(i64),
     /// x0 to x3.
     Four([u32; 4]),
-    /// The vCPU does not go on here.
+    /// Nothing is to be written, as when the vCPU does not go on here.
     Gone,
 }
 
 /// Serves a call by `hvc #0` or `smc #0`; the function number is in x0.
-pub fn call(cx: &mut Context<'_>) {
+pub fn call(mut cx: Context<'_>) {
     let function = cx.regs.x[0] as u32;
-    match serve(cx, function) {
+    match serve(&mut cx, function) {
         Answer::Value(value) => cx.regs.x[0] = value.cast_unsigned(),
         Answer::Four(words) => {
             for (register, word) in cx.regs.x.iter_mut().zip(words) {
@@ -74,8 +77,10 @@ fn serve_slow(cx: &mut Context<'_>, function: u32) -> Answer {
         SMCCC_VERSION => 1 << 16 | 1,
         SMCCC_ARCH_FEATURES => match x(1) as u32 {
             SMCCC_VERSION | SMCCC_ARCH_FEATURES => SUCCESS,
-            _ => NOT_SUPPORTED,
+            other => speculation::MACHINE.answer(other).unwrap_or(NOT_SUPPORTED),
         },
+        // No result. Where the CPU needs it, it was done before this exit was looked at.
+        WORKAROUND_1 | WORKAROUND_2 | WORKAROUND_3 => return Answer::Gone,
         FEATURES => features(x(1) as u32),
         // No power state loses anything: a standby that ends with an interrupt.
         CPU_SUSPEND | 0xc400_0001 => {

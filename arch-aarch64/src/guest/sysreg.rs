@@ -39,16 +39,16 @@ pub fn init() {
 
 /// Serves a trapped access.
 #[inline]
-pub fn access(cx: &mut Context<'_>, access: SysRegAccess) {
-    let rt = usize::from(access.rt);
-    if access.read {
-        if let Some(value) = ID_REGS.get().and_then(|ids| ids.get(access.reg)) {
+pub fn access(cx: Context<'_>, access: SysRegAccess) {
+    let rt = access.rt();
+    if access.is_read() {
+        if let Some(value) = ID_REGS.get().and_then(|ids| ids.get(access.reg())) {
             cx.regs.set(rt, value);
             cx.regs.skip();
             return;
         }
-    } else if access.reg == ICC_SGI1R {
-        irq::sgi(cx, cx.regs.get(rt));
+    } else if access.reg() == ICC_SGI1R {
+        irq::sgi(cx.vcpu, cx.arch, cx.regs.get(rt));
         cx.regs.skip();
         return;
     }
@@ -56,12 +56,12 @@ pub fn access(cx: &mut Context<'_>, access: SysRegAccess) {
 }
 
 #[inline(never)]
-fn rare(cx: &mut Context<'_>, access: SysRegAccess) {
-    let rt = usize::from(access.rt);
-    let done = if access.read {
-        read(cx, access.reg).map(|value| cx.regs.set(rt, value))
+fn rare(cx: Context<'_>, access: SysRegAccess) {
+    let rt = access.rt();
+    let done = if access.is_read() {
+        read(&cx, access.reg()).map(|value| cx.regs.set(rt, value))
     } else {
-        write(cx, access.reg, cx.regs.get(rt))
+        write(&cx, access.reg(), cx.regs.get(rt))
     };
     if done.is_some() {
         cx.regs.skip();
@@ -72,8 +72,8 @@ fn rare(cx: &mut Context<'_>, access: SysRegAccess) {
         log::warn!(
             "{}: {} of {:?} at {:#x} refused (further ones not logged)",
             Name(cx.vcpu),
-            if access.read { "read" } else { "write" },
-            access.reg,
+            if access.is_read() { "read" } else { "write" },
+            access.reg(),
             cx.regs.pc
         );
     }
@@ -91,7 +91,7 @@ fn is_pmu(reg: SysReg) -> bool {
 }
 
 fn read(cx: &Context<'_>, reg: SysReg) -> Option<u64> {
-    let (control, deadline) = &cx.vcpu.arch.physical_timer;
+    let (control, deadline) = &cx.arch.physical_timer;
     Some(match reg {
         ACTLR | MDSCR | MDRAR | MDCCSR | OSDLR => 0,
         OSLSR => 1 << 3,
@@ -108,11 +108,11 @@ fn read(cx: &Context<'_>, reg: SysReg) -> Option<u64> {
     })
 }
 
-fn write(cx: &mut Context<'_>, reg: SysReg, value: u64) -> Option<()> {
-    let (control, deadline) = &cx.vcpu.arch.physical_timer;
+fn write(cx: &Context<'_>, reg: SysReg, value: u64) -> Option<()> {
+    let (control, deadline) = &cx.arch.physical_timer;
     match reg {
         ACTLR | MDSCR | OSDLR | OSLAR => {}
-        ICC_SGI0R | ICC_ASGI1R => irq::sgi(cx, value),
+        ICC_SGI0R | ICC_ASGI1R => irq::sgi(cx.vcpu, cx.arch, value),
         CNTP_CTL => {
             control.store(value & 3, Relaxed);
             program_physical_timer(cx);
@@ -134,7 +134,7 @@ fn write(cx: &mut Context<'_>, reg: SysReg, value: u64) -> Option<()> {
 
 /// Hands the emulated physical timer's deadline to the core.
 fn program_physical_timer(cx: &Context<'_>) {
-    let (control, deadline) = &cx.vcpu.arch.physical_timer;
+    let (control, deadline) = &cx.arch.physical_timer;
     let which = VcpuTimer::Arch(ArchTimer::B);
     if control.load(Relaxed) & 3 == 1 {
         cx.hv()

@@ -4,8 +4,10 @@
 //! host over an array. Invariants: a valid entry is never changed into another valid one without an invalid step and a
 //! TLB flush between (break before make); a table is freed only after no walk can reach it.
 
-use spin::{RwLock, RwLockReadGuard};
-use xenolith_hal::{Gfn, Mfn, P2m, P2mEntry, P2mError, P2mType, PAGE_SHIFT, TableFrames};
+use xenolith_hal::{
+    Gfn, Mfn, P2m, P2mEntry, P2mError, P2mType, PAGE_SHIFT, TableFrames,
+    sync::{Rank, Reading, SharedLock},
+};
 
 /// How tables are read, written and made known to the CPUs.
 pub trait TableMemory: Send + Sync {
@@ -121,7 +123,7 @@ pub struct Stage2<M: TableMemory> {
     geometry: Geometry,
     root: Mfn,
     vmid: u16,
-    lock: RwLock<()>,
+    lock: SharedLock,
 }
 
 struct Place {
@@ -139,7 +141,7 @@ impl<M: TableMemory> Stage2<M> {
             geometry,
             root,
             vmid,
-            lock: RwLock::new(()),
+            lock: SharedLock::new(Rank::P2m),
         }
     }
 
@@ -154,9 +156,9 @@ impl<M: TableMemory> Stage2<M> {
         self.vmid
     }
 
-    /// Keeps every translation as it is until dropped.
-    #[inline]
-    pub fn read_lock(&self) -> RwLockReadGuard<'_, ()> {
+    /// Keeps every translation as it is until dropped. Not to be asked for twice at a time.
+    #[inline(always)]
+    pub fn read_lock(&self) -> Reading<'_> {
         self.lock.read()
     }
 

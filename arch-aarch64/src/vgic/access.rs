@@ -2,15 +2,16 @@
 
 /// How wide an access is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Size {
     /// 8 bits.
-    Byte,
+    Byte = 0,
     /// 16 bits.
-    Half,
+    Half = 1,
     /// 32 bits.
-    Word,
+    Word = 2,
     /// 64 bits.
-    Double,
+    Double = 3,
 }
 
 /// An access that the hardware answers with an external abort: a width that the register does not have, or misaligned.
@@ -18,25 +19,23 @@ pub enum Size {
 pub struct BadAccess;
 
 impl Size {
-    /// From a number of bytes.
+    /// From the logarithm of the number of bytes, of which the lowest two bits count.
+    #[inline]
     #[must_use]
-    pub const fn from_bytes(bytes: u64) -> Option<Self> {
-        Some(match bytes {
-            1 => Self::Byte,
-            2 => Self::Half,
-            4 => Self::Word,
-            8 => Self::Double,
-            _ => return None,
-        })
+    pub const fn from_log2(log2: u32) -> Self {
+        match log2 & 3 {
+            0 => Self::Byte,
+            1 => Self::Half,
+            2 => Self::Word,
+            _ => Self::Double,
+        }
     }
 
-    const fn bytes(self) -> u32 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
+    /// How many bytes.
+    #[inline]
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        1 << self as u32
     }
 
     #[inline]

@@ -37,6 +37,10 @@ impl VgicDomain {
         notify: impl FnMut(usize),
     ) -> Result<u64, BadAccess> {
         size.check_aligned(offset)?;
+        if offset < 0x400 {
+            size.word()?;
+            return Ok(u64::from(self.control_read(hw, vcpu, offset, notify)));
+        }
         match offset {
             0x400..=0x7ff => Ok(u64::from(self.priorities(
                 vcpu,
@@ -56,13 +60,20 @@ impl VgicDomain {
             }
             _ => {
                 size.word()?;
-                Ok(u64::from(self.dist_read_word(hw, vcpu, offset, notify)))
+                Ok(u64::from(match offset {
+                    0xc00..=0xc07 if self.version == Version::V3 => 0,
+                    0xc00..=0xcff => self.configuration(vcpu, offset - 0xc00),
+                    0xfe8 if self.version == Version::V2 => PIDR2_V2,
+                    0xffe8 if self.version == Version::V3 => PIDR2_V3,
+                    _ => 0,
+                }))
             }
         }
     }
 
+    /// Control, type, and the banks of one bit per interrupt: what guests read most.
     #[inline]
-    fn dist_read_word<H: Hardware>(
+    fn control_read<H: Hardware>(
         &self,
         hw: &H,
         vcpu: usize,
@@ -82,14 +93,6 @@ impl VgicDomain {
                 }
                 self.bank_read(hw, vcpu, vcpu, bank, n, notify)
             }
-            0xc00..=0xcff => {
-                if offset < 0xc08 && self.version == Version::V3 {
-                    return 0;
-                }
-                self.configuration(vcpu, offset - 0xc00)
-            }
-            0xfe8 if self.version == Version::V2 => PIDR2_V2,
-            0xffe8 if self.version == Version::V3 => PIDR2_V3,
             _ => 0,
         }
     }

@@ -26,20 +26,9 @@ impl VgicDomain {
     pub fn flush<H: Hardware>(&self, hw: &H, vcpu: usize, notify: impl FnMut(usize)) {
         if let Some(v) = self.vcpus.get(vcpu)
             && v.needs_flush()
+            && !v.place_waiting(hw)
         {
-            self.flush_now(hw, vcpu, v, notify);
-        }
-    }
-
-    fn flush_now<H: Hardware>(
-        &self,
-        hw: &H,
-        index: usize,
-        v: &VgicVcpu,
-        notify: impl FnMut(usize),
-    ) {
-        if !place_waiting(v, hw) {
-            self.synchronize(hw, index, v, notify);
+            self.synchronize(hw, vcpu, v, notify);
         }
     }
 
@@ -133,25 +122,29 @@ impl VgicDomain {
     }
 }
 
-/// Puts what waits into list registers, where nothing but private interrupts wait and no register has to be looked at
-/// for another reason. False when it takes more than that.
-fn place_waiting<H: Hardware>(v: &VgicVcpu, hw: &H) -> bool {
-    let mut state = v.state.lock();
-    if state.recheck || state.moved || state.direct == 0 {
-        return false;
-    }
-    let Some(private) = state.queue.only_private() else {
-        return false;
-    };
-    for intid in bits(private) {
-        if !state.place_private(hw, intid) {
+impl VgicVcpu {
+    /// Puts what waits into the list registers of this CPU, which has the vCPU loaded, where nothing but private
+    /// interrupts wait and no register has to be looked at for another reason. False when it takes more than that:
+    /// [`VgicDomain::flush`].
+    #[inline]
+    pub fn place_waiting<H: Hardware>(&self, hw: &H) -> bool {
+        let mut state = self.state.lock();
+        if state.recheck || state.moved || state.direct == 0 {
             return false;
         }
-        state.latch &= !(1 << intid);
-        state.queue.remove(intid);
+        let Some(private) = state.queue.only_private() else {
+            return false;
+        };
+        for intid in bits(private) {
+            if !state.place_private(hw, intid) {
+                return false;
+            }
+            state.latch &= !(1 << intid);
+            state.queue.remove(intid);
+        }
+        self.set_dirty(false);
+        true
     }
-    v.set_dirty(false);
-    true
 }
 
 /// A vCPU and its domain's shared interrupts, both locked.

@@ -19,6 +19,13 @@ impl Queue {
         self.summary |= 1 << word;
     }
 
+    /// Inserts private interrupts, one bit each.
+    #[inline]
+    pub(super) fn insert_private(&mut self, private: u32) {
+        self.words[0] |= private;
+        self.summary |= u32::from(self.words[0] != 0);
+    }
+
     #[inline]
     pub(super) fn remove(&mut self, intid: u32) {
         let word = intid as usize >> 5 & 31;
@@ -85,6 +92,10 @@ mod tests {
         assert_eq!(queue.only_private(), Some(1 << 3 | 1 << 31));
         queue.remove(3);
         queue.remove(31);
+        queue.insert_private(0);
         assert!(queue.is_empty());
+        queue.insert_private(1 << 5 | 1 << 30);
+        queue.insert_private(1 << 5);
+        assert!(queue.iter().eq([5, 30]));
     }
 }

@@ -20,11 +20,35 @@ pub(super) fn to_self(index: usize) -> u64 {
         | ICC_SGI1R::AFF3.val(u64::from(aff3)).value
 }
 
+/// The vCPU that bit 0 of the target list stands for.
+#[inline]
+fn first_of_cluster(value: u64) -> usize {
+    let cluster = ICC_SGI1R::AFF1.read(value)
+        | ICC_SGI1R::AFF2.read(value) << 8
+        | ICC_SGI1R::AFF3.read(value) << 16;
+    cluster as usize * 16
+}
+
+/// The vCPU that an `ICC_SGI1R_EL1` value reaches, where it names one: nearly always.
+#[inline]
+fn only_target(value: u64) -> Option<usize> {
+    let list = ICC_SGI1R::TARGETS.read(value);
+    let listed = !ICC_SGI1R::ALL_BUT_SELF.is_set(value) && ICC_SGI1R::RANGE.read(value) == 0;
+    (listed && list.is_power_of_two())
+        .then(|| first_of_cluster(value) + list.trailing_zeros() as usize)
+}
+
 impl VgicDomain {
     /// vCPU `sender`, loaded on this CPU, wrote `value` to `ICC_SGI1R_EL1`. All of a guest's interrupts are group 1, so a
     /// write to `ICC_SGI0R_EL1` or `ICC_ASGI1R_EL1` reaches nothing and needs no call.
     #[inline]
-    pub fn sgi1r<H: Hardware>(&self, hw: &H, sender: usize, value: u64, notify: impl FnMut(usize)) {
+    pub fn sgi1r<H: Hardware>(
+        &self,
+        hw: &H,
+        sender: usize,
+        value: u64,
+        mut notify: impl FnMut(usize),
+    ) {
         let sgi = ICC_SGI1R::INTID.read(value) as u32;
         if let Some(own) = self.vcpus.get(sender)
             && value & TO_WHOM == own.to_self()
@@ -32,10 +56,18 @@ impl VgicDomain {
             own.raise_here(hw, sgi);
             return;
         }
-        self.sgi_others(hw, sender, value, notify);
+        let Some(index) = only_target(value) else {
+            return self.sgi_several(hw, sender, value, notify);
+        };
+        if let Some(v) = self.vcpus.get(index)
+            && v.raise(sgi)
+        {
+            notify(index);
+        }
     }
 
-    fn sgi_others<H: Hardware>(
+    #[inline(never)]
+    fn sgi_several<H: Hardware>(
         &self,
         hw: &H,
         sender: usize,
@@ -55,12 +87,8 @@ impl VgicDomain {
         if ICC_SGI1R::RANGE.read(value) != 0 {
             return;
         }
-        let base = (ICC_SGI1R::AFF1.read(value)
-            | ICC_SGI1R::AFF2.read(value) << 8
-            | ICC_SGI1R::AFF3.read(value) << 16)
-            << 4;
         for aff0 in bits(ICC_SGI1R::TARGETS.read(value) as u32) {
-            let index = base as usize + aff0 as usize;
+            let index = first_of_cluster(value) + aff0 as usize;
             let Some(v) = self.vcpus.get(index) else {
                 return;
             };
@@ -99,5 +127,22 @@ impl VgicDomain {
                 notify(index);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_names_one_vcpu_names_it_as_its_affinity_does() {
+        for index in [0, 1, 15, 16, 17, 4095] {
+            assert_eq!(only_target(to_self(index)), Some(index));
+        }
+        let one = to_self(3);
+        assert_eq!(only_target(one | to_self(4)), None, "two");
+        assert_eq!(only_target(one | ICC_SGI1R::ALL_BUT_SELF::SET.value), None);
+        assert_eq!(only_target(one | ICC_SGI1R::RANGE.val(1).value), None);
+        assert_eq!(only_target(0), None);
     }
 }

@@ -381,12 +381,9 @@ impl VcpuState {
     pub(super) fn queue_private(&mut self, candidates: u32) {
         let ready =
             candidates & self.enabled & (self.latch | self.line) & (self.resident | !self.active);
-        for intid in bits(ready) {
-            // A resident interrupt that is pending for its line's sake stays with its list register.
-            if self.latch & 1 << intid != 0 || self.resident & 1 << intid == 0 {
-                self.queue.insert(intid);
-            }
-        }
+        // A resident interrupt that is pending for its line's sake stays with its list register.
+        self.queue
+            .insert_private(ready & (self.latch | !self.resident));
     }
 
     #[inline]

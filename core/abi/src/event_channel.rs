@@ -1,8 +1,8 @@
 //! Event channels: one-bit notifications between domains, vCPUs and interrupt sources.
 //!
 //! Header: `event_channel.h`. The call takes a sub-operation and a pointer to that operation's struct;
-//! results come back in the same struct. Xenolith offers the two-level ABI, whose bits live in the
-//! shared-info page (`shared_info`), and knows the numbers of the FIFO ABI.
+//! results come back in the same struct. The bits of the two-level ABI live in the shared-info page
+//! (`shared_info`), those of the FIFO ABI in pages that the guest brings.
 
 use crate::ids::{DomId, Port};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -73,6 +73,39 @@ pub const FIFO_PRIORITY_DEFAULT: u32 = 7;
 pub const FIFO_PRIORITY_MIN: u32 = 15;
 /// Queues in a FIFO control block.
 pub const FIFO_MAX_QUEUES: u32 = 16;
+
+/// FIFO event words in one page of the event array.
+pub const FIFO_WORDS_PER_PAGE: u32 = 1024;
+/// Bits in the link field of a FIFO event word.
+pub const FIFO_LINK_BITS: u8 = 17;
+
+wire_flags! {
+    /// A FIFO event word; its low bits are the link, the next port of the queue.
+    pub struct EventWord: u32 {
+        /// An event has happened.
+        const PENDING = 1 << 31;
+        /// The guest does not want to hear of it.
+        const MASKED = 1 << 30;
+        /// The port is in a queue.
+        const LINKED = 1 << 29;
+        /// The hypervisor changes the link; the guest waits with unmasking.
+        const BUSY = 1 << 28;
+        /// The link field.
+        const LINK_MASK = (1 << FIFO_LINK_BITS) - 1;
+    }
+}
+
+/// The block that a vCPU's FIFO queues start in (`evtchn_fifo_control_block`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ControlBlock {
+    /// One bit for each queue that is not empty, by priority.
+    pub ready: u32,
+    #[doc(hidden)]
+    pub _rsvd: u32,
+    /// The first port of each queue.
+    pub head: [u32; FIFO_MAX_QUEUES as usize],
+}
 
 /// `bind_pirq` flag: other domains may share the interrupt line.
 pub const BIND_PIRQ_WILL_SHARE: u32 = 1;

@@ -160,6 +160,16 @@ pub struct EntryV2 {
     pub frame: u64,
 }
 
+impl EntryV2 {
+    /// Entries in one page of the table.
+    pub const PER_PAGE: u32 = 256;
+    /// Entries whose status words stand in one page.
+    pub const STATUS_PER_PAGE: u32 = 2048;
+}
+
+/// In the index of a grant table frame for a physical map: a status frame is meant.
+pub const MAPIDX_STATUS: u64 = 0x8000_0000;
+
 wire_flags! {
     /// How a grant is to be mapped (`GNTMAP_*`).
     pub struct MapFlags: u32 {

@@ -68,7 +68,22 @@ pub(super) fn run_queues<H: Hal>(hv: &Hypervisor<H>, out: Out<'_>) -> fmt::Resul
 
 pub(super) fn memory<H: Hal>(hv: &Hypervisor<H>, out: Out<'_>) -> fmt::Result {
     let free = hv.memory.free_frames();
-    writeln!(out, "free: {free} frames, {} MiB", mib(free))
+    writeln!(out, "free: {free} frames, {} MiB", mib(free))?;
+    if let Some(heap) = hv.hal.heap_use() {
+        writeln!(out, "heap: {} bytes used, {} free", heap.used, heap.free)?;
+    }
+    for domain in sorted(hv) {
+        let memory = &domain.memory;
+        writeln!(
+            out,
+            "{}: {} frames of its own, {} of the hypervisor's, {} of them tables",
+            domain.id(),
+            memory.owned.load(Relaxed),
+            memory.hypervisor.load(Relaxed),
+            memory.tables.load(Relaxed)
+        )?;
+    }
+    Ok(())
 }
 
 pub(super) fn time<H: Hal>(hv: &Hypervisor<H>, out: Out<'_>) -> fmt::Result {

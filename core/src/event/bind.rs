@@ -18,22 +18,11 @@ pub(super) fn is_global(virq: u32) -> bool {
 }
 
 /// The vCPU with a number out of a guest's hands; `ENOENT` when the domain has no such vCPU.
-fn vcpu_numbered<H: Hal>(domain: &Domain<H>, number: u32) -> Result<&Vcpu<H>, Errno> {
+pub(super) fn vcpu_numbered<H: Hal>(domain: &Domain<H>, number: u32) -> Result<&Vcpu<H>, Errno> {
     domain.vcpus.get(number as usize).ok_or(Errno::ENOENT)
 }
 
 impl<H: Hal> EventTable<H> {
-    /// Makes a port that waits for `remote`, which need not exist yet.
-    pub fn alloc_unbound(&self, remote: DomId) -> Result<Port, Errno> {
-        self.bind_new(Binding::Unbound { remote }, VcpuId(0))
-    }
-
-    fn bind_new(&self, binding: Binding, vcpu: VcpuId) -> Result<Port, Errno> {
-        let (port, channel) = self.reserve()?;
-        self.publish(port, channel, Word::new(binding, vcpu))?;
-        Ok(port)
-    }
-
     /// Gives a reserved port its meaning. The domain may have begun to end since it was reserved; whoever closes its
     /// channels takes each lock after saying so, so either this sees it or the closer sees the new binding.
     fn publish(&self, port: Port, channel: &Channel<H>, word: Word) -> Result<(), Errno> {
@@ -48,6 +37,22 @@ impl<H: Hal> EventTable<H> {
 }
 
 impl<H: Hal> Hypervisor<H> {
+    /// Makes a port of `domain` that waits for `remote`, which need not exist yet.
+    pub fn alloc_unbound(&self, domain: &Domain<H>, remote: DomId) -> Result<Port, Errno> {
+        self.bind_new(domain, Binding::Unbound { remote }, VcpuId(0))
+    }
+
+    fn bind_new(&self, domain: &Domain<H>, binding: Binding, vcpu: VcpuId) -> Result<Port, Errno> {
+        let (port, channel) = self.reserve_port(domain)?;
+        let word = Word::new(binding, vcpu);
+        domain.events.publish(port, channel, word)?;
+        Ok(port)
+    }
+
+    fn reserve_port<'a>(&self, domain: &'a Domain<H>) -> Result<(Port, &'a Channel<H>), Errno> {
+        domain.events.reserve(&self.hal, &domain.memory)
+    }
+
     /// Connects a new port of `local` to an unbound port of `remote` that waits for it. The new port is pending at
     /// once: the remote may have sent before there was anybody to hear it.
     pub fn bind_interdomain(
@@ -56,7 +61,7 @@ impl<H: Hal> Hypervisor<H> {
         remote: &DomainRef<H>,
         remote_port: Port,
     ) -> Result<Port, Errno> {
-        let (port, channel) = local.events.reserve()?;
+        let (port, channel) = self.reserve_port(local)?;
         let bound = self.connect((local, port, channel), remote, remote_port);
         if bound.is_err() {
             local.events.give_back(port, channel);
@@ -94,7 +99,7 @@ impl<H: Hal> Hypervisor<H> {
         let far_binding = Binding::Interdomain { remote: port };
         channel.set(Word::new(near_binding, VcpuId(0)));
         remote_channel.set(Word::new(far_binding, far_word.vcpu()));
-        self.set_pending(local, VcpuId(0), port);
+        self.set_pending(local, channel, VcpuId(0), port);
         Ok(())
     }
 
@@ -108,7 +113,7 @@ impl<H: Hal> Hypervisor<H> {
         if vcpu.virqs.port(virq).is_some() {
             return Err(Errno::EEXIST);
         }
-        let (port, channel) = domain.events.reserve()?;
+        let (port, channel) = self.reserve_port(domain)?;
         if !vcpu.virqs.bind(virq, port) {
             domain.events.give_back(port, channel);
             return Err(Errno::EEXIST);
@@ -124,7 +129,7 @@ impl<H: Hal> Hypervisor<H> {
     /// Binds a new port to a vCPU of the domain itself; `ENOENT` for a vCPU that is none.
     pub fn bind_ipi(&self, domain: &DomainRef<H>, vcpu: u32) -> Result<Port, Errno> {
         let vcpu = vcpu_numbered(domain, vcpu)?.id;
-        domain.events.bind_new(Binding::Ipi, vcpu)
+        self.bind_new(domain, Binding::Ipi, vcpu)
     }
 
     /// Chooses the vCPU that a port notifies. `EINVAL` for an IPI or a per-vCPU VIRQ, whose vCPU is fixed.

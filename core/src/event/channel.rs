@@ -15,6 +15,7 @@ use xenolith_hal::{
     sync::{Mutex, MutexGuard, Rank},
 };
 
+use super::fifo::PortState;
 use crate::{DomId, DomainRef, VcpuId};
 
 /// What a port is bound to.
@@ -107,6 +108,8 @@ pub(super) type ChannelGuard<'a, H> = MutexGuard<'a, Option<Peer<H>>>;
 /// One event channel.
 pub(super) struct Channel<H: Hal> {
     word: AtomicU64,
+    /// What the FIFO ABI keeps of the port.
+    pub(super) fifo: PortState,
     peer: Mutex<Option<Peer<H>>>,
 }
 
@@ -114,6 +117,7 @@ impl<H: Hal> Channel<H> {
     pub(super) const fn free() -> Self {
         Self {
             word: AtomicU64::new(Word::FREE.0),
+            fifo: PortState::new(),
             peer: Mutex::new(Rank::EventChannel, None),
         }
     }

@@ -87,11 +87,11 @@ impl<H: Hal> Hypervisor<H> {
 
     fn free(&self, domain: &DomainRef<H>, port: Port, channel: &Channel<H>) {
         let backend = domain.events.backend();
-        backend.clear_pending(&self.hal, domain, port);
+        backend.clear_pending(&self.hal, domain, channel, port);
         domain.events.give_back(port, channel);
     }
 
-    /// Closes every port that is in use now.
+    /// Closes every port that is in use now. When all are closed, the domain is back in the two-level ABI.
     pub fn reset_ports(&self, domain: &DomainRef<H>) -> Progress {
         let mut closed = 0;
         for (port, _) in domain.events.channels() {
@@ -103,13 +103,20 @@ impl<H: Hal> Hypervisor<H> {
                 return Progress::Interrupted;
             }
         }
+        self.leave_fifo(domain);
         Progress::Finished
     }
 
     /// Closes every port of a domain that ends, and lets none be bound any more.
     pub fn close_all_ports(&self, domain: &DomainRef<H>) -> Progress {
         domain.events.closed.store(true, SeqCst);
-        self.reset_ports(domain)
+        let progress = self.reset_ports(domain);
+        if progress == Progress::Finished {
+            // Whoever was adding a port when the table was closed is done when the lock is free.
+            let _allocation = domain.events.allocation.lock();
+            domain.events.buckets.settle(&domain.memory);
+        }
+        progress
     }
 }
 

@@ -1,73 +1,124 @@
 //! From "this port has an event" to an interrupted vCPU.
 //!
-//! [`Backend`] is the place where the two-level ABI and a later one differ; everything above it is common. Delivery
-//! takes no lock of its own: the words in guest memory are atomic. The caller sees to it that the domain's pages stay:
-//! it is a vCPU of the domain, or holds the lock of a channel that is bound. A port that a domain closes while it sends
-//! an IPI through it may at worst show that domain one event that nobody sent.
+//! [`Backend`] is the place where the two ABIs differ; everything above it is common. The caller sees to it that the
+//! shared info and the `vcpu_info`s of the domain stay: it is a vCPU of the domain, or holds the lock of a channel that is
+//! bound. A port that a domain closes while it sends an IPI through it may at worst show that domain one event that nobody
+//! sent. Delivery in the two-level ABI takes no lock of its own; in the FIFO ABI that of a queue of the receiving vCPU, for
+//! a fixed number of accesses.
 
-use xenolith_abi::Port;
+use xenolith_abi::{Port, event_channel::EventWord};
 use xenolith_hal::{AtomicOp::Load, Hal};
 
-use super::two_level::{self, GuestWords, Signal};
+use super::{
+    channel::Channel,
+    fifo::{self, Fifo, QueuedPort, link::Change},
+    two_level::{self, GuestWords},
+};
 use crate::{Domain, DomainRef, Hypervisor, Vcpu, VcpuId, VcpuRef};
 
-/// Which ABI a domain's event bits follow.
+/// What a change of the words asks of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Backend {
-    /// Bits in the shared info.
-    TwoLevel,
+pub enum Signal {
+    /// The event was pending before: nothing changed.
+    Already,
+    /// It is pending now, but the guest is either masking it or told already.
+    Quiet,
+    /// The vCPU is to be interrupted.
+    Upcall,
 }
 
-impl Backend {
+/// Which ABI a domain's event bits follow.
+#[derive(Clone, Copy)]
+pub(super) enum Backend<'a> {
+    /// Bits in the shared info.
+    TwoLevel,
+    /// Words and queues in pages of the guest.
+    Fifo(&'a Fifo),
+}
+
+impl Backend<'_> {
     pub(super) const fn ports(self) -> u32 {
         match self {
             Self::TwoLevel => two_level::PORTS,
-        }
-    }
-
-    #[inline]
-    fn raise<H: Hal>(self, hal: &H, domain: &Domain<H>, vcpu: &Vcpu<H>, port: Port) -> Signal {
-        match self {
-            Self::TwoLevel => two_level::raise(&GuestWords::new(hal, domain, vcpu), port.0),
-        }
-    }
-
-    fn unmask<H: Hal>(self, hal: &H, domain: &Domain<H>, vcpu: &Vcpu<H>, port: Port) -> Signal {
-        match self {
-            Self::TwoLevel => two_level::unmask(&GuestWords::new(hal, domain, vcpu), port.0),
+            Self::Fifo(_) => fifo::PORTS,
         }
     }
 
     pub(super) fn is_pending<H: Hal>(self, hal: &H, domain: &Domain<H>, port: Port) -> bool {
         match self {
-            Self::TwoLevel => GuestWords::of_domain(hal, domain).is_pending(port.0),
+            Self::TwoLevel => {
+                port.0 < two_level::PORTS && GuestWords::of_domain(hal, domain).is_pending(port.0)
+            }
+            Self::Fifo(fifo) => word(fifo, hal, domain, port).contains(EventWord::PENDING),
         }
     }
 
     pub(super) fn is_masked<H: Hal>(self, hal: &H, domain: &Domain<H>, port: Port) -> bool {
         match self {
-            Self::TwoLevel => GuestWords::of_domain(hal, domain).is_masked(port.0),
+            Self::TwoLevel => {
+                port.0 < two_level::PORTS && GuestWords::of_domain(hal, domain).is_masked(port.0)
+            }
+            Self::Fifo(fifo) => word(fifo, hal, domain, port).contains(EventWord::MASKED),
         }
     }
 
-    pub(super) fn clear_pending<H: Hal>(self, hal: &H, domain: &Domain<H>, port: Port) {
+    /// Whether a port that is free cannot be given out yet: it is still in a queue.
+    pub(super) fn is_busy<H: Hal>(self, hal: &H, channel: &Channel<H>, port: Port) -> bool {
         match self {
-            Self::TwoLevel => GuestWords::of_domain(hal, domain).clear(port.0),
+            Self::TwoLevel => false,
+            Self::Fifo(fifo) => fifo
+                .word(hal, &queued(channel, port))
+                .contains(EventWord::LINKED),
         }
     }
+
+    pub(super) fn clear_pending<H: Hal>(
+        self,
+        hal: &H,
+        domain: &Domain<H>,
+        channel: &Channel<H>,
+        port: Port,
+    ) {
+        if let Self::Fifo(fifo) = self {
+            fifo.clear_pending(hal, &queued(channel, port));
+        }
+        // A sender that did not know yet that the domain left this ABI may have set it there.
+        if port.0 < two_level::PORTS {
+            GuestWords::of_domain(hal, domain).clear(port.0);
+        }
+    }
+}
+
+fn queued<H: Hal>(channel: &Channel<H>, port: Port) -> QueuedPort<'_> {
+    QueuedPort {
+        port,
+        state: &channel.fifo,
+    }
+}
+
+fn word<H: Hal>(fifo: &Fifo, hal: &H, domain: &Domain<H>, port: Port) -> EventWord {
+    domain
+        .events
+        .channel(port)
+        .map_or(EventWord::empty(), |channel| {
+            fifo.word(hal, &queued(channel, port))
+        })
 }
 
 impl<H: Hal> Hypervisor<H> {
     /// Makes a port of `domain` pending and interrupts `vcpu` if its guest is not told yet.
     #[inline]
-    pub(super) fn set_pending(&self, domain: &DomainRef<H>, vcpu: VcpuId, port: Port) {
+    pub(super) fn set_pending(
+        &self,
+        domain: &DomainRef<H>,
+        channel: &Channel<H>,
+        vcpu: VcpuId,
+        port: Port,
+    ) {
         let Some(target) = domain.vcpus.get(usize::from(vcpu.0)) else {
             return;
         };
-        let signal = domain
-            .events
-            .backend()
-            .raise(&self.hal, domain, target, port);
+        let signal = self.raise((domain, target), channel, port);
         if signal == Signal::Already {
             return;
         }
@@ -76,13 +127,48 @@ impl<H: Hal> Hypervisor<H> {
         self.wake_pollers(domain, port);
     }
 
-    /// Takes a port's mask away and tells the vCPU what became pending under it.
-    pub(super) fn unmask_port(&self, domain: &DomainRef<H>, vcpu: VcpuId, port: Port) {
-        if let Some(target) = domain.vcpus.get(usize::from(vcpu.0)) {
-            let backend = domain.events.backend();
-            let signal = backend.unmask(&self.hal, domain, target, port);
-            self.act_on(signal, domain, vcpu);
+    #[inline]
+    fn raise(
+        &self,
+        (domain, vcpu): (&DomainRef<H>, &Vcpu<H>),
+        channel: &Channel<H>,
+        port: Port,
+    ) -> Signal {
+        let hal = &self.hal;
+        let mut signal = Signal::Quiet;
+        if domain.events.fifo().is_none() && port.0 < two_level::PORTS {
+            signal = two_level::raise(&GuestWords::new(hal, domain, vcpu), port.0);
         }
+        // The guest may have gone over to the FIFO ABI meanwhile, and looked for what is pending too early.
+        match domain.events.fifo() {
+            None => signal,
+            Some(fifo) => fifo.change(hal, (domain, vcpu), &queued(channel, port), Change::Raise),
+        }
+    }
+
+    /// Takes a port's mask away and tells the vCPU what became pending under it.
+    pub(super) fn unmask_port(
+        &self,
+        domain: &DomainRef<H>,
+        channel: &Channel<H>,
+        vcpu: VcpuId,
+        port: Port,
+    ) {
+        let Some(target) = domain.vcpus.get(usize::from(vcpu.0)) else {
+            return;
+        };
+        let hal = &self.hal;
+        let signal = match domain.events.backend() {
+            Backend::TwoLevel if port.0 < two_level::PORTS => {
+                two_level::unmask(&GuestWords::new(hal, domain, target), port.0)
+            }
+            Backend::TwoLevel => Signal::Quiet,
+            Backend::Fifo(fifo) => {
+                let at = queued(channel, port);
+                fifo.change(hal, (domain, target), &at, Change::Unmask)
+            }
+        };
+        self.act_on(signal, domain, vcpu);
     }
 
     #[inline]

@@ -48,14 +48,14 @@ impl InfoPlace {
     }
 
     /// Registers a place; `false` when one is registered already.
-    fn register(&self, area: InfoArea) -> bool {
+    pub(super) fn register(&self, area: InfoArea) -> bool {
         let address = area.mfn.base().0 | area.offset as u64;
         self.0
             .compare_exchange(NOWHERE, address, AcqRel, Acquire)
             .is_ok()
     }
 
-    fn take(&self) -> Option<InfoArea> {
+    pub(super) fn take(&self) -> Option<InfoArea> {
         let area = self.get();
         self.0.store(NOWHERE, Release);
         area

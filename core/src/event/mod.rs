@@ -1,15 +1,16 @@
 //! Event channels: one-bit notifications between domains, vCPUs and the hypervisor (`event_channel.h`).
 //!
-//! A domain's ports live in buckets of 64 that are added as ports are needed and stay until the domain goes, so a port
-//! is found without a lock. Three layers: [`EventTable`] and `channel` know what a port is bound to, `delivery` turns an
-//! event into bits and an interrupt, `two_level` is the form of the bits. Invariant: the two ends of an interdomain
+//! A port is found without a lock (`buckets`). Three layers: [`EventTable`] and `channel` know what a port is bound to, `delivery` turns an
+//! event into bits and an interrupt, `two_level` and `fifo` are the forms of the bits. Invariant: the two ends of an interdomain
 //! channel name each other, or neither does.
 
 mod bind;
+mod buckets;
 mod channel;
 mod close;
 mod delivery;
 mod dump;
+pub mod fifo;
 mod info;
 mod op;
 mod poll;
@@ -20,88 +21,115 @@ mod tests;
 pub mod two_level;
 mod virq;
 
-use alloc::{boxed::Box, vec::Vec};
 use core::sync::atomic::{
     AtomicBool, AtomicU32,
-    Ordering::{AcqRel, SeqCst},
+    Ordering::{AcqRel, Relaxed, SeqCst},
 };
 
 use xenolith_abi::{Errno, Port};
 use xenolith_hal::{
-    Hal,
+    Hal, Mfn,
     sync::{Mutex, Rank},
 };
 
 pub use channel::Binding;
 pub use close::Progress;
+pub use delivery::Signal;
 pub use dump::PortFacts;
 pub use info::{InfoArea, InfoPlace};
 pub use op::{event_channel_op, event_channel_op_compat};
 pub use virq::VirqPorts;
 
-use crate::VcpuId;
+use crate::{VcpuId, memory::DomainMemory};
+use buckets::Buckets;
 use channel::{Channel, Word};
 use delivery::Backend;
+use fifo::Fifo;
 
-const BUCKET: usize = 64;
-const BUCKETS: usize = two_level::PORTS as usize / BUCKET;
-
-type Bucket<H> = Box<[Channel<H>; BUCKET]>;
+/// The last port that a domain gets by default unless it is privileged, as Xen's tools choose it.
+pub const DEFAULT_MAX_PORT: u32 = 1023;
 
 /// A domain's event channels.
 pub struct EventTable<H: Hal> {
-    buckets: [spin::Once<Bucket<H>>; BUCKETS],
+    buckets: Buckets<H>,
+    /// The FIFO ABI, once the guest asked for it.
+    fifo: spin::Once<Fifo>,
+    /// Whether the guest uses it. The first thing that a sender looks at, and after a bit of the two-level ABI the last.
+    fifo_live: AtomicBool,
     /// Held while a port is taken from the free ones and while a bucket is added.
     allocation: Mutex<()>,
     /// No port below this one is free.
     first_free: AtomicU32,
+    /// The last port that the domain may have.
+    max_port: AtomicU32,
     /// Set before the channels of a domain that ends are closed; no port is bound from then on.
     closed: AtomicBool,
 }
 
 impl<H: Hal> EventTable<H> {
-    /// No channel in use. Port 0 is never given out: many interfaces take it for "none".
-    pub fn new() -> Self {
-        let table = Self {
-            buckets: [const { spin::Once::new() }; BUCKETS],
+    /// No channel in use, and none beyond `max_port` ever. Port 0 is never given out: many interfaces take it for "none".
+    pub fn new(max_port: u32) -> Self {
+        Self {
+            buckets: Buckets::new(),
+            fifo: spin::Once::new(),
+            fifo_live: AtomicBool::new(false),
             allocation: Mutex::new(Rank::EventTable, ()),
             first_free: AtomicU32::new(1),
+            max_port: AtomicU32::new(max_port),
             closed: AtomicBool::new(false),
-        };
-        // Without memory now, the bucket comes with the first port.
-        let _ = table.grow(0);
-        table
+        }
+    }
+
+    /// Changes the last port that the domain may have. Ports beyond it that are in use stay.
+    pub fn set_max_port(&self, max_port: u32) {
+        self.max_port.store(max_port, Relaxed);
+    }
+
+    /// Frames of the hypervisor's heap that are charged to the domain for its ports.
+    pub fn charged(&self) -> u64 {
+        self.buckets.charged()
     }
 
     /// The channel of a port; `None` for a number that was never valid, `EINVAL` to a guest.
     #[inline]
     fn channel(&self, port: Port) -> Option<&Channel<H>> {
-        let port = port.0 as usize;
-        self.buckets.get(port / BUCKET)?.get()?.get(port % BUCKET)
+        self.buckets.get(port)
     }
 
     fn valid(&self, port: Port) -> Result<&Channel<H>, Errno> {
         self.channel(port).ok_or(Errno::EINVAL)
     }
 
+    /// Whether the guest uses the FIFO ABI.
+    pub fn uses_fifo(&self) -> bool {
+        self.fifo().is_some()
+    }
+
+    /// The frames that the FIFO ABI holds, one for each reference.
+    pub fn fifo_frames(&self) -> impl Iterator<Item = Mfn> + '_ {
+        self.fifo.get().into_iter().flat_map(Fifo::frames)
+    }
+
+    /// The FIFO ABI, while the guest uses it.
     #[inline]
-    fn backend(&self) -> Backend {
-        Backend::TwoLevel
+    fn fifo(&self) -> Option<&Fifo> {
+        match self.fifo_live.load(SeqCst) {
+            true => self.fifo.get(),
+            false => None,
+        }
+    }
+
+    #[inline]
+    fn backend(&self) -> Backend<'_> {
+        match self.fifo() {
+            Some(fifo) => Backend::Fifo(fifo),
+            None => Backend::TwoLevel,
+        }
     }
 
     /// Every port that was ever valid, rising.
     fn channels(&self) -> impl Iterator<Item = (Port, &Channel<H>)> {
-        self.buckets
-            .iter()
-            .map_while(spin::Once::get)
-            .flat_map(|bucket| bucket.iter())
-            .zip(0..)
-            .map(|(channel, port)| (Port(port), channel))
-    }
-
-    fn grow(&self, bucket: usize) -> Result<(), Errno> {
-        let place = self.buckets.get(bucket).ok_or(Errno::ENOSPC)?;
-        place.try_call_once(new_bucket).map(|_| ())
+        self.buckets.iter()
     }
 
     fn is_closed(&self) -> bool {
@@ -110,32 +138,39 @@ impl<H: Hal> EventTable<H> {
 
     /// Takes the lowest free port. The caller binds it or gives it back with [`EventTable::give_back`].
     ///
-    /// `EINVAL` when the domain ends, `ENOSPC` when every port is in use, `ENOMEM`.
-    fn reserve(&self) -> Result<(Port, &Channel<H>), Errno> {
+    /// `EINVAL` when the domain ends, `ENOSPC` when every port is in use, `ENOMEM` without memory or quota.
+    fn reserve(&self, hal: &H, account: &DomainMemory) -> Result<(Port, &Channel<H>), Errno> {
         let _allocation = self.allocation.lock();
         if self.is_closed() {
             return Err(Errno::EINVAL);
         }
         // A port freed while this runs lowers the mark again, so the mark is taken before the search.
         let mut port = self.first_free.swap(u32::MAX, AcqRel);
+        let backend = self.backend();
+        let mut first_busy = u32::MAX;
         let found = loop {
-            if port >= self.backend().ports() {
+            if port >= backend.ports() || port > self.max_port.load(Relaxed) {
                 break Err(Errno::ENOSPC);
             }
             match self.channel(Port(port)) {
-                Some(channel) if channel.word().binding() == Binding::Free => {
+                Some(channel) if channel.word().binding() != Binding::Free => port += 1,
+                Some(channel) if backend.is_busy(hal, channel, Port(port)) => {
+                    first_busy = first_busy.min(port);
+                    port += 1;
+                }
+                Some(channel) => {
+                    channel.fifo.reset();
                     channel.set(Word::new(Binding::Reserved, VcpuId(0)));
                     break Ok((Port(port), channel));
                 }
-                Some(_) => port += 1,
                 None => {
-                    if let Err(errno) = self.grow(port as usize / BUCKET) {
+                    if let Err(errno) = self.buckets.grow(Port(port), account) {
                         break Err(errno);
                     }
                 }
             }
         };
-        self.first_free.fetch_min(port, AcqRel);
+        self.first_free.fetch_min(port.min(first_busy), AcqRel);
         found
     }
 
@@ -144,19 +179,4 @@ impl<H: Hal> EventTable<H> {
         channel.set(Word::FREE);
         self.first_free.fetch_min(port.0, AcqRel);
     }
-}
-
-impl<H: Hal> Default for EventTable<H> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-fn new_bucket<H: Hal>() -> Result<Bucket<H>, Errno> {
-    let mut channels = Vec::new();
-    channels
-        .try_reserve_exact(BUCKET)
-        .map_err(|_| Errno::ENOMEM)?;
-    channels.extend((0..BUCKET).map(|_| Channel::free()));
-    Bucket::try_from(channels.into_boxed_slice()).map_err(|_| Errno::ENOMEM)
 }

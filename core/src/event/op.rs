@@ -9,12 +9,11 @@ use xenolith_abi::{
     Errno,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
-        EventChannelOp as Op, ExpandArray, InitControl, Reset, SendEvent, SetPriority, Status,
-        Unmask,
+        EventChannelOp as Op, ExpandArray, FIFO_LINK_BITS, InitControl, Reset, SendEvent,
+        SetPriority, Status, Unmask,
     },
 };
-use xenolith_hal::{GuestVirt, Hal};
-use zerocopy::{FromBytes, IntoBytes};
+use xenolith_hal::{Gfn, GuestVirt, Hal};
 
 use super::Progress;
 use crate::{DomId, DomainRef, guest::Caller, hypercall::Outcome};
@@ -46,9 +45,8 @@ pub fn event_channel_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt)
         Op::BindIpi => ports.bind_ipi(),
         Op::BindVcpu => ports.bind_vcpu(),
         Op::Reset => return ports.reset(cmd),
-        // The FIFO ABI is not offered; a guest that asks stays with two levels.
-        Op::InitControl => ports.not_offered::<InitControl>(),
-        Op::ExpandArray => ports.not_offered::<ExpandArray>(),
+        Op::InitControl => ports.init_control(),
+        Op::ExpandArray => ports.expand_array(),
         Op::SetPriority => ports.set_priority(),
     }
     .map(|()| 0)
@@ -95,12 +93,6 @@ impl<'a, H: Hal> Ports<'a, H> {
         Ok(domain)
     }
 
-    /// A bad pointer is told apart all the same.
-    fn not_offered<T: FromBytes + IntoBytes>(&self) -> Result<(), Errno> {
-        self.caller.read::<T>(self.arg)?;
-        Err(Errno::ENOSYS)
-    }
-
     fn send(&self) -> Result<(), Errno> {
         let SendEvent { port } = self.caller.read(self.arg)?;
         self.caller.hv.send_event(self.own(), port)
@@ -108,8 +100,9 @@ impl<'a, H: Hal> Ports<'a, H> {
 
     fn unmask(&self) -> Result<(), Errno> {
         let Unmask { port } = self.caller.read(self.arg)?;
-        let word = self.own().events.valid(port)?.word();
-        self.caller.hv.unmask_port(self.own(), word.vcpu(), port);
+        let channel = self.own().events.valid(port)?;
+        let vcpu = channel.word().vcpu();
+        self.caller.hv.unmask_port(self.own(), channel, vcpu, port);
         Ok(())
     }
 
@@ -117,7 +110,7 @@ impl<'a, H: Hal> Ports<'a, H> {
         let mut args: AllocUnbound = self.caller.read(self.arg)?;
         let domain = self.target(args.dom)?;
         let remote = self.named(args.remote_dom)?.id();
-        args.port = domain.events.alloc_unbound(remote)?;
+        args.port = self.caller.hv.alloc_unbound(&domain, remote)?;
         self.caller.write(self.arg, &args)
     }
 
@@ -170,10 +163,25 @@ impl<'a, H: Hal> Ports<'a, H> {
         self.caller.write(self.arg, &args)
     }
 
+    fn init_control(&self) -> Result<(), Errno> {
+        let mut args: InitControl = self.caller.read(self.arg)?;
+        let (gfn, offset) = (Gfn(args.control_gfn), args.offset);
+        self.caller
+            .hv
+            .init_fifo_control(self.own(), args.vcpu, gfn, offset)?;
+        args.link_bits = FIFO_LINK_BITS;
+        self.caller.write(self.arg, &args)
+    }
+
+    fn expand_array(&self) -> Result<(), Errno> {
+        let ExpandArray { array_gfn } = self.caller.read(self.arg)?;
+        self.caller.hv.expand_fifo_array(self.own(), Gfn(array_gfn))
+    }
+
     fn set_priority(&self) -> Result<(), Errno> {
-        let SetPriority { port, .. } = self.caller.read(self.arg)?;
-        self.own().events.valid(port)?;
-        Err(Errno::ENOSYS)
+        let SetPriority { port, priority } = self.caller.read(self.arg)?;
+        let hv = self.caller.hv;
+        hv.set_port_priority(self.own(), port, priority)
     }
 
     /// Closed ports stay closed, so the call goes on simply by being made again.

@@ -18,7 +18,7 @@ impl<H: Hal> Hypervisor<H> {
         let word = channel.word();
         match word.binding() {
             Binding::Ipi => {
-                self.set_pending(domain, word.vcpu(), port);
+                self.set_pending(domain, channel, word.vcpu(), port);
                 Ok(())
             }
             Binding::Interdomain { .. } => {
@@ -27,7 +27,7 @@ impl<H: Hal> Hypervisor<H> {
                 if let Some(peer) = guard.as_ref()
                     && let Some(remote) = peer.domain.events.channel(peer.port)
                 {
-                    self.set_pending(&peer.domain, remote.word().vcpu(), peer.port);
+                    self.set_pending(&peer.domain, remote, remote.word().vcpu(), peer.port);
                 }
                 Ok(())
             }

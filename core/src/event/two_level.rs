@@ -11,6 +11,7 @@ use xenolith_hal::{
     Hal, Mfn,
 };
 
+pub use super::delivery::Signal;
 use crate::{Domain, InfoArea, Vcpu};
 
 /// How many ports the ABI has.
@@ -32,17 +33,6 @@ pub trait Words {
     fn select(&self, bits: u64) -> u64;
     /// Sets the vCPU's upcall byte; tells whether it was set already.
     fn set_upcall(&self) -> bool;
-}
-
-/// What a change of the words asks of the sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// The event was pending before: nothing changed.
-    Already,
-    /// It is pending now, but the guest is either masking it or told already.
-    Quiet,
-    /// The vCPU is to be interrupted.
-    Upcall,
 }
 
 const fn place(port: u32) -> (usize, u64) {

@@ -65,7 +65,7 @@ impl<H: Hal> Hypervisor<H> {
         let _guard = channel.lock();
         let word = channel.word();
         if matches!(word.binding(), Binding::Virq { .. }) {
-            self.set_pending(domain, word.vcpu(), port);
+            self.set_pending(domain, channel, word.vcpu(), port);
         }
     }
 

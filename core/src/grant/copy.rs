@@ -8,7 +8,11 @@ use xenolith_abi::{
 };
 use xenolith_hal::{Hal, Mfn, PAGE_SIZE};
 
-use super::entry::{Access, Purpose};
+use super::{
+    entry::{Access, Purpose},
+    pin::Pinned,
+    split::Range,
+};
 use crate::{DomainRef, Hypervisor, memory::FrameRef};
 
 /// A pinned grant; dropping it lets go.
@@ -17,7 +21,7 @@ struct GrantPin<'a, H: Hal> {
     granter: DomainRef<H>,
     gref: GrantRef,
     access: Access,
-    mfn: Mfn,
+    pinned: Pinned,
 }
 
 impl<H: Hal> Drop for GrantPin<'_, H> {
@@ -29,14 +33,26 @@ impl<H: Hal> Drop for GrantPin<'_, H> {
 /// A page that is held for one side of a copy.
 enum Page<'a, H: Hal> {
     Granted(GrantPin<'a, H>),
+    /// A grant, and the one that passes it on.
+    PassedOn(
+        GrantPin<'a, H>,
+        #[allow(dead_code, reason = "held until the page is let go")] GrantPin<'a, H>,
+    ),
     Own(FrameRef<'a, H>),
 }
 
 impl<H: Hal> Page<'_, H> {
     fn mfn(&self) -> Mfn {
         match self {
-            Self::Granted(pin) => pin.mfn,
+            Self::Granted(pin) | Self::PassedOn(pin, _) => pin.pinned.mfn,
             Self::Own(frame) => frame.mfn(),
+        }
+    }
+
+    fn range(&self) -> Range {
+        match self {
+            Self::Granted(pin) | Self::PassedOn(pin, _) => pin.pinned.range,
+            Self::Own(_) => Range::PAGE,
         }
     }
 }
@@ -77,12 +93,16 @@ impl<'a, H: Hal> Copier<'a, H> {
     pub(super) fn copy(&mut self, op: &GrantCopy) -> Result<(), GrantStatus> {
         let source = self.name(&op.source, op.flags.contains(CopyFlags::SOURCE_GREF))?;
         let dest = self.name(&op.dest, op.flags.contains(CopyFlags::DEST_GREF))?;
-        let from = self.source.page(self.hv, self.caller, source)?;
-        let to = self.dest.page(self.hv, self.caller, dest)?;
+        let (from, readable) = self.source.page(self.hv, self.caller, source)?;
+        let (to, writable) = self.dest.page(self.hv, self.caller, dest)?;
         let len = usize::from(op.len);
         let inside = |end: &CopyPtr| usize::from(end.offset) + len <= PAGE_SIZE;
         if !inside(&op.source) || !inside(&op.dest) {
             return Err(GrantStatus::BadCopyArg);
+        }
+        let granted = |range: Range, end: &CopyPtr| range.contains(end.offset.into(), len);
+        if !granted(readable, &op.source) || !granted(writable, &op.dest) {
+            return Err(GrantStatus::GeneralError);
         }
         let to = (to, usize::from(op.dest.offset));
         let from = (from, usize::from(op.source.offset));
@@ -115,17 +135,17 @@ impl<'a, H: Hal> Side<'a, H> {
         hv: &'a Hypervisor<H>,
         caller: &'a DomainRef<H>,
         name: Name,
-    ) -> Result<Mfn, GrantStatus> {
+    ) -> Result<(Mfn, Range), GrantStatus> {
         if let Some((held, page)) = &self.held
             && *held == name
         {
-            return Ok(page.mfn());
+            return Ok((page.mfn(), page.range()));
         }
         self.held = None;
         let page = self.claim(hv, caller, name)?;
-        let mfn = page.mfn();
+        let found = (page.mfn(), page.range());
         self.held = Some((name, page));
-        Ok(mfn)
+        Ok(found)
     }
 
     fn claim(
@@ -138,14 +158,37 @@ impl<'a, H: Hal> Side<'a, H> {
             Name::Own(gfn) => return hv.grantable_frame(caller, gfn, self.access).map(Page::Own),
             Name::Grant(granter, gref) => (granter, gref),
         };
+        let pin = self.pin(hv, (granter, gref), caller.id())?;
+        let Some((owner, passed_on)) = pin.pinned.passed_on else {
+            return Ok(Page::Granted(pin));
+        };
+        // What is passed on is granted to whoever passes it on, and no further.
+        if owner == granter {
+            return Err(GrantStatus::GeneralError);
+        }
+        let inner = self
+            .pin(hv, (owner, passed_on), granter)
+            .map_err(|_| GrantStatus::GeneralError)?;
+        match inner.pinned.passed_on {
+            None => Ok(Page::PassedOn(inner, pin)),
+            Some(_) => Err(GrantStatus::GeneralError),
+        }
+    }
+
+    fn pin(
+        &self,
+        hv: &'a Hypervisor<H>,
+        (granter, gref): (DomId, GrantRef),
+        grantee: DomId,
+    ) -> Result<GrantPin<'a, H>, GrantStatus> {
         let granter = hv.domains.get(granter).ok_or(GrantStatus::BadDomain)?;
-        let pinned = hv.pin_grant(&granter, gref, caller.id(), self.access, Purpose::Copy)?;
-        Ok(Page::Granted(GrantPin {
+        let pinned = hv.pin_grant(&granter, gref, grantee, self.access, Purpose::Copy)?;
+        Ok(GrantPin {
             hv,
             granter,
             gref,
             access: self.access,
-            mfn: pinned.mfn,
-        }))
+            pinned,
+        })
     }
 }

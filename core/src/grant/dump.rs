@@ -6,7 +6,7 @@ use xenolith_abi::{DomId, GrantHandle, GrantRef, grant_table::EntryFlags};
 use xenolith_hal::{Gfn, Hal, Mfn};
 
 use super::{
-    ENTRIES, GrantTable,
+    ENTRIES, Format, GrantTable,
     entry::{Access, Pins, SharedWord},
     map::access,
     pin::GuestWord,
@@ -27,7 +27,7 @@ pub struct GrantFacts {
     /// What its granter wrote.
     pub flags: EntryFlags,
     /// The granter's frame number.
-    pub frame: u32,
+    pub frame: u64,
 }
 
 impl fmt::Display for GrantFacts {
@@ -112,14 +112,24 @@ impl<H: Hal> Hypervisor<H> {
             if active.pins.is_none() || domain.grants.is_closed() {
                 continue;
             }
-            let word = GuestWord::new(&self.hal, &place);
+            let (flags, frame) = match domain.grants.format() {
+                Format::V1 => {
+                    let word = GuestWord::new(&self.hal, &place);
+                    (EntryFlags(word.load() as u16), word.frame_number().into())
+                }
+                Format::V2 => match domain.grants.split_entry(&self.hal, gref) {
+                    Some(entry) => (entry.flags(), entry.frame_number()),
+                    None => continue,
+                },
+                Format::Changing | Format::Closed => continue,
+            };
             let facts = GrantFacts {
                 gref,
                 grantee: active.grantee,
                 mfn: active.mfn,
                 pins: active.pins,
-                flags: EntryFlags(word.load() as u16),
-                frame: word.frame_number(),
+                flags,
+                frame,
             };
             drop(active);
             f(&facts);

@@ -24,6 +24,13 @@ pub trait SharedWord {
     fn clear(&self, flags: EntryFlags);
 }
 
+/// An entry of version 2: the granter's half is only read, the marks stand in a word apart. [`SharedWord::load`] reads the
+/// former, [`SharedWord::clear`] concerns the latter, and nothing is ever replaced.
+pub trait SplitWord: SharedWord {
+    /// Sets flags in the hypervisor's half.
+    fn mark(&self, flags: EntryFlags);
+}
+
 /// What a pin allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -40,6 +47,8 @@ pub enum Purpose {
     Map,
     /// A copy by the hypervisor.
     Copy,
+    /// A copy through a grant that passes on another one.
+    Through,
 }
 
 /// How often a grant is in use: readers in bits 0 to 15, writers in bits 16 to 31.
@@ -118,9 +127,47 @@ pub fn claim(
     Err(GrantStatus::GeneralError)
 }
 
+/// The same for an entry in two halves. The granter ends a grant by clearing its half and then looking at the marks; so the
+/// marks come first here, and the granter's half is looked at again.
+pub fn claim_split(
+    word: &impl SplitWord,
+    pins: Pins,
+    grantee: DomId,
+    access: Access,
+    purpose: Purpose,
+) -> Result<(), GrantStatus> {
+    let marked = !pins.is_none() && (access == Access::Read || pins.writers() != 0);
+    let allowed = || {
+        let seen = word.load();
+        let flags = EntryFlags(seen as u16);
+        let named = DomId((seen >> 16) as u16);
+        (!pins.is_none() || permits(flags, named, grantee, purpose))
+            && !(access == Access::Write && flags.contains(EntryFlags::READONLY))
+    };
+    if pins.full() || !marked && !allowed() {
+        return Err(GrantStatus::GeneralError);
+    }
+    if marked {
+        return Ok(());
+    }
+    word.mark(match access {
+        Access::Read => EntryFlags::READING,
+        Access::Write => EntryFlags::READING | EntryFlags::WRITING,
+    });
+    if allowed() {
+        return Ok(());
+    }
+    retract(word, pins, access);
+    Err(GrantStatus::GeneralError)
+}
+
 fn permits(flags: EntryFlags, named: DomId, grantee: DomId, purpose: Purpose) -> bool {
     let part_only = flags.contains(EntryFlags::SUB_PAGE) && purpose == Purpose::Map;
-    flags.entry_type() == entry_type::PERMIT_ACCESS && named == grantee && !part_only
+    let wanted = match purpose {
+        Purpose::Map | Purpose::Copy => entry_type::PERMIT_ACCESS,
+        Purpose::Through => entry_type::TRANSITIVE,
+    };
+    flags.entry_type() == wanted && named == grantee && !part_only
 }
 
 /// Adds a pin that was claimed.

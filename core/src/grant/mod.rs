@@ -1,4 +1,4 @@
-//! Grant tables, version 1 (`grant_table.h`): a domain lets others map and copy pages of its own.
+//! Grant tables, versions 1 and 2 (`grant_table.h`): a domain lets others map and copy pages of its own.
 //!
 //! The granter's side is a table of frames that it shares with the hypervisor, and beside each entry the pins that are on
 //! it (`entry`). The mapper's side is a table of handles (`maptrack`). A pinned grant holds one reference on its frame; a
@@ -15,16 +15,21 @@ mod op;
 mod pin;
 mod release;
 mod setup;
+mod split;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
 };
 
-use xenolith_abi::{DomId, GrantRef, grant_table::EntryV1};
+use xenolith_abi::{
+    DomId, GrantRef,
+    grant_table::{EntryV1, EntryV2},
+};
 use xenolith_hal::{
     Hal, Mfn, NoMemory, PAGE_SIZE,
     sync::{Mutex, Rank},
@@ -33,6 +38,7 @@ use xenolith_hal::{
 pub use dump::{GrantFacts, MappingFacts, TableFacts};
 pub use op::grant_table_op;
 pub use release::Released;
+pub use version::Format;
 
 use crate::{
     DomainRef, Hypervisor,
@@ -40,10 +46,15 @@ use crate::{
 };
 use entry::Pins;
 use maptrack::Maptrack;
+use version::Version;
 
 /// Most frames of a table, Xen's default.
 pub const MAX_FRAMES: u32 = 64;
 const ENTRIES: usize = EntryV1::PER_PAGE as usize;
+/// Table frames of version 2 whose status words stand in one frame.
+const FRAMES_PER_STATUS: u32 = EntryV2::STATUS_PER_PAGE / EntryV2::PER_PAGE;
+/// Most frames of status words.
+pub const MAX_STATUS_FRAMES: u32 = MAX_FRAMES / FRAMES_PER_STATUS;
 
 /// The hypervisor's side of an entry.
 struct Active {
@@ -61,14 +72,22 @@ struct TableFrame {
     entries: Box<[Mutex<Active>]>,
 }
 
+/// A frame of status words.
+struct StatusFrame {
+    mfn: Mfn,
+    /// Where the granter sees the frame; all ones for nowhere.
+    gfn: AtomicU64,
+}
+
 /// A domain's grants, and what it has mapped of others.
 pub struct GrantTable<H: Hal> {
     frames: [spin::Once<TableFrame>; MAX_FRAMES as usize],
     /// How many of them exist.
     count: AtomicU32,
+    /// The status words of version 2. They stay when the table goes back to version 1.
+    status: [spin::Once<StatusFrame>; MAX_STATUS_FRAMES as usize],
     growth: Mutex<()>,
-    /// The domain ends: its table is no longer there to be written to.
-    closed: AtomicBool,
+    version: Version,
     maptrack: Maptrack<H>,
     /// Frames of the hypervisor's heap that are charged to the domain for all this.
     charged: AtomicU64,
@@ -87,8 +106,9 @@ impl<H: Hal> GrantTable<H> {
         Self {
             frames: [const { spin::Once::new() }; MAX_FRAMES as usize],
             count: AtomicU32::new(0),
+            status: [const { spin::Once::new() }; MAX_STATUS_FRAMES as usize],
             growth: Mutex::new(Rank::Grant, ()),
-            closed: AtomicBool::new(false),
+            version: Version::new(H::MAX_GRANT_VERSION),
             maptrack: Maptrack::new(),
             charged: AtomicU64::new(0),
         }
@@ -102,6 +122,7 @@ impl<H: Hal> GrantTable<H> {
         self.frames.get(index as usize)?.get()
     }
 
+    /// An entry of version 1, and the lock of any.
     #[inline]
     fn entry(&self, GrantRef(gref): GrantRef) -> Option<EntryPlace<'_>> {
         let at = gref as usize;
@@ -115,7 +136,7 @@ impl<H: Hal> GrantTable<H> {
 
     /// Written under the entry's lock before it is read under that lock: who sees it unset has the table's frames.
     fn is_closed(&self) -> bool {
-        self.closed.load(SeqCst)
+        self.format() == Format::Closed
     }
 }
 
@@ -136,10 +157,27 @@ impl<H: Hal> Hypervisor<H> {
         // Whoever takes the domain apart waits until the new frames are where it looks for them.
         let _in_use = domain.memory.enter().ok_or(NoMemory)?;
         let _growth = grants.growth.lock();
+        if grants.format() != Format::V1 {
+            self.grow_status(domain, wanted)?;
+        }
         for index in grants.frame_count()..wanted {
             let slot = grants.frames.get(index as usize).ok_or(NoMemory)?;
             slot.try_call_once(|| self.new_table_frame(domain))?;
             grants.count.store(index + 1, Release);
+        }
+        Ok(())
+    }
+
+    /// Lets there be status words for `frames` frames of the table. The lock of growth is held.
+    fn grow_status(&self, domain: &DomainRef<H>, frames: u32) -> Result<(), NoMemory> {
+        let wanted = frames.div_ceil(FRAMES_PER_STATUS) as usize;
+        for slot in domain.grants.status.iter().take(wanted) {
+            slot.try_call_once(|| {
+                Ok(StatusFrame {
+                    mfn: self.allocate_shared(domain)?,
+                    gfn: AtomicU64::new(u64::MAX),
+                })
+            })?;
         }
         Ok(())
     }

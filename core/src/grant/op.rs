@@ -16,7 +16,7 @@ use xenolith_abi::{
 use xenolith_hal::{GuestVirt, Hal};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{cache, copy::Copier, map::Unmap, setup};
+use super::{cache, copy::Copier, map::Unmap, setup, version};
 use crate::{guest::Caller, hypercall::Outcome};
 
 /// Serves `grant_table_op`: the sub-operation, a pointer and how many elements it points to.
@@ -55,8 +55,8 @@ pub fn grant_table_op<H: Hal>(
         Op::SetupTable => array.single(setup::setup_table),
         Op::QuerySize => array.single(setup::query_size),
         Op::GetStatusFrames => array.single(setup::get_status_frames),
-        Op::SetVersion => setup::set_version(caller, arg).map(|()| 0).into(),
-        Op::GetVersion => setup::get_version(caller, arg).map(|()| 0).into(),
+        Op::SetVersion => version::set_version(caller, arg).map(|()| 0).into(),
+        Op::GetVersion => version::get_version(caller, arg).map(|()| 0).into(),
         Op::DumpTable => Err(Errno::ENOSYS).into(),
     }
 }

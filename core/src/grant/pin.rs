@@ -2,7 +2,7 @@
 
 use xenolith_abi::{
     DomId, GrantRef,
-    grant_table::{EntryFlags, GrantStatus},
+    grant_table::{EntryFlags, GrantStatus, entry_type},
 };
 use xenolith_hal::{
     AtomicOp::{And, Cas, Load},
@@ -10,10 +10,14 @@ use xenolith_hal::{
 };
 
 use super::{
-    EntryPlace,
+    EntryPlace, Format,
     entry::{self, Access, Purpose, SharedWord},
+    split::Range,
 };
 use crate::{Domain, DomainRef, Hypervisor, memory::FrameRef};
+
+/// In place of the frame of a grant that passes on another one.
+const NO_FRAME: Mfn = Mfn(u64::MAX);
 
 /// Offset of the frame number in an entry.
 const FRAME_FIELD: usize = core::mem::offset_of!(xenolith_abi::grant_table::EntryV1, frame);
@@ -61,10 +65,14 @@ impl<H: Hal> SharedWord for GuestWord<'_, H> {
     }
 }
 
-/// A grant that was pinned: its frame, and the flags that its entry had.
+/// A grant that was pinned: its frame, and what its entry said.
 pub(super) struct Pinned {
     pub(super) mfn: Mfn,
     pub(super) flags: EntryFlags,
+    /// What of the page is granted.
+    pub(super) range: Range,
+    /// The grant of another domain that this one passes on, in place of a frame.
+    pub(super) passed_on: Option<(DomId, GrantRef)>,
 }
 
 impl<H: Hal> Hypervisor<H> {
@@ -82,8 +90,9 @@ impl<H: Hal> Hypervisor<H> {
             return Err(self.missing_entry(granter, gref));
         };
         let mut active = place.active.lock();
-        if granter.grants.is_closed() {
-            return Err(GrantStatus::BadGntref);
+        if granter.grants.format() != Format::V1 {
+            drop(active);
+            return self.pin_split(granter, gref, grantee, access, purpose);
         }
         if !active.pins.is_none() && active.grantee != grantee {
             return Err(GrantStatus::GeneralError);
@@ -101,6 +110,61 @@ impl<H: Hal> Hypervisor<H> {
         Ok(Pinned {
             mfn: active.mfn,
             flags: EntryFlags(word.load() as u16),
+            range: Range::PAGE,
+            passed_on: None,
+        })
+    }
+
+    /// The same for a table that was not of version 1 when its entry was locked.
+    #[cold]
+    fn pin_split(
+        &self,
+        granter: &DomainRef<H>,
+        gref: GrantRef,
+        grantee: DomId,
+        access: Access,
+        purpose: Purpose,
+    ) -> Result<Pinned, GrantStatus> {
+        let place = granter.grants.entry(gref).ok_or(GrantStatus::BadGntref)?;
+        let mut active = loop {
+            granter.grants.settled_format();
+            let active = place.active.lock();
+            match granter.grants.format() {
+                Format::V2 => break active,
+                Format::Changing => {}
+                Format::Closed => return Err(GrantStatus::BadGntref),
+                // Its granter changes the format all the time.
+                Format::V1 => return Err(GrantStatus::GeneralError),
+            }
+        };
+        let word = granter
+            .grants
+            .split_entry(&self.hal, gref)
+            .ok_or(GrantStatus::BadGntref)?;
+        let passes_on = purpose == Purpose::Copy
+            && EntryFlags(word.load() as u16).entry_type() == entry_type::TRANSITIVE;
+        let first = active.pins.is_none();
+        if !first && (active.grantee != grantee || (active.mfn == NO_FRAME) != passes_on) {
+            return Err(GrantStatus::GeneralError);
+        }
+        let purpose = if passes_on { Purpose::Through } else { purpose };
+        entry::claim_split(&word, active.pins, grantee, access, purpose)?;
+        if first {
+            active.mfn = if passes_on {
+                NO_FRAME
+            } else {
+                self.grantable_frame(granter, word.frame_number(), access)
+                    .inspect_err(|_| entry::retract(&word, active.pins, access))?
+                    .keep()
+            };
+            active.grantee = grantee;
+        }
+        entry::add(&mut active.pins, access);
+        Ok(Pinned {
+            mfn: active.mfn,
+            flags: word.flags(),
+            range: if passes_on { Range::PAGE } else { word.range() },
+            passed_on: passes_on.then(|| word.passed_on()),
         })
     }
 
@@ -140,16 +204,41 @@ impl<H: Hal> Hypervisor<H> {
             return;
         };
         let mut active = place.active.lock();
-        if granter.grants.is_closed() {
-            entry::drop_pin(&Gone, &mut active.pins, access);
-        } else {
+        let mut format = granter.grants.format();
+        while format == Format::Changing {
+            drop(active);
+            granter.grants.settled_format();
+            active = place.active.lock();
+            format = granter.grants.format();
+        }
+        if format == Format::V1 {
             let word = GuestWord::new(&self.hal, &place);
             entry::drop_pin(&word, &mut active.pins, access);
+        } else {
+            self.drop_split_pin(granter, gref, &mut active.pins, access);
         }
         if active.pins.is_none() {
             let mfn = active.mfn;
             drop(active);
-            self.put_frame(mfn);
+            if mfn != NO_FRAME {
+                self.put_frame(mfn);
+            }
+        }
+    }
+
+    #[cold]
+    fn drop_split_pin(
+        &self,
+        granter: &DomainRef<H>,
+        gref: GrantRef,
+        pins: &mut entry::Pins,
+        access: Access,
+    ) {
+        match granter.grants.split_entry(&self.hal, gref) {
+            Some(word) if granter.grants.format() == Format::V2 => {
+                entry::drop_pin(&word, pins, access);
+            }
+            _ => entry::drop_pin(&Gone, pins, access),
         }
     }
 }

@@ -51,6 +51,9 @@ impl<H: Hal> Hypervisor<H> {
         for frame in grants.frames.iter().map_while(spin::Once::get) {
             self.release_shared(domain, frame.mfn);
         }
+        for frame in grants.status.iter().filter_map(spin::Once::get) {
+            self.release_shared(domain, frame.mfn);
+        }
         let heap = grants.charged.swap(0, Relaxed);
         domain.memory.uncharge(Charge::Hypervisor, heap);
     }

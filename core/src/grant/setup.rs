@@ -1,34 +1,63 @@
 //! The size and the format of a table, and where its granter sees it.
 
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_abi::{
     DomId, Errno,
     grant_table::{
-        EntryV1, GetStatusFrames, GetVersion, GrantStatus, QuerySize, SetVersion, SetupTable,
-        SwapGrantRef,
+        EntryV1, GetStatusFrames, GrantStatus, MAPIDX_STATUS, QuerySize, SetupTable, SwapGrantRef,
     },
 };
 use xenolith_hal::{AtomicOp::Swap, Gfn, GuestVirt, Hal, Mfn};
 
-use super::{EntryPlace, GrantTable, MAX_FRAMES, TableFrame};
+use super::{
+    EntryPlace, FRAMES_PER_STATUS, Format, GrantTable, MAX_FRAMES, MAX_STATUS_FRAMES, StatusFrame,
+    TableFrame,
+};
 use crate::{DomainRef, Hypervisor, guest::Caller};
-
-/// The only format of entries that is offered.
-const VERSION: u32 = 1;
 
 impl<H: Hal> Hypervisor<H> {
     /// The table frame that a guest maps with `XENMAPSPACE_grant_table`, which lets the table grow; `gfn` is where it will
-    /// stand. `EINVAL` beyond the largest table, `ENOMEM`.
+    /// stand. An index with [`MAPIDX_STATUS`] names a frame of status words. `EINVAL` beyond the largest table, `ENOMEM`.
     pub fn grant_frame_for_physmap(
         &self,
         domain: &DomainRef<H>,
         index: u64,
         gfn: Gfn,
     ) -> Result<Mfn, Errno> {
+        if index & MAPIDX_STATUS != 0 {
+            let frame = self.status_frame(domain, index & !MAPIDX_STATUS)?;
+            frame.gfn.store(gfn.0, Relaxed);
+            return Ok(frame.mfn);
+        }
         let frame = self.table_frame(domain, index)?;
         frame.gfn.store(gfn.0, Relaxed);
         Ok(frame.mfn)
+    }
+
+    /// The frame of status words that a tool maps with `XENMEM_acquire_resource`.
+    pub fn grant_status_frame(&self, domain: &DomainRef<H>, index: u64) -> Result<Mfn, Errno> {
+        self.status_frame(domain, index).map(|frame| frame.mfn)
+    }
+
+    /// A frame of status words; the table grows to need it. `EINVAL` for a table of version 1.
+    fn status_frame<'a>(
+        &self,
+        domain: &'a DomainRef<H>,
+        index: u64,
+    ) -> Result<&'a StatusFrame, Errno> {
+        let grants = &domain.grants;
+        let index = u32::try_from(index)
+            .ok()
+            .filter(|index| *index < MAX_STATUS_FRAMES)
+            .ok_or(Errno::EINVAL)?;
+        if grants.settled_format() != Format::V2 {
+            return Err(Errno::EINVAL);
+        }
+        self.grow_grants(domain, index * FRAMES_PER_STATUS + 1)
+            .map_err(|_| Errno::ENOMEM)?;
+        let slot = grants.status.get(index as usize);
+        slot.and_then(spin::Once::get).ok_or(Errno::EINVAL)
     }
 
     /// The table frame that a tool maps with `XENMEM_acquire_resource`.
@@ -52,7 +81,10 @@ impl<H: Hal> Hypervisor<H> {
 }
 
 /// The domain that a caller names, if it may manage its table: its own, or any when it is privileged.
-fn managed<H: Hal>(caller: Caller<'_, H>, id: DomId) -> Result<DomainRef<H>, GrantStatus> {
+pub(super) fn managed<H: Hal>(
+    caller: Caller<'_, H>,
+    id: DomId,
+) -> Result<DomainRef<H>, GrantStatus> {
     let own = caller.domain();
     if id == DomId::SELF || id == own.id() {
         return Ok(own.clone());
@@ -107,36 +139,35 @@ pub(super) fn query_size<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Resul
     caller.write(arg, &op)
 }
 
-pub(super) fn set_version<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<(), Errno> {
-    let wanted: SetVersion = caller.read(arg)?;
-    let result = match wanted.version {
-        VERSION => Ok(()),
-        2 => Err(Errno::ENOSYS),
-        _ => Err(Errno::EINVAL),
-    };
-    caller.write(arg, &SetVersion { version: VERSION })?;
-    result
-}
-
-pub(super) fn get_version<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<(), Errno> {
-    let mut op: GetVersion = caller.read(arg)?;
-    managed(caller, op.dom).map_err(|status| match status {
-        GrantStatus::PermissionDenied => Errno::EPERM,
-        _ => Errno::ESRCH,
-    })?;
-    op.version = VERSION;
-    caller.write(arg, &op)
-}
-
-/// Tables of version 1 have no status frames.
+/// Tells where the caller sees the frames of status words; tables of version 1 have none.
 pub(super) fn get_status_frames<H: Hal>(
     caller: Caller<'_, H>,
     arg: GuestVirt,
 ) -> Result<(), Errno> {
     let mut op: GetStatusFrames = caller.read(arg)?;
-    let found = managed(caller, op.dom).and(Err(GrantStatus::GeneralError));
-    op.status = status_of(found);
+    op.status = status_of(status_frames(caller, &op));
     caller.write(arg, &op)
+}
+
+fn status_frames<H: Hal>(caller: Caller<'_, H>, op: &GetStatusFrames) -> Result<(), GrantStatus> {
+    let domain = managed(caller, op.dom)?;
+    let grants = &domain.grants;
+    let known = match grants.settled_format() {
+        Format::V2 => grants.frame_count().div_ceil(FRAMES_PER_STATUS),
+        _ => 0,
+    };
+    if op.nr_frames > known || known == 0 {
+        return Err(GrantStatus::GeneralError);
+    }
+    let list = GuestVirt(op.frame_list.address());
+    let frames = grants.status.iter().map_while(spin::Once::get);
+    for (index, frame) in (0..op.nr_frames).zip(frames) {
+        let gfn = frame.gfn.load(Relaxed);
+        caller
+            .write_at(list, index.into(), &gfn)
+            .map_err(|_| GrantStatus::BadVirtAddr)?;
+    }
+    Ok(())
 }
 
 /// Exchanges two entries of the caller that are not in use. The caller does not change them meanwhile, or loses the
@@ -155,7 +186,16 @@ pub(super) fn swap_grant_ref<H: Hal>(
     if !active_a.pins.is_none() || !active_b.pins.is_none() {
         return Err(GrantStatus::Eagain);
     }
-    swap_words(&caller.hv.hal, &a, &b).map_err(|_| GrantStatus::GeneralError)
+    let hal = &caller.hv.hal;
+    let swapped = match grants.format() {
+        Format::V1 => swap_words(hal, &a, &b),
+        Format::V2 => {
+            let entry = |gref| grants.split_entry(hal, gref).ok_or(GrantStatus::BadGntref);
+            entry(op.ref_a)?.swap(&entry(op.ref_b)?)
+        }
+        Format::Changing | Format::Closed => return Err(GrantStatus::Eagain),
+    };
+    swapped.map_err(|_| GrantStatus::GeneralError)
 }
 
 fn swap_words<H: Hal>(
@@ -178,7 +218,7 @@ fn swap_words<H: Hal>(
 impl<H: Hal> GrantTable<H> {
     /// Lets no new use of the table begin, and waits until the last change of its shared half is over.
     pub(super) fn close(&self) {
-        self.closed.store(true, SeqCst);
+        self.version.close();
         for frame in self.frames.iter().map_while(spin::Once::get) {
             for entry in &frame.entries {
                 drop(entry.lock());

@@ -18,6 +18,7 @@ use super::{GrantFacts, MappingFacts, Released, grant_table_op};
 use crate::{DomainRef, Hypervisor, VcpuRef, guest::Caller, hypercall::Outcome, testing};
 
 mod random;
+mod v2;
 
 const ARGS: GuestVirt = GuestVirt(0x1000);
 /// Where guests see their table.

@@ -28,6 +28,8 @@ pub struct DomainMemory {
     pub max: AtomicU64,
     /// Hypervisor frames spent for it: second-level tables, shared info, grant table frames.
     pub hypervisor: AtomicU64,
+    /// Those of them that are second-level tables.
+    pub tables: AtomicU64,
     /// Most hypervisor frames that may be spent for it.
     pub hypervisor_max: AtomicU64,
     /// How many are changing the domain's memory now, and [`CLOSED`].
@@ -54,6 +56,7 @@ impl DomainMemory {
             owned: AtomicU64::new(0),
             max: AtomicU64::new(max),
             hypervisor: AtomicU64::new(0),
+            tables: AtomicU64::new(0),
             hypervisor_max: AtomicU64::new(BASE_QUOTA + max / FRAMES_PER_TABLE),
             users: AtomicU64::new(0),
             physmap: Mutex::new(Rank::Physmap, ()),

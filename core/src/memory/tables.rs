@@ -1,5 +1,7 @@
 //! Table frames for a domain's second-level translation, charged to the domain.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use xenolith_hal::{Hal, Mfn, NoMemory, Order, TableFrames};
 
 use super::{Charge, DomainMemory, Memory, Place};
@@ -34,12 +36,35 @@ impl<H: Hal> TableFrames for DomainTables<'_, H> {
             self.account.uncharge(Charge::Hypervisor, frames);
             return Err(NoMemory);
         };
+        self.account.tables.fetch_add(frames, Relaxed);
         self.hal.zero_frames(mfn, order);
         Ok(mfn)
     }
 
     fn free(&self, mfn: Mfn) {
         self.memory.free(mfn, 0);
+        self.account.tables.fetch_sub(1, Relaxed);
         self.account.uncharge(Charge::Hypervisor, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypercall::rig::Rig;
+
+    #[test]
+    fn a_table_counts_while_it_is_there() {
+        let rig = Rig::new();
+        let [_, domain] = &rig.domains[..] else {
+            panic!("two domains")
+        };
+        let tables = rig.hv.tables(domain);
+        let counted = || domain.memory.tables.load(Relaxed);
+        let before = counted();
+        let mfn = tables.allocate().unwrap();
+        assert_eq!(counted(), before + 1);
+        tables.free(mfn);
+        assert_eq!(counted(), before);
     }
 }

@@ -1,6 +1,6 @@
 //! How a vCPU passes between who stops it and who wakes it: the few steps on its two words whose order matters.
 //!
-//! Written over [`Words`], so that a model checker runs the same functions over its own atomics (`tests/sched_handoff.rs`);
+//! Written over [`Flags`] and [`Words`], so that a model checker runs the same functions over its own atomics (`tests/sched_handoff.rs`);
 //! that is the only reason why this module is public. Every access is sequentially consistent.
 
 use xenolith_hal::CpuId;
@@ -30,14 +30,20 @@ pub enum Place {
     Leaving(CpuId),
 }
 
-/// A vCPU's two words.
-pub trait Words {
+/// The word of a vCPU that says why it may not run.
+pub trait Flags {
     /// Sets flags; gives those that were set before.
     fn set(&self, flags: u32) -> u32;
     /// Clears flags; gives those that were set before.
     fn clear(&self, flags: u32) -> u32;
     /// The flags.
     fn flags(&self) -> u32;
+    /// A full fence.
+    fn fence(&self);
+}
+
+/// A vCPU's two words.
+pub trait Words: Flags {
     /// Whether no flag is set and nothing is paused.
     fn runnable(&self) -> bool;
     /// Where it is.
@@ -46,26 +52,24 @@ pub trait Words {
     fn move_to(&self, place: Place);
     /// Moves it if it still is where it was seen.
     fn claim(&self, seen: Place, to: Place) -> bool;
-    /// A full fence.
-    fn fence(&self);
 }
 
 /// The current vCPU begins to wait; `deliverable` tells whether an interrupt is there. True when it really waits.
-pub fn begin_block(words: &impl Words, deliverable: impl FnOnce() -> bool) -> bool {
-    words.set(flag::BLOCKED);
+pub fn begin_block(word: &impl Flags, deliverable: impl FnOnce() -> bool) -> bool {
+    word.set(flag::BLOCKED);
     // Who makes an interrupt pending does that first and then looks at the flag.
-    words.fence();
+    word.fence();
     if deliverable() {
-        words.clear(flag::BLOCKED);
+        word.clear(flag::BLOCKED);
         return false;
     }
     true
 }
 
 /// Whether a vCPU that got an interrupt is to be woken. The interrupt was made pending before.
-pub fn wants_wake(words: &impl Words) -> bool {
-    words.fence();
-    words.flags() & flag::WAITING != 0
+pub fn wants_wake(word: &impl Flags) -> bool {
+    word.fence();
+    word.flags() & flag::WAITING != 0
 }
 
 /// If the vCPU is runnable and nowhere, it is the caller's to put into a queue; the result is the CPU where it last ran.

@@ -8,8 +8,8 @@ use core::sync::atomic::{
 use xenolith_hal::{CpuId, Hal, Nanos, sync::MutexGuard};
 
 use super::{
-    Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Scheduler, Work, flag,
-    handoff::Words,
+    Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Scheduler, VcpuSched, Work, flag,
+    handoff::{Flags, Words},
     policy::{SLICE, Turn, Verdict},
 };
 use crate::{Hypervisor, VcpuRef};
@@ -23,7 +23,26 @@ enum Change {
     Switched,
 }
 
-impl<H: Hal> Words for VcpuRef<H> {
+impl Flags for VcpuSched {
+    #[inline]
+    fn set(&self, flags: u32) -> u32 {
+        Self::set(self, flags)
+    }
+    #[inline]
+    fn clear(&self, flags: u32) -> u32 {
+        Self::clear(self, flags)
+    }
+    #[inline]
+    fn flags(&self) -> u32 {
+        Self::flags(self)
+    }
+    #[inline]
+    fn fence(&self) {
+        fence(SeqCst);
+    }
+}
+
+impl<H: Hal> Flags for VcpuRef<H> {
     #[inline]
     fn set(&self, flags: u32) -> u32 {
         self.sched.set(flags)
@@ -36,6 +55,13 @@ impl<H: Hal> Words for VcpuRef<H> {
     fn flags(&self) -> u32 {
         self.sched.flags()
     }
+    #[inline]
+    fn fence(&self) {
+        fence(SeqCst);
+    }
+}
+
+impl<H: Hal> Words for VcpuRef<H> {
     #[inline]
     fn runnable(&self) -> bool {
         VcpuRef::runnable(self)
@@ -51,10 +77,6 @@ impl<H: Hal> Words for VcpuRef<H> {
     #[inline]
     fn claim(&self, seen: Place, to: Place) -> bool {
         self.sched.claim(seen, to)
-    }
-    #[inline]
-    fn fence(&self) {
-        fence(SeqCst);
     }
 }
 

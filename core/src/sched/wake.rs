@@ -9,7 +9,7 @@ use super::{
     policy::{Turn, Verdict},
     state::count_down,
 };
-use crate::{Domain, DomainRef, Hypervisor, VcpuRef};
+use crate::{Domain, DomainRef, Hypervisor, Vcpu, VcpuRef};
 
 impl<H: Hal> Hypervisor<H> {
     /// Ends a vCPU's wait, whatever it waits for. Nothing happens to one that does not wait.
@@ -26,8 +26,17 @@ impl<H: Hal> Hypervisor<H> {
     /// An interrupt was made pending for the vCPU: it is woken if it waits; if it runs on another CPU, that CPU is made to
     /// look. Nothing is done for the current vCPU of this CPU, which looks before it enters its guest.
     pub fn notify(&self, vcpu: &VcpuRef<H>) {
-        if handoff::wants_wake(vcpu) {
-            self.wake(vcpu);
+        self.notify_vcpu(vcpu.domain(), vcpu);
+    }
+
+    /// As [`Self::notify`], for a vCPU of `domain` that is at hand otherwise: one that runs, as most do that others send
+    /// interrupts to, then costs no reference on the domain, a word that all its vCPUs would write.
+    #[inline]
+    pub fn notify_vcpu(&self, domain: &DomainRef<H>, vcpu: &Vcpu<H>) {
+        if handoff::wants_wake(&vcpu.sched) {
+            if let Some(vcpu) = VcpuRef::new(domain, vcpu.id) {
+                self.wake(&vcpu);
+            }
         } else if let Place::Running(cpu) = vcpu.sched.place()
             && cpu != self.hal.cpu()
         {

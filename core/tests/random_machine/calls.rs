@@ -4,10 +4,11 @@ use xenolith_abi::{
     Nr, Port,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelOp as Ev,
+        ExpandArray, InitControl, SetPriority,
     },
     grant_table::{
         CacheFlags, CacheFlush, CopyFlags, CopyPtr, GrantCopy, GrantTableOp as Gt, MapFlags,
-        MapGrantRef, QuerySize, SetupTable, SwapGrantRef, UnmapGrantRef,
+        MapGrantRef, QuerySize, SetVersion, SetupTable, SwapGrantRef, UnmapGrantRef,
     },
     handle::GuestHandle,
     memory::{
@@ -214,9 +215,30 @@ impl Machine {
                 self.poke(vcpu, arg, &dom.0);
                 call(Ev::Reset)
             }
+            14 if self.random.once_in(2) => {
+                let priority = self.random.below(17) as u32;
+                let port = self.some_port(own);
+                self.poke(vcpu, arg, &SetPriority { port, priority });
+                call(Ev::SetPriority)
+            }
+            14 if !self.doms[at].polite => {
+                let gfn = self.some_data(at);
+                if self.random.once_in(2) {
+                    self.poke(vcpu, arg, &ExpandArray { array_gfn: gfn });
+                    return call(Ev::ExpandArray);
+                }
+                let args = InitControl {
+                    control_gfn: gfn,
+                    offset: self.random.below(520) as u32 * 8,
+                    vcpu: target_vcpu,
+                    ..Default::default()
+                };
+                self.poke(vcpu, arg, &args);
+                call(Ev::InitControl)
+            }
             14 => {
-                let op = self.random.below(15);
-                let _ = at;
+                // Any but those that lead into the FIFO ABI, which a polite guest does with thought.
+                let op = [self.random.below(11), 13, 14][self.random.below(3) as usize];
                 super::calls::call(Nr::EventChannelOp, [op, arg, 0, 0, 0])
             }
             _ => {
@@ -254,11 +276,15 @@ impl Machine {
         let id = self.doms[at].domain.id();
         let mut found = Vec::new();
         if let Some(table) = self.grant_page(at) {
+            let size = self.entry_size(at);
             for gref in 0..12_u32 {
                 let mut entry = [0; 4];
-                let read = self.hv.hal.read_frame(table, gref as usize * 8, &mut entry);
+                let read = self
+                    .hv
+                    .hal
+                    .read_frame(table, gref as usize * size, &mut entry);
                 let word = u32::from_le_bytes(entry);
-                if read.is_ok() && word & 3 == 1 && (word >> 16) as u16 == own.0 {
+                if read.is_ok() && word & 1 == 1 && (word >> 16) as u16 == own.0 {
                     found.push(GrantRef(gref));
                 }
             }
@@ -340,6 +366,11 @@ impl Machine {
                 };
                 self.poke(vcpu, arg, &op);
                 call(Gt::SwapGrantRef, 1)
+            }
+            13 if self.random.once_in(3) => {
+                let version = 1 + self.random.below(2) as u32;
+                self.poke(vcpu, arg, &SetVersion { version });
+                call(Gt::SetVersion, 1)
             }
             _ if self.random.once_in(2) => {
                 let op = CacheFlush {
@@ -717,6 +748,8 @@ impl Machine {
         let mut used = Vec::new();
         match call.what {
             What::Other => None,
+            // A port that is still queued is not given out.
+            What::AllocOwn if own.events.uses_fifo() => None,
             What::AllocOwn => {
                 self.hv.dump_ports(own, |facts| used.push(facts.port));
                 let lowest = (1..).map(Port).find(|port| !used.contains(port));
@@ -734,6 +767,11 @@ impl Machine {
                     }
                 });
                 let (peer, port) = goal?;
+                let target = self.doms.iter().find(|dom| dom.domain.id() == peer)?;
+                if !target.polite && target.domain.events.uses_fifo() {
+                    // Its pages may overlap, and be written as anything.
+                    return None;
+                }
                 Some(Expected::Pending(peer, port))
             }
         }

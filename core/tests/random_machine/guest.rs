@@ -5,12 +5,12 @@ use xenolith_abi::{
     Errno, Nr, Port,
     grant_table::{EntryFlags, entry_type},
 };
-use xenolith_core::{DomId, DomainRef, VcpuRef, guest::Caller, hypercall::Outcome};
+use xenolith_core::{DomId, DomainRef, VcpuRef, grant::Format, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{AtomicOp, CpuId, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType, SharedInfoLayout};
 use xenolith_sim::Sim;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{calls::Call, machine::Machine};
+use crate::{calls::Call, fifo::Consumer, machine::Machine};
 
 /// What one vCPU's guest is in the middle of.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub struct GuestModel {
     pub again: Option<(u64, [u64; 5])>,
     /// Ports that it polls; empty when the test does not know them.
     pub polled: Vec<Port>,
+    /// Where it is in its queues of the FIFO ABI.
+    pub consumer: Consumer,
 }
 
 /// Pages of arguments, one per vCPU, from the first frame on.
@@ -34,7 +36,7 @@ pub const WINDOW: u64 = 64;
 /// How many.
 pub const WINDOW_PAGES: u64 = 24;
 
-const LAYOUT: SharedInfoLayout = Sim::SHARED_INFO;
+pub const LAYOUT: SharedInfoLayout = Sim::SHARED_INFO;
 
 impl Machine {
     /// The guest of `vcpu`, which is on `cpu`, does one thing.
@@ -59,7 +61,8 @@ impl Machine {
             }
             0 => self.scribble(at, vcpu),
             1 | 2 => self.change_grant(at, vcpu),
-            3 if polite => self.mask_some_port(vcpu),
+            3 if polite => self.mask_some_port(at, vcpu),
+            18 if polite && self.random.once_in(20) => self.enter_fifo(at),
             4 if self.random.once_in(4) => self.start_or_stop_vcpu(at, vcpu),
             5 if !polite => {
                 let (nr, args) = self.garbage(at, vcpu);
@@ -97,6 +100,7 @@ impl Machine {
         self.counts.calls += 1;
         let hv = &self.hv;
         let outcome = xenolith_core::hypercall::dispatch(Caller { hv, vcpu }, nr, args);
+        self.look_for_resets();
         let (id, number) = (vcpu.domain().id(), vcpu.id.0);
         self.note(|| format!("{id}v{number} calls {nr} {args:x?}: {outcome:x?}"));
         match outcome {
@@ -121,7 +125,16 @@ impl Machine {
         };
         let hal = &self.hv.hal;
         let upcall = info.offset + LAYOUT.vcpu.evtchn_upcall_pending;
-        if hal.atomic8(info.mfn, upcall, AtomicOp::Swap(0)) == Ok(0) {
+        let told = hal.atomic8(info.mfn, upcall, AtomicOp::Swap(0)) != Ok(0);
+        if let Some((at, index)) = self.find(vcpu)
+            && self.doms[at].fifo.is_some()
+        {
+            if told || !self.doms[at].guests[index].consumer.is_at_rest() {
+                self.consume(at, index, vcpu);
+            }
+            return;
+        }
+        if !told {
             return;
         }
         let selector = info.offset + LAYOUT.vcpu.evtchn_pending_sel;
@@ -134,6 +147,24 @@ impl Machine {
             shared.clear_pending(word, ready);
             self.counts.events += u64::from(ready.count_ones());
         }
+    }
+
+    /// A domain whose ports were reset is back in the two-level ABI.
+    fn look_for_resets(&mut self) {
+        for dom in &mut self.doms {
+            if dom.fifo.is_some() && !dom.domain.events.uses_fifo() {
+                dom.fifo = None;
+                for guest in &mut dom.guests {
+                    guest.consumer = Consumer::default();
+                }
+            }
+        }
+    }
+
+    /// Whether the guest paused between two ports of its queues.
+    pub fn is_among_queues(&self, vcpu: &VcpuRef<Sim>) -> bool {
+        self.find(vcpu)
+            .is_some_and(|(at, index)| !self.doms[at].guests[index].consumer.is_at_rest())
     }
 
     /// The address of a page of arguments.
@@ -168,9 +199,11 @@ impl Machine {
         self.poke(vcpu, gfn << 12, &[mark; 16]);
     }
 
-    fn mask_some_port(&mut self, vcpu: &VcpuRef<Sim>) {
+    fn mask_some_port(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
         let port = self.some_port(vcpu.domain());
-        if port.0 < 4096 {
+        if self.doms[at].fifo.is_some() {
+            self.mask_word(at, port.0);
+        } else if port.0 < 4096 {
             let word = (port.0 / 64) as usize;
             SharedWords::of(&self.hv.hal, vcpu.domain()).set_mask(word, 1 << (port.0 % 64));
         }
@@ -197,13 +230,23 @@ impl Machine {
         is_table.then_some(entry.mfn)
     }
 
+    /// Bytes of an entry of a domain's grant table.
+    pub fn entry_size(&self, at: usize) -> usize {
+        match self.doms[at].domain.grants.format() {
+            Format::V2 => 16,
+            _ => 8,
+        }
+    }
+
     /// Grants a page, or takes a grant back that is not in use.
     fn change_grant(&mut self, at: usize, vcpu: &VcpuRef<Sim>) {
         let Some(table) = self.grant_page(at) else {
             return;
         };
-        let offset = self.random.below(12) as usize * 8;
-        let frame = self.some_data(at) as u32;
+        let gref = self.random.below(12) as u32;
+        let size = self.entry_size(at);
+        let offset = gref as usize * size;
+        let frame = self.some_data(at);
         let grantee = match self.any_dom() {
             Some(other) => self.doms[other].domain.id(),
             None => self.some_id(),
@@ -211,7 +254,14 @@ impl Machine {
         let readonly = self.random.once_in(3);
         let hal = &self.hv.hal;
         let old = hal.atomic32(table, offset, AtomicOp::Load).expect("RAM");
-        let busy = EntryFlags(old as u16).intersects(EntryFlags::READING | EntryFlags::WRITING);
+        // In version 2 the marks stand elsewhere, where the hypervisor tells them.
+        let mut marks = EntryFlags(old as u16);
+        self.hv.dump_grants(&self.doms[at].domain, |facts| {
+            if facts.gref.0 == gref {
+                marks = facts.flags;
+            }
+        });
+        let busy = marks.intersects(EntryFlags::READING | EntryFlags::WRITING);
         if self.doms[at].polite && busy {
             return;
         }
@@ -220,13 +270,32 @@ impl Machine {
         if self.random.once_in(3) {
             return;
         }
+        let kind = match size {
+            16 => self.random.below(6),
+            _ => 0,
+        };
+        let (part, target) = (self.random.next() as u32, self.random.below(12));
         let hal = &self.hv.hal;
-        let mut flags = entry_type::PERMIT_ACCESS;
+        let mut flags = match kind {
+            1 => entry_type::PERMIT_ACCESS | EntryFlags::SUB_PAGE.0,
+            2 => entry_type::TRANSITIVE,
+            _ => entry_type::PERMIT_ACCESS,
+        };
         if readonly {
             flags |= EntryFlags::READONLY.0;
         }
         let word = u32::from(grantee.0) << 16 | u32::from(flags);
-        let _ = hal.atomic32(table, offset + 4, AtomicOp::Swap(frame));
+        let _ = match (size, kind) {
+            (16, 2) => hal
+                .atomic32(table, offset + 4, AtomicOp::Swap(part % 9))
+                .and(hal.atomic64(table, offset + 8, AtomicOp::Swap(target))),
+            (16, _) => hal
+                .atomic32(table, offset + 4, AtomicOp::Swap(part))
+                .and(hal.atomic64(table, offset + 8, AtomicOp::Swap(frame))),
+            _ => hal
+                .atomic32(table, offset + 4, AtomicOp::Swap(frame as u32))
+                .map(u64::from),
+        };
         let _ = hal.atomic32(table, offset, AtomicOp::Swap(word));
         self.note(|| format!("{} grants {frame:#x} to {grantee}", vcpu.domain().id()));
     }

@@ -13,7 +13,7 @@ use xenolith_core::{
 use xenolith_hal::{CpuId, Hal, Mfn, Nanos};
 use xenolith_sim::Sim;
 
-use crate::{cpu::CpuModel, guest::GuestModel, random::Random};
+use crate::{cpu::CpuModel, fifo::FifoPages, guest::GuestModel, random::Random};
 
 /// Physical CPUs.
 pub const CPUS: u16 = 4;
@@ -37,6 +37,8 @@ pub struct Dom {
     pub pauses: u32,
     /// The same for each vCPU.
     pub vcpu_pauses: Vec<u32>,
+    /// The pages of the FIFO ABI, while a polite guest uses it.
+    pub fifo: Option<FifoPages>,
     /// What each vCPU's guest is doing.
     pub guests: Vec<GuestModel>,
     /// Whether tools destroy it.
@@ -64,6 +66,7 @@ pub struct Counts {
     pub created: u64,
     pub destroyed: u64,
     pub events: u64,
+    pub queued: u64,
     pub mapped: u64,
 }
 
@@ -214,8 +217,8 @@ impl Machine {
     pub fn summary(&self) -> String {
         let c = &self.counts;
         format!(
-            "{} calls ({} served, {} continued), {} domains made, {} destroyed, {} events taken, {} grants mapped",
-            c.calls, c.served, c.continued, c.created, c.destroyed, c.events, c.mapped
+            "{} calls ({} served, {} continued), {} domains made, {} destroyed, {} events taken, {} from queues, {} grants mapped",
+            c.calls, c.served, c.continued, c.created, c.destroyed, c.events, c.queued, c.mapped
         )
     }
 

@@ -9,6 +9,7 @@
 mod calls;
 mod check;
 mod cpu;
+mod fifo;
 mod guest;
 mod machine;
 mod manage;

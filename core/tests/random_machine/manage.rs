@@ -110,12 +110,18 @@ impl Machine {
             domain: domain.clone(),
             base: base.unwrap_or(BASE),
             polite: polite && self.register_infos(&domain, base.unwrap_or(BASE)),
+            fifo: None,
             pauses: 0,
             vcpu_pauses: vec![0; vcpus.into()],
             guests: (0..vcpus).map(|_| GuestModel::default()).collect(),
             destroying: base.is_none(),
             taken_apart: false,
         });
+        domain.grants.set_max_version(2);
+        let at = self.doms.len() - 1;
+        if self.doms[at].polite && self.random.once_in(2) {
+            self.enter_fifo(at);
+        }
         if base.is_some() {
             self.hv.domain_built(&domain);
             for vcpu in VcpuRef::all(&domain) {
@@ -293,6 +299,9 @@ impl Machine {
 
     fn finish(&mut self, vcpu: &VcpuRef<Sim>) {
         self.take_interrupts(vcpu);
+        while self.is_among_queues(vcpu) {
+            self.take_interrupts(vcpu);
+        }
         let again = self
             .find(vcpu)
             .and_then(|(at, index)| self.doms[at].guests[index].again.take());

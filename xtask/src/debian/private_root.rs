@@ -1,4 +1,4 @@
-//! A private apt root: packages of another architecture, without touching the machine's own package state.
+//! A private apt root: packages of another architecture or suite, without touching the machine's own package state.
 //!
 //! It lives under the cache, has its own lists and its own empty package database, and uses the machine's sources, keys
 //! and proxy settings. Nothing in it is ever installed: files are taken out of the packages.
@@ -11,39 +11,51 @@ use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::debian::progress;
-use crate::debian::sources::Sources;
+use crate::debian::sources::{Sources, Suites};
 use crate::{paths, process};
 
-/// A private apt root for one architecture.
+/// A private apt root for one architecture, named as Debian names it.
 pub(crate) struct PrivateRoot {
-    arch: Arch,
+    arch: String,
     folder: PathBuf,
 }
 
 impl PrivateRoot {
-    /// Makes the root and fetches the package lists.
+    /// Packages of the machine's release for `arch`.
     pub(crate) fn new(arch: Arch) -> Result<PrivateRoot> {
+        let codename = codename()?;
+        let folder = format!("apt-{}", arch.debian());
+        PrivateRoot::make(arch.debian(), Suites::Release(&codename), &folder)
+    }
+
+    /// Newer packages for the machine itself: the backports of its release.
+    pub(crate) fn backports() -> Result<PrivateRoot> {
+        let codename = codename()?;
+        let arch = process::output(Command::new("dpkg").arg("--print-architecture"))?;
+        PrivateRoot::make(arch.trim(), Suites::Backports(&codename), "apt-backports")
+    }
+
+    /// Makes the root and fetches the package lists.
+    fn make(arch: &str, suites: Suites<'_>, folder: &str) -> Result<PrivateRoot> {
         if !process::exists("apt-get") || !process::exists("dpkg-deb") {
             bail!(
-                "Debian's {0} packages are fetched with apt, which this machine does not have;\n\
-                 name your own files instead: --kernel FILE --initrd FILE",
-                arch.debian()
+                "Debian's {arch} packages are fetched with apt, which this machine does not have;\n\
+                 name your own files instead: --kernel FILE --initrd FILE"
             );
         }
-        let codename = codename()?;
-        let sources = Sources::of_machine(Path::new("/etc/apt"), &codename);
+        let sources = Sources::of_machine(Path::new("/etc/apt"), suites);
         if sources.is_empty() {
             bail!(
-                "no package source for Debian {codename} found in /etc/apt (sources.list, sources.list.d);\n\
+                "no package source for {suites} found in /etc/apt (sources.list, sources.list.d);\n\
                  add one, or name your own files: --kernel FILE --initrd FILE"
             );
         }
         let root = PrivateRoot {
-            arch,
-            folder: paths::cache().join(format!("apt-{}", arch.debian())),
+            arch: arch.to_string(),
+            folder: paths::cache().join(folder),
         };
         root.write_configuration(&sources)?;
-        let what = format!("Debian {codename} package lists ({})", arch.debian());
+        let what = format!("{suites} package lists ({arch})");
         progress::run_apt(root.apt(&["update"]), &what)?;
         Ok(root)
     }
@@ -60,10 +72,7 @@ impl PrivateRoot {
         paths::make_dir(into)?;
         let mut command = self.apt(&["download"]);
         command.args(names).current_dir(into);
-        progress::run_apt(
-            command,
-            &format!("Debian packages ({})", self.arch.debian()),
-        )?;
+        progress::run_apt(command, &format!("Debian packages ({})", self.arch))?;
         names.iter().map(|name| downloaded(into, name)).collect()
     }
 
@@ -84,7 +93,7 @@ impl PrivateRoot {
             sources.classic.as_bytes(),
         )?;
         paths::write(&self.folder.join("status"), b"")?;
-        let (folder, arch) = (self.folder.display(), self.arch.debian());
+        let (folder, arch) = (self.folder.display(), &self.arch);
         let text = format!(
             "APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\n\
              APT::Sandbox::User \"root\";\nAPT::Update::Post-Invoke {{}};\n\

@@ -6,6 +6,37 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Which suites of the machine's sources are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Suites<'a> {
+    /// Those of the release of this code name: itself, its updates and its security fixes. Not backports, whose kernels
+    /// are other kernels.
+    Release(&'a str),
+    /// Its backports, which lie where the release itself lies.
+    Backports(&'a str),
+}
+
+impl std::fmt::Display for Suites<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Suites::Release(codename) => write!(f, "Debian {codename}"),
+            Suites::Backports(codename) => write!(f, "Debian {codename}-backports"),
+        }
+    }
+}
+
+impl Suites<'_> {
+    /// The suite to take in place of one that the machine has.
+    fn instead_of(self, suite: &str) -> Option<String> {
+        match self {
+            Suites::Release(codename) => of_release(suite, codename).then(|| suite.to_string()),
+            Suites::Backports(codename) => {
+                (suite == codename).then(|| format!("{codename}-backports"))
+            }
+        }
+    }
+}
+
 /// The sources as the text of one deb822 file and one classic file, fit for any architecture.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sources {
@@ -16,8 +47,8 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Reads what the machine has under `etc`, usually `/etc/apt`, keeping suites of release `codename`.
-    pub(crate) fn of_machine(etc: &Path, codename: &str) -> Sources {
+    /// Reads what the machine has under `etc`, usually `/etc/apt`, keeping the suites that are wanted.
+    pub(crate) fn of_machine(etc: &Path, suites: Suites<'_>) -> Sources {
         let mut files = vec![etc.join("sources.list")];
         let listed = fs::read_dir(etc.join("sources.list.d"))
             .into_iter()
@@ -33,8 +64,8 @@ impl Sources {
                 continue;
             };
             match file.extension().and_then(|extension| extension.to_str()) {
-                Some("sources") => sources.deb822.push_str(&deb822(&text, codename)),
-                Some("list") => sources.classic.push_str(&classic(&text, codename)),
+                Some("sources") => sources.deb822.push_str(&deb822(&text, suites)),
+                Some("list") => sources.classic.push_str(&classic(&text, suites)),
                 _ => {}
             }
         }
@@ -47,19 +78,19 @@ impl Sources {
     }
 }
 
-/// The stanzas of a deb822 file that name binary packages of the release.
-fn deb822(text: &str, codename: &str) -> String {
+/// The stanzas of a deb822 file that name binary packages of such suites.
+fn deb822(text: &str, suites: Suites<'_>) -> String {
     let text: String = text
         .lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| format!("{}\n", line.trim_end()))
         .collect();
     text.split("\n\n")
-        .filter_map(|stanza| deb822_stanza(stanza, codename))
+        .filter_map(|stanza| deb822_stanza(stanza, suites))
         .collect()
 }
 
-fn deb822_stanza(stanza: &str, codename: &str) -> Option<String> {
+fn deb822_stanza(stanza: &str, wanted: Suites<'_>) -> Option<String> {
     let mut kept = String::from("Types: deb\n");
     let mut in_dropped_field = false;
     let (mut has_suite, mut has_uri) = (false, false);
@@ -79,9 +110,9 @@ fn deb822_stanza(stanza: &str, codename: &str) -> Option<String> {
             "types" if !value.split_whitespace().any(|kind| kind == "deb") => return None,
             "types" | "architectures" | "enabled" => in_dropped_field = true,
             "suites" => {
-                let suites: Vec<&str> = value
+                let suites: Vec<String> = value
                     .split_whitespace()
-                    .filter(|suite| of_release(suite, codename))
+                    .filter_map(|suite| wanted.instead_of(suite))
                     .collect();
                 has_suite = !suites.is_empty();
                 kept.push_str(&format!("Suites: {}\n", suites.join(" ")));
@@ -96,14 +127,14 @@ fn deb822_stanza(stanza: &str, codename: &str) -> Option<String> {
     (has_suite && has_uri).then(|| kept + "\n")
 }
 
-/// The lines of a classic file that name binary packages of the release.
-fn classic(text: &str, codename: &str) -> String {
+/// The lines of a classic file that name binary packages of such suites.
+fn classic(text: &str, suites: Suites<'_>) -> String {
     text.lines()
-        .filter_map(|line| classic_line(line, codename))
+        .filter_map(|line| classic_line(line, suites))
         .collect()
 }
 
-fn classic_line(line: &str, codename: &str) -> Option<String> {
+fn classic_line(line: &str, suites: Suites<'_>) -> Option<String> {
     let rest = line.trim().strip_prefix("deb")?;
     let rest = rest.strip_prefix([' ', '\t'])?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
@@ -112,7 +143,8 @@ fn classic_line(line: &str, codename: &str) -> Option<String> {
     };
     let mut words = rest.split_whitespace();
     let (uri, suite) = (words.next()?, words.next()?);
-    if uri.starts_with("cdrom:") || !of_release(suite, codename) {
+    let suite = suites.instead_of(suite)?;
+    if uri.starts_with("cdrom:") {
         return None;
     }
     let options: Vec<&str> = options
@@ -131,7 +163,6 @@ fn classic_line(line: &str, codename: &str) -> Option<String> {
     ))
 }
 
-/// The release itself, its updates and its security fixes; not backports, whose kernels are other kernels.
 fn of_release(suite: &str, codename: &str) -> bool {
     let suite = suite.trim_end_matches('/');
     let plain = suite.strip_suffix("/updates").unwrap_or(suite);
@@ -149,7 +180,7 @@ mod tests {
         let text = "# about\nTypes: deb deb-src\nURIs: mirror://x\nSuites: bookworm bookworm-updates bookworm-backports\n\
                     Components: main\nArchitectures: amd64\n i386\nSigned-By:\n  key\n  more\n";
         assert_eq!(
-            deb822(text, "bookworm"),
+            deb822(text, Suites::Release("bookworm")),
             "Types: deb\nURIs: mirror://x\nSuites: bookworm bookworm-updates\nComponents: main\nSigned-By:\n  key\n  more\n\n"
         );
     }
@@ -159,21 +190,21 @@ mod tests {
         assert_eq!(
             deb822(
                 "Types: deb-src\nURIs: mirror://x\nSuites: bookworm\n",
-                "bookworm"
+                Suites::Release("bookworm")
             ),
             ""
         );
         assert_eq!(
             deb822(
                 "Types: deb\nEnabled: no\nURIs: mirror://x\nSuites: bookworm\n",
-                "bookworm"
+                Suites::Release("bookworm")
             ),
             ""
         );
         assert_eq!(
             deb822(
                 "Types: deb\nURIs: mirror://x\nSuites: nodistro\n",
-                "bookworm"
+                Suites::Release("bookworm")
             ),
             ""
         );
@@ -182,7 +213,12 @@ mod tests {
     #[test]
     fn two_stanzas_stay_two() {
         let text = "Types: deb\nURIs: mirror://x\nSuites: bookworm\n\n\nTypes: deb\nURIs: mirror://y\nSuites: bookworm-security\n";
-        assert_eq!(deb822(text, "bookworm").matches("Types: deb\n").count(), 2);
+        assert_eq!(
+            deb822(text, Suites::Release("bookworm"))
+                .matches("Types: deb\n")
+                .count(),
+            2
+        );
     }
 
     #[test]
@@ -191,8 +227,23 @@ mod tests {
                     deb-src mirror://x bookworm main\n#deb mirror://x bookworm main\ndeb cdrom:[x]/ bookworm main\n\
                     deb mirror://x bookworm/updates main\n";
         assert_eq!(
-            classic(text, "bookworm"),
+            classic(text, Suites::Release("bookworm")),
             "deb [signed-by=/k.gpg] mirror://x bookworm main contrib\ndeb mirror://x bookworm/updates main\n"
+        );
+    }
+
+    #[test]
+    fn backports_lie_beside_the_release_and_nowhere_else() {
+        let backports = Suites::Backports("bookworm");
+        let text = "Types: deb\nURIs: mirror://x\nSuites: bookworm bookworm-updates\nComponents: main\n\n\
+                    Types: deb\nURIs: mirror://y\nSuites: bookworm-security\nComponents: main\n";
+        assert_eq!(
+            deb822(text, backports),
+            "Types: deb\nURIs: mirror://x\nSuites: bookworm-backports\nComponents: main\n\n"
+        );
+        assert_eq!(
+            classic("deb mirror://x bookworm main\n", backports),
+            "deb mirror://x bookworm-backports main\n"
         );
     }
 }

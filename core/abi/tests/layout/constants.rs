@@ -45,6 +45,20 @@ fn constants(table: &mut Table<'_>) {
     );
     table.constant("EVTCHN_FIFO_PRIORITY_MIN", event_channel::FIFO_PRIORITY_MIN);
     table.constant("EVTCHN_FIFO_MAX_QUEUES", event_channel::FIFO_MAX_QUEUES);
+    table.constant("EVTCHN_FIFO_LINK_BITS", event_channel::FIFO_LINK_BITS);
+    let word = |flags: event_channel::EventWord| flags.0;
+    table.constant(
+        "EVTCHN_FIFO_LINK_MASK",
+        word(event_channel::EventWord::LINK_MASK),
+    );
+    for (bit, flag) in [
+        ("EVTCHN_FIFO_PENDING", event_channel::EventWord::PENDING),
+        ("EVTCHN_FIFO_MASKED", event_channel::EventWord::MASKED),
+        ("EVTCHN_FIFO_LINKED", event_channel::EventWord::LINKED),
+        ("EVTCHN_FIFO_BUSY", event_channel::EventWord::BUSY),
+    ] {
+        table.constant(bit, flag.0.trailing_zeros());
+    }
 
     table.constant(
         "GNTTAB_NR_RESERVED_ENTRIES",

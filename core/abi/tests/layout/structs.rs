@@ -101,6 +101,7 @@ fn guest_calls(facts: &mut Vec<Fact>) {
         event_channel::InitControl = "struct evtchn_init_control" { control_gfn, offset, vcpu, link_bits, _pad }
         event_channel::ExpandArray = "struct evtchn_expand_array" { array_gfn }
         event_channel::SetPriority = "struct evtchn_set_priority" { port, priority }
+        event_channel::ControlBlock = "struct evtchn_fifo_control_block" { ready, head; _rsvd }
 
         grant_table::EntryV1 = "struct grant_entry_v1" { flags, domid, frame }
         grant_table::EntryV2 = "union grant_entry_v2" { flags = "hdr.flags", domid = "hdr.domid", part = "full_page.pad0", frame = "full_page.frame" }

@@ -188,7 +188,7 @@ fn a_crash_or_a_reboot_of_the_privileged_domain_restarts_the_machine() {
 /// Two guests with a port to each other, and a page of the first mapped by the second through a grant.
 fn connected_pair(hv: &Hypervisor<Sim>) -> [DomainRef<Sim>; 2] {
     let [a, b] = [1, 2].map(|id| testing::domain(hv, id, 16));
-    let port = a.events.alloc_unbound(DomId(2)).unwrap();
+    let port = hv.alloc_unbound(&a, DomId(2)).unwrap();
     hv.bind_interdomain(&b, &a, port).unwrap();
     let table = hv.grant_frame(&a, 0).unwrap();
     let entry = EntryV1 {

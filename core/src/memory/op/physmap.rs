@@ -7,13 +7,18 @@ use xenolith_abi::{
     DomId as WireDomId,
     memory::{
         AcquireResource, AddToPhysmap, AddToPhysmapBatch, MapSpace, RESOURCE_GRANT_TABLE_SHARED,
-        RemoveFromPhysmap, Resource,
+        RESOURCE_GRANT_TABLE_STATUS, RemoveFromPhysmap, Resource,
     },
 };
 use xenolith_hal::{Gfn, GuestVirt, Hal, P2mType};
 
 use super::Call;
-use crate::{DomId, DomainRef, Errno, grant, hypercall::Outcome, memory::physmap::Shown};
+use crate::{
+    DomId, DomainRef, Errno,
+    grant::{self, Format},
+    hypercall::Outcome,
+    memory::physmap::Shown,
+};
 
 /// One page to be put into a map.
 struct Page {
@@ -161,17 +166,23 @@ impl<H: Hal> Call<'_, H> {
         if Arc::ptr_eq(&domain, own) || !own.config.privileged {
             return Err(Errno::EPERM);
         }
-        // The other kinds need what no domain has: request servers, processor traces, a version 2 table.
-        let known = wanted.kind == Resource::GrantTable.number()
-            && wanted.id == RESOURCE_GRANT_TABLE_SHARED;
-        if !known {
+        // The other kinds need what no domain has: request servers, processor traces.
+        if wanted.kind != Resource::GrantTable.number() {
             return Err(Errno::EINVAL);
         }
+        let status = match wanted.id {
+            RESOURCE_GRANT_TABLE_SHARED => false,
+            RESOURCE_GRANT_TABLE_STATUS if domain.grants.settled_format() == Format::V2 => true,
+            _ => return Err(Errno::EINVAL),
+        };
         if wanted.frame_list.is_null() {
             if wanted.nr_frames != 0 {
                 return Err(Errno::EINVAL);
             }
-            wanted.nr_frames = grant::MAX_FRAMES;
+            wanted.nr_frames = match status {
+                true => grant::MAX_STATUS_FRAMES,
+                false => grant::MAX_FRAMES,
+            };
             self.caller.write(self.arg, &wanted)?;
             return Ok(Outcome::Done(0));
         }
@@ -186,7 +197,11 @@ impl<H: Hal> Call<'_, H> {
                 return Ok(self.again(n));
             }
             let gfn = Gfn(self.caller.read_at(list, n)?);
-            let mfn = hv.grant_frame(&domain, wanted.frame.saturating_add(n))?;
+            let index = wanted.frame.saturating_add(n);
+            let mfn = match status {
+                true => hv.grant_status_frame(&domain, index)?,
+                false => hv.grant_frame(&domain, index)?,
+            };
             hv.map_held(own, gfn, mfn, P2mType::ForeignRw, domain.id())?;
         }
         Ok(Outcome::Done(0))

@@ -35,7 +35,7 @@ impl Machine {
         self.hv.domains.for_each(|domain| {
             let account = &domain.memory;
             charged += account.owned.load(SeqCst) + account.hypervisor.load(SeqCst);
-            charged -= domain.grants.facts().heap;
+            charged -= domain.grants.facts().heap + domain.events.charged();
         });
         let ballast: u64 = self.ballast.iter().map(|(_, order)| 1 << order).sum();
         let free = self.hv.memory.free_frames();
@@ -54,6 +54,9 @@ impl Machine {
             for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.get()) {
                 *held.entry(area.mfn).or_default() += 1;
             }
+            for mfn in domain.events.fifo_frames() {
+                *held.entry(mfn).or_default() += 1;
+            }
         });
         let found = self.check_records(&mut held);
         assert!(
@@ -70,7 +73,7 @@ impl Machine {
             let shared = owners.remove(&(id, false)).unwrap_or(0);
             let grants = domain.grants.facts();
             let own_tables = domain.p2m.table_frames() as u64;
-            let spent = shared + own_tables + grants.heap;
+            let spent = shared + own_tables + grants.heap + domain.events.charged();
             assert_eq!(spent, account.hypervisor.load(SeqCst), "spent for {id}");
             tables += own_tables;
         });

@@ -3,7 +3,7 @@
 use crate::verbs::bench::table::Row;
 
 const LINE: usize = 26;
-const LEFT: usize = 250;
+const LEFT: usize = 300;
 const ONE: f64 = 420.0;
 /// Ratios beyond this are cut; the number beside the bar tells them.
 const MOST: f64 = 1.25;
@@ -39,19 +39,27 @@ fn bar(row: &Row, ratio: f64, y: usize) -> String {
         Some(false) => "#c0392b",
         None => "#8a8a8a",
     };
-    let (length, middle, name) = (ONE * ratio.min(MOST), y + 14, escaped(&row.name));
+    let (length, middle, name) = (ONE * ratio.min(MOST), y + 14, escaped(&shown(row)));
     let (right, end) = (LEFT - 8, LEFT as f64 + length + 6.0);
     let mut text = format!(
         "<text x=\"{right}\" y=\"{middle}\" text-anchor=\"end\">{name}</text>\n\
          <rect x=\"{LEFT}\" y=\"{y}\" width=\"{length:.1}\" height=\"18\" fill=\"{colour}\"/>\n\
          <text x=\"{end:.1}\" y=\"{middle}\">{ratio:.2}</text>\n"
     );
-    if let Some(goal) = row.goal {
+    if let Some(goal) = row.goal_ratio() {
         let x = LEFT as f64 + ONE * goal.min(MOST);
         let (above, below) = (y - 2, y + 20);
         text.push_str(&format!("<line x1=\"{x:.1}\" y1=\"{above}\" x2=\"{x:.1}\" y2=\"{below}\" stroke=\"#1f4e9c\" stroke-width=\"3\"/>\n"));
     }
     text
+}
+
+fn shown(row: &Row) -> String {
+    if row.is_of_bare() {
+        format!("{} (bare machine = 1)", row.name)
+    } else {
+        row.name.clone()
+    }
 }
 
 fn escaped(text: &str) -> String {
@@ -64,18 +72,13 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::arch::Arch;
+    use crate::verbs::bench::table::Goal;
 
     #[test]
     fn only_rows_with_a_ratio_have_a_bar() {
         let row = |name: &str, xen| {
-            Row::new(
-                name,
-                Arch::Aarch64,
-                "instructions",
-                Some(40),
-                xen,
-                Some(0.4),
-            )
+            let goal = Some(Goal::OfXen(0.4));
+            Row::new(name, Arch::Aarch64, "dom0", "instructions", goal).measured(Some(40), xen)
         };
         let text = svg(&[row("a<b", Some(100)), row("unmeasured", None)]);
         assert!(text.contains("a&lt;b") && !text.contains("unmeasured"));

@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: the same measurements on Xenolith and on Debian's Xen, in the same emulator, side by side.
 //!
 //! One instruction is one nanosecond of the machine's time (`-icount`), so the figures repeat and need no quiet machine.
-//! What is run and which ratio is the goal stands in `xtask/data/bench.json`.
+//! What is run and which ratio is the goal stands in `xtask/data/bench.json`; `docs/benchmark.md` says how each figure
+//! is got.
 
 mod boot;
 mod chart;
+mod idle;
 mod plan;
 mod table;
 
@@ -12,17 +14,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::arch::Arch;
 use crate::boards::{self, Board};
 use crate::guest::{self, On};
-use crate::paths;
 use crate::results::Results;
-use crate::verbs::bench::plan::{Plan, PlannedRun};
-use crate::verbs::bench::table::Row;
+use crate::verbs::bench::plan::{Figure, Plan, PlannedRun};
+use crate::verbs::bench::table::{Goal, Row};
 use crate::verbs::{build, setup};
+use crate::{fetch, paths};
 
 /// What to do with the figures.
 #[derive(Args, Debug)]
@@ -57,16 +59,19 @@ pub(crate) fn run(args: &BenchArgs, arch: Option<Arch>) -> Result<ExitCode> {
     let board = boards::find(None, Some(arch))?;
     let plan = Plan::read()?;
     let mut rows = Vec::new();
-    for run in &plan.runs {
-        rows.extend(guest_rows(board, &plan, run, args.reference)?);
-    }
     let wanted = |name: &str| {
         args.filter
             .as_deref()
             .is_none_or(|text| name.contains(text))
     };
-    if boot::NAMES.iter().any(|name| wanted(name)) {
-        rows.extend(boot::rows(board, &plan, args.reference)?);
+    for run in &plan.runs {
+        if run.figures.iter().any(|figure| wanted(&figure.name)) {
+            rows.extend(guest_rows(board, run, args.reference)?);
+        }
+    }
+    rows.extend(boot::rows(board, &plan, args.reference, &wanted)?);
+    if wanted(idle::NAME) {
+        rows.push(idle::row(board, &plan, args.reference)?);
     }
     rows.retain(|row| wanted(&row.name));
     print!("{}", table::text(&rows));
@@ -79,11 +84,7 @@ pub(crate) fn run(args: &BenchArgs, arch: Option<Arch>) -> Result<ExitCode> {
         .unwrap_or_else(|| paths::work().join("bench.svg"));
     paths::write(&svg, chart::svg(&rows).as_bytes())?;
     println!("chart: {}", paths::shown(&svg));
-    let missed = rows
-        .iter()
-        .filter(|row| row.met() == Some(false) || (row.goal.is_some() && row.met().is_none()))
-        .count();
-    Ok(if args.check && missed > 0 {
+    Ok(if args.check && rows.iter().any(Row::is_missed) {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
@@ -91,59 +92,43 @@ pub(crate) fn run(args: &BenchArgs, arch: Option<Arch>) -> Result<ExitCode> {
 }
 
 /// The figures of one run of a guest on both hypervisors.
-fn guest_rows(
-    board: &'static Board,
-    plan: &Plan,
-    run: &PlannedRun,
-    reference: bool,
-) -> Result<Vec<Row>> {
+fn guest_rows(board: &'static Board, run: &PlannedRun, reference: bool) -> Result<Vec<Row>> {
+    let [xenolith, xen] = [On::Xenolith, On::Xen].map(|on| {
+        if reference && on == On::Xenolith {
+            return Results::default();
+        }
+        // A run that did not come to its end leaves holes in the table; the reason is printed.
+        guest_results(board, run, on).unwrap_or_else(|error| {
+            eprintln!("not measured: {error:#}");
+            Results::default()
+        })
+    });
+    let row = |figure: &Figure| {
+        let (name, goal) = (figure.name.as_str(), figure.goal.map(Goal::OfXen));
+        Row::new(name, board.arch, &run.mode, &run.unit, goal)
+            .measured(xenolith.value(name), xen.value(name))
+    };
+    Ok(run.figures.iter().map(row).collect())
+}
+
+fn guest_results(board: &'static Board, run: &PlannedRun, on: On) -> Result<Results> {
     let guests = build::guests(board.arch)?;
-    let Some(guest) = guests.iter().find(|guest| guest.name == run.guest) else {
-        eprintln!(
-            "package xenolith-guests has no program {}: left out",
-            run.guest
-        );
-        return Ok(Vec::new());
+    let guest = guests.iter().find(|guest| guest.name == run.guest);
+    let guest =
+        guest.with_context(|| format!("package xenolith-guests has no program {}", run.guest))?;
+    // Debian 12's own QEMU counts with one processor only.
+    let newer = match run.cpus {
+        1 => None,
+        _ => Some(fetch::newer_emulator(board.arch)?),
     };
     let how = guest::Run {
         board,
         cpus: run.cpus,
-        icount: run.icount,
+        icount: true,
+        emulator: newer.as_deref(),
         words: &run.words,
         xen_words: &run.xen_words,
         limit: Duration::from_secs(180),
     };
-    let xen = measured(guest::run(guest, On::Xen, &how));
-    let xenolith = if reference {
-        Results::default()
-    } else {
-        measured(guest::run(guest, On::Xenolith, &how))
-    };
-    let mut names: Vec<&str> = xen
-        .values
-        .iter()
-        .chain(&xenolith.values)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let mut seen = std::collections::HashSet::new();
-    names.retain(|name| seen.insert(*name) && !plan.not_figures.iter().any(|other| other == name));
-    let row = |name: &&str| {
-        Row::new(
-            name,
-            board.arch,
-            &run.unit,
-            xenolith.value(name),
-            xen.value(name),
-            plan.goal(name),
-        )
-    };
-    Ok(names.iter().map(row).collect())
-}
-
-/// A run that did not come to its end leaves holes in the table; the reason is printed.
-fn measured(results: Result<Results>) -> Results {
-    results.unwrap_or_else(|error| {
-        eprintln!("not measured: {error:#}");
-        Results::default()
-    })
+    guest::run(guest, on, &how)
 }

@@ -75,6 +75,7 @@ fn compare(board: &'static Board, plan: &Plan) -> Result<()> {
         board,
         cpus: plan.cpus,
         icount: false,
+        emulator: None,
         words: plan.words,
         xen_words: "",
         limit: Duration::from_secs(plan.limit),

@@ -72,6 +72,7 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
         words: plan.words.to_string(),
         cpus: 1,
         memory: 128,
+        tables: None,
     };
     domains::add(&mut machine, &[domain], &name)?;
     let mut qemu = machine.command(Terminal::Pipes, &name)?;

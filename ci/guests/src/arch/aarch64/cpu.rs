@@ -84,9 +84,11 @@ pub(super) fn init(fdt: &fdt::Fdt) {
     CPU_COUNT.store(count.max(1), Ordering::Relaxed);
 }
 
-/// Spins once.
+/// Spins once. YIELD, unlike the ISB of `spin_loop`, also hands the emulator over to the next CPU where one thread runs
+/// them all in turn.
 pub fn relax() {
-    core::hint::spin_loop();
+    // SAFETY: YIELD is a hint.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
 }
 
 /// A call by HVC under the SMC calling convention (PSCI and its kin).

@@ -10,6 +10,7 @@ mod bad_pointers;
 mod console;
 mod event;
 mod event_errors;
+mod event_fifo;
 mod event_upcall;
 mod grant_copy;
 mod grant_map;
@@ -69,5 +70,6 @@ fn main() {
         report.cases(table);
     }
     report.cases(event_errors::LAST);
+    report.cases(event_fifo::CASES);
     report.finish()
 }

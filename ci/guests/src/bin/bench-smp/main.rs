@@ -1,12 +1,13 @@
-//! Figures that take two vCPUs. Which ones, depends on the emulator: QEMU 7.2 counts instructions with one
-//! CPU only, and the guest sees by the counter whether it does (`cpus=1` or `cpus=2` decides instead):
+//! Figures that take two vCPUs. With one processor in the machine they share it, with two each has its own
+//! (`cpus=1` or `cpus=2` says so; without the word the guest takes a counter that counts instructions for one):
 //!
-//! - two vCPUs on one physical CPU, under `-icount shift=0,sleep=off` (on Xen: `dom0_max_vcpus=2` with
-//!   `-smp 1`): both yield in turn, and the counter counts instructions: `yield_switch` is one
-//!   switch from one vCPU to the other;
-//! - two vCPUs on two physical CPUs: the figures are nanoseconds of wall time, good only as a ratio of paired runs on the same machine: `cross_cpu_ipi` and
-//!   `cross_cpu_event` are half of the best round trip of 1,001 (or what five seconds allow); the medians
-//!   tell how much the machine was disturbed.
+//! - one processor (on Xen: `dom0_max_vcpus=2` with `-smp 1`): both yield in turn, and `yield_switch` is one switch
+//!   from one vCPU to the other;
+//! - two processors: `cross_cpu_ipi` and `cross_cpu_event` are half of the best round trip of 1,001 (or what five
+//!   seconds allow), in nanoseconds. Under `-icount` a nanosecond is an instruction, and the emulator runs the CPUs in
+//!   turn, the next one when this one waits (YIELD): the figure is what both CPUs together execute for one signal. Without
+//!   `-icount` it is wall time, good only as a ratio of paired runs on the same machine; the medians tell how much
+//!   the machine was disturbed.
 #![no_std]
 #![no_main]
 

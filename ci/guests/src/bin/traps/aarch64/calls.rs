@@ -12,6 +12,7 @@ pub(crate) const CASES: &[Case] = &[
     ("calls.smc_0", smc),
     ("calls.smc_with_an_immediate", smc_immediate),
     ("calls.hvc_with_an_immediate", hvc_immediate),
+    ("calls.speculation", speculation),
     ("calls.hvc_keeps_the_other_registers", keeps_registers),
 ];
 
@@ -51,6 +52,20 @@ fn hvc_immediate() -> Outcome {
         "calls.hvc_1234_fault_class",
         fault.map_or(-1, |fault| fault.class() as i64),
     );
+    Ok(())
+}
+
+/// The calls by which a kernel works around speculation: they have no result and leave the guest as it was.
+fn speculation() -> Outcome {
+    for function in [0x8000_8000_u32, 0x8000_7fff, 0x8000_3fff] {
+        let (x4, x17): (u64, u64);
+        // SAFETY: SMCCC 1.1: only x0 to x3 change.
+        unsafe {
+            asm!("hvc #0", inout("x0") u64::from(function) => _, inout("x1") 1u64 => _, out("x2") _, out("x3") _,
+                 inout("x4") 4u64 => x4, inout("x17") 17u64 => x17)
+        }
+        expect!([x4, x17], [4, 17], "function {function:#x}");
+    }
     Ok(())
 }
 
