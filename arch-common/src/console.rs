@@ -21,6 +21,11 @@ pub fn set_uart(uart: Uart) {
     UART.call_once(|| uart);
 }
 
+/// The UART, once it is known.
+pub fn uart() -> Option<&'static Uart> {
+    UART.get()
+}
+
 /// Where output goes while there is no UART.
 pub fn set_fallback(put: Put) {
     FALLBACK.call_once(|| put);

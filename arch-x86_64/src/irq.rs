@@ -10,7 +10,7 @@ use xenolith_core::{Domain, DomainRef, Hypervisor};
 use xenolith_hal::sync::{Mutex, Rank};
 
 use crate::{
-    X86_64, apic,
+    X86_64, apic, console,
     cpu::percpu::PerCpu,
     ioapic::{self, Line},
 };
@@ -24,6 +24,8 @@ const LINES: usize = 0xb0;
 const UNBOUND: u8 = 0;
 const EDGE: u8 = 1;
 const LEVEL: u8 = 2;
+/// The hypervisor's own console.
+const CONSOLE: u8 = 3;
 
 static BOUND: [AtomicU8; LINES] = [const { AtomicU8::new(UNBOUND) }; LINES];
 static OWNER: Mutex<Weak<Domain<X86_64>>> = Mutex::new(Rank::DomainTable, Weak::new());
@@ -36,26 +38,42 @@ pub fn give_to(domain: &DomainRef<X86_64>) {
 /// The domain is gone: its lines are closed.
 pub fn release() {
     for (line, bound) in (0..).zip(&BOUND) {
-        if bound.swap(UNBOUND, Relaxed) != UNBOUND {
+        if !is_console(line) && bound.swap(UNBOUND, Relaxed) != UNBOUND {
             ioapic::set_mask(line, true);
         }
     }
     *OWNER.lock() = Weak::new();
 }
 
+/// The line of the console's UART interrupts this CPU.
+pub fn bind_console(line: u32, how: Line) {
+    open(line, how, CONSOLE);
+    console::enable_input();
+}
+
 /// The owner opened the entry of a line.
 pub fn bind(line: u32, how: Line) {
-    let Some(bound) = BOUND.get(line as usize) else {
-        return;
-    };
-    let kind = if how.level { LEVEL } else { EDGE };
-    bound.store(kind, Relaxed);
-    ioapic::open(line, how, FIRST + line as u8, apic::own_id() as u8);
+    if !is_console(line) {
+        open(line, how, if how.level { LEVEL } else { EDGE });
+    }
+}
+
+fn open(line: u32, how: Line, kind: u8) {
+    if let Some(bound) = BOUND.get(line as usize) {
+        bound.store(kind, Relaxed);
+        ioapic::open(line, how, FIRST + line as u8, apic::own_id() as u8);
+    }
+}
+
+fn is_console(line: u32) -> bool {
+    let bound = BOUND.get(line as usize);
+    bound.is_some_and(|bound| bound.load(Relaxed) == CONSOLE)
 }
 
 /// The owner masked the entry of a line.
 pub fn mask(line: u32) {
     if let Some(bound) = BOUND.get(line as usize)
+        && !is_console(line)
         && bound.swap(UNBOUND, Relaxed) != UNBOUND
     {
         ioapic::set_mask(line, true);
@@ -78,7 +96,14 @@ pub fn taken(vector: u8) {
         log::warn!("interrupt with vector {vector:#x}, which nobody asked for");
         return;
     };
-    let level = bound.load(Relaxed) == LEVEL;
+    let kind = bound.load(Relaxed);
+    let level = kind == LEVEL;
+    if kind == CONSOLE {
+        if let Some(cpu) = PerCpu::try_current() {
+            console::interrupt(cpu.hv);
+        }
+        return;
+    }
     if level {
         ioapic::set_mask(line.into(), true);
     }

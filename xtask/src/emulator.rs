@@ -212,6 +212,10 @@ impl Machine {
         let Some(dom0) = &files.dom0 else {
             return Ok(());
         };
+        if let Modules::Multiboot = self.board.modules {
+            multiboot(qemu, dom0);
+            return Ok(());
+        }
         let layout = self.place(files, dom0)?;
         if let Some(tree) = &self.tree {
             return loaded(qemu, tree, dom0, &layout, name);
@@ -219,6 +223,7 @@ impl Machine {
         match &self.board.modules {
             Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
             Modules::DeviceTree { .. } => loaded(qemu, &self.own_tree(name)?, dom0, &layout, name)?,
+            Modules::Multiboot => {}
             Modules::None => bail!("no domain runs on board {} yet", self.board.name),
         }
         Ok(())
@@ -279,6 +284,15 @@ fn guest_loader(qemu: &mut Command, dom0: &Dom0, layout: &Layout) {
             place.address
         ));
     }
+}
+
+/// The modules as QEMU's Multiboot loader takes them: a list of files, each with its words behind it.
+fn multiboot(qemu: &mut Command, dom0: &Dom0) {
+    let mut list = escaped(format!("{} {}", dom0.kernel.display(), dom0.words).trim());
+    if let Some(initrd) = &dom0.initrd {
+        list = format!("{list},{}", escaped(&initrd.display().to_string()));
+    }
+    qemu.arg("-initrd").arg(list);
 }
 
 /// The modules loaded plainly, and a tree that names them.

@@ -76,31 +76,56 @@ fn incomplete(folder: &Path) -> String {
     )
 }
 
+/// Packages of an architecture, and what is taken out of each.
+struct Wanted {
+    /// The package that stands for the current kernel.
+    kernel: &'static str,
+    /// Members of the kernel's package.
+    kernel_members: &'static [&'static str],
+    /// Debian's Xen.
+    xen: &'static str,
+    /// Members of Xen's package.
+    xen_members: &'static [&'static str],
+}
+
+const ARM64: Wanted = Wanted {
+    kernel: "linux-image-arm64",
+    kernel_members: &["./boot/vmlinuz-*", "./usr/lib/linux-image-*/xilinx/*.dtb"],
+    xen: "xen-hypervisor-4.17-arm64",
+    xen_members: &["./boot/xen-4.17-arm64"],
+};
+
+const AMD64: Wanted = Wanted {
+    kernel: "linux-image-amd64",
+    kernel_members: &["./boot/vmlinuz-*"],
+    xen: "xen-hypervisor-4.17-amd64",
+    xen_members: &["./boot/xen-4.17-amd64.gz"],
+};
+
 fn fill(arch: Arch, folder: &Path) -> Result<()> {
-    if arch != Arch::Aarch64 {
-        bail!(
+    let wanted = match arch {
+        Arch::Aarch64 => ARM64,
+        Arch::X86_64 => AMD64,
+        Arch::Riscv64 => bail!(
             "no domain runs on {} yet, so there is nothing to fetch for it",
             arch.name()
-        );
-    }
+        ),
+    };
     let root = PrivateRoot::new(arch)?;
-    let kernel = root.behind_meta_package("linux-image-arm64", "linux-image-6.")?;
-    let names = [
-        kernel.as_str(),
-        "busybox-static",
-        "xen-hypervisor-4.17-arm64",
-    ];
+    let kernel = root.behind_meta_package(wanted.kernel, "linux-image-6.")?;
+    let names = [kernel.as_str(), "busybox-static", wanted.xen];
     let downloads = paths::cache().join("packages");
     let files = root.download(&names, &downloads)?;
     let wanted: [&[&str]; 3] = [
-        &["./boot/vmlinuz-*", "./usr/lib/linux-image-*/xilinx/*.dtb"],
+        wanted.kernel_members,
         &["./bin/busybox"],
-        &["./boot/xen-4.17-arm64"],
+        wanted.xen_members,
     ];
     let _ = fs::remove_dir_all(folder);
     for (package, members) in files.iter().zip(wanted) {
         unpack(package, members, folder)?;
     }
+    gunzip_xen(&folder.join("boot"))?;
     let versions: Vec<String> = files
         .iter()
         .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
@@ -110,6 +135,21 @@ fn fill(arch: Arch, folder: &Path) -> Result<()> {
         (versions.join("\n") + "\n").as_bytes(),
     )?;
     let _ = fs::remove_dir_all(&downloads);
+    Ok(())
+}
+
+/// A Xen that is packed is unpacked: emulators start the plain file.
+fn gunzip_xen(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| incomplete(folder))? {
+        let packed = entry?.path();
+        if packed.extension().is_some_and(|end| end == "gz") {
+            let mut plain = Vec::new();
+            let file = paths::read(&packed)?;
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file.as_slice()), &mut plain)?;
+            paths::write(&packed.with_extension(""), &plain)?;
+            fs::remove_file(&packed)?;
+        }
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
 use crate::boards::Board;
 use crate::console::{Console, Echo};
 use crate::emulator::{Boot, Dom0, Files, Machine, Terminal};
@@ -33,7 +34,7 @@ impl On {
     /// The file that QEMU starts.
     pub(crate) fn image(self, board: &Board) -> Result<std::path::PathBuf> {
         match self {
-            On::Xenolith => Ok(build::hypervisor(board.arch)?.bin),
+            On::Xenolith => build::hypervisor(board.arch).map(|built| built.bin),
             On::Xen => Debian::fetch(board.arch)?.xen(),
         }
     }
@@ -86,7 +87,12 @@ pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
 
 /// The machine that runs a guest.
 pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
-    let words = format!("{} dom0_mem=256M {}", run.board.words, run.xen_words);
+    // A PVH dom0 of Xen wants an IOMMU unless told that there is none to use.
+    let kind = match (on, run.board.arch) {
+        (On::Xen, Arch::X86_64) => "dom0=pvh dom0-iommu=none",
+        _ => "",
+    };
+    let words = format!("{} dom0_mem=256M {kind} {}", run.board.words, run.xen_words);
     let dom0 = Dom0 {
         kernel: guest.to_path_buf(),
         initrd: None,

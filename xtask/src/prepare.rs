@@ -97,17 +97,20 @@ impl MachineArgs {
         })
     }
 
+    /// The hypervisor with no domain to start.
+    pub(crate) fn hypervisor_alone(&self, board: &Board) -> Result<Files> {
+        Ok(Files {
+            hypervisor: self.hypervisor(board)?,
+            words: self.words(board, false),
+            dom0: None,
+        })
+    }
+
     fn hypervisor(&self, board: &Board) -> Result<PathBuf> {
         if self.reference {
             return Debian::fetch(board.arch)?.xen();
         }
-        let built = build::hypervisor(board.arch)?;
-        // QEMU takes an x86 kernel as an ELF file, and the others as the flat image that boot loaders take.
-        Ok(if board.arch == Arch::X86_64 {
-            built.elf
-        } else {
-            built.bin
-        })
+        Ok(build::hypervisor(board.arch)?.bin)
     }
 
     fn dom0(&self, board: &Board) -> Result<Dom0> {

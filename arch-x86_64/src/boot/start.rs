@@ -14,7 +14,7 @@ use super::{
     smp,
 };
 use crate::{
-    X86_64, acpi::{self, Acpi}, apic, console, cpu, ioapic, machine,
+    X86_64, acpi::{self, Acpi}, apic, console, cpu, ioapic::{self, Line}, irq, machine,
     mm::{
         firmware,
         hyp::{self, FourLevels},
@@ -111,6 +111,8 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         .map(|ioapic| (ioapic.at.into(), ioapic.first))
         .collect();
     ioapic::init(&places).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let (line, how) = console_line(&acpi);
+    irq::bind_console(line, how);
     let mut hidden = RangeSet::new();
     let registers = places.iter().map(|place| place.0);
     for at in registers.chain([acpi.madt.local_apic]).chain(acpi.hpet) {
@@ -129,6 +131,29 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     };
     dom0::build(hv, &machine, free).unwrap_or_else(|e| refuse(format_args!("{e}")));
     smp::run(boot_cpu)
+}
+
+/// The line of the first serial port: its number on the old bus, unless ACPI says otherwise.
+fn console_line(acpi: &Acpi<'_>) -> (u32, Line) {
+    const ACTIVE_LOW: u16 = 0b11;
+    const LEVEL: u16 = 0b11 << 2;
+    let found = acpi.madt.overrides.iter();
+    match found.clone().find(|o| o.source == console::COM1_IRQ) {
+        Some(entry) => (
+            entry.gsi,
+            Line {
+                level: entry.flags & LEVEL == LEVEL,
+                active_low: entry.flags & ACTIVE_LOW == ACTIVE_LOW,
+            },
+        ),
+        None => (
+            console::COM1_IRQ.into(),
+            Line {
+                level: false,
+                active_low: false,
+            },
+        ),
+    }
 }
 
 /// RAM as the loader's map tells it: where entries overlap, what is not RAM wins.

@@ -65,6 +65,8 @@ pub(crate) enum Modules {
         /// Device tree source appended to it: where the emulator differs from the chip.
         corrections: &'static str,
     },
+    /// As modules of a Multiboot loader, which QEMU is.
+    Multiboot,
     /// None yet: the port does not start domains.
     None,
 }

@@ -6,7 +6,7 @@ use crate::arch::Arch;
 pub(super) const BOARD: Board = Board {
     name: "qemu-q35",
     arch: Arch::X86_64,
-    summary: "QEMU q35, x86-64 with SVM (hypervisor start only)",
+    summary: "QEMU q35, x86-64 with SVM",
     qemu: &["-machine", "q35", "-no-reboot"],
     cpu: Some("qemu64,+svm,+npt"),
     cpus: 4,
@@ -14,13 +14,7 @@ pub(super) const BOARD: Board = Board {
     memory: 2048,
     memory_start: 0,
     words: "console=com1",
-    modules: Modules::None,
-    stage: Stage::Hypervisor(&[
-        "Xenolith",
-        " on x86-64, ",
-        "RAM 0x",
-        " {cpus} CPUs, ",
-        "powering off",
-    ]),
+    modules: Modules::Multiboot,
+    stage: Stage::Dom0,
     uboot: None,
 };
