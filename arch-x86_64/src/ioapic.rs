@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use spin::Once;
-use tock_registers::{LocalRegisterCopy, interfaces::Writeable, register_bitfields};
+use tock_registers::{LocalRegisterCopy, interfaces::Writeable};
 use xenolith_hal::{
     HostPhys, PAGE_SIZE,
     sync::{Mutex, Rank},
@@ -15,16 +15,22 @@ use xenolith_hal::{
 
 use crate::mm::hyp::Hyp;
 
-register_bitfields! {u64,
-    /// A redirection entry.
-    pub Redirection [
-        VECTOR OFFSET(0) NUMBITS(8) [],
-        ACTIVE_LOW OFFSET(13) NUMBITS(1) [],
-        LEVEL OFFSET(15) NUMBITS(1) [],
-        MASKED OFFSET(16) NUMBITS(1) [],
-        DESTINATION OFFSET(56) NUMBITS(8) [],
-    ],
+#[allow(missing_docs, reason = "the fields are those of the manual")]
+mod fields {
+    use tock_registers::register_bitfields;
+
+    register_bitfields! {u64,
+        /// A redirection entry.
+        pub Redirection [
+            VECTOR OFFSET(0) NUMBITS(8) [],
+            ACTIVE_LOW OFFSET(13) NUMBITS(1) [],
+            LEVEL OFFSET(15) NUMBITS(1) [],
+            MASKED OFFSET(16) NUMBITS(1) [],
+            DESTINATION OFFSET(56) NUMBITS(8) [],
+        ],
+    }
 }
+pub use fields::Redirection;
 
 const VERSION: u32 = 1;
 const FIRST_ENTRY: u32 = 0x10;

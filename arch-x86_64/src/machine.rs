@@ -1,15 +1,12 @@
 //! What start-up found out about this machine, for all who ask later.
 
-use core::{
-    arch::x86_64::__cpuid,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use spin::Once;
 use xenolith_core::boot::{PhysRange, RangeSet};
 use xenolith_hal::{HostPhys, Mfn, PAGE_SIZE};
 
-use crate::{guest::paging::PagingLimits, svm::cpu::Features};
+use crate::{cpu::cpuid::cpuid, guest::paging::PagingLimits, svm::cpu::Features};
 
 static SVM: Once<Option<Features>> = Once::new();
 
@@ -19,8 +16,7 @@ static PAGING: Once<PagingLimits> = Once::new();
 #[inline]
 pub fn paging_limits() -> PagingLimits {
     *PAGING.call_once(|| {
-        // SAFETY: these leaves exist on every CPU with long mode.
-        let (width, features) = unsafe { (__cpuid(0x8000_0008), __cpuid(0x8000_0001)) };
+        let (width, features) = (cpuid(0x8000_0008, 0), cpuid(0x8000_0001, 0));
         PagingLimits {
             physical_bits: width.eax as u8,
             gigabyte_pages: features.edx & 1 << 26 != 0,

@@ -10,6 +10,7 @@ use xenolith_hal::{
 
 use crate::{
     X86_64,
+    cpu::cpuid::cpuid,
     cpuid::{DomainFacts, Handled, Policy, xen},
     guest::{
         fpu::{self, FpuContext},
@@ -37,8 +38,7 @@ pub(super) struct Shape {
 }
 
 fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
-    // SAFETY: CPUID exists and changes nothing.
-    let r = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
+    let r = cpuid(leaf, subleaf);
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
@@ -94,7 +94,11 @@ pub(super) fn create(
     }
     let policy = policy(shape);
     let msrs = MsrPolicy::new(&policy, HostMsrs::default());
-    let pins = if shape.privileged { ioapic::lines() } else { 48 };
+    let pins = if shape.privileged {
+        ioapic::lines()
+    } else {
+        48
+    };
     let arch = ArchDomain {
         callback_vector: 0.into(),
         tsc_offset: 0,

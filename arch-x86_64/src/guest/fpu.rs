@@ -2,19 +2,16 @@
 //!
 //! The hypervisor uses none of it, so a guest's state stays in the registers from its vCPU's load to its save.
 
-use alloc::{
-    alloc::{Layout, alloc_zeroed, dealloc},
-};
-use core::{
-    arch::x86_64::{__cpuid, __cpuid_count},
-    ptr::NonNull,
-};
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use core::ptr::NonNull;
 
 use spin::Once;
 use x86_64::registers::{
     control::{Cr0, Cr0Flags, Cr4, Cr4Flags},
     xcontrol::{XCr0, XCr0Flags},
 };
+
+use crate::cpu::cpuid::cpuid;
 
 /// States that are switched: x87, SSE, AVX, AVX-512.
 const SUPPORTED: u64 = 0b1110_0111;
@@ -39,21 +36,19 @@ static KIND: Once<Kind> = Once::new();
 /// What this machine has; found once.
 pub fn kind() -> Kind {
     *KIND.call_once(|| {
-        // SAFETY: leaf 1 exists on every CPU with long mode, leaf 0xd where XSAVE does.
-        unsafe {
-            if __cpuid(1).ecx & 1 << 26 == 0 {
-                return Kind {
-                    states: None,
-                    bytes: LEGACY_BYTES,
-                };
-            }
-            let leaf = __cpuid_count(0xd, 0);
-            let states = (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & SUPPORTED;
-            Kind {
-                states: Some(states),
-                // The maximum size for all states of the CPU: enough for those that are switched.
-                bytes: leaf.ecx as usize,
-            }
+        const XSAVE: u32 = 1 << 26;
+        if cpuid(1, 0).ecx & XSAVE == 0 {
+            return Kind {
+                states: None,
+                bytes: LEGACY_BYTES,
+            };
+        }
+        let leaf = cpuid(0xd, 0);
+        let states = (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & SUPPORTED;
+        Kind {
+            states: Some(states),
+            // The maximum size for all states of the CPU: enough for those that are switched.
+            bytes: leaf.ecx as usize,
         }
     })
 }

@@ -1,7 +1,5 @@
 //! A physical CPU with SVM: whether it can be used, switching it on, what each CPU keeps.
 
-use core::arch::x86_64::__cpuid;
-
 use spin::Once;
 use x86_64::registers::model_specific::Msr;
 use xenolith_core::{Hypervisor, memory::Place};
@@ -11,7 +9,7 @@ use super::{
     asid::Asids,
     maps::{self, MSR_MAP_BYTES, PORT_MAP_BYTES},
 };
-use crate::{X86_64, mm::hyp::Direct};
+use crate::{X86_64, cpu::cpuid::cpuid, mm::hyp::Direct};
 
 const VM_CR: u32 = 0xc001_0114;
 const VM_CR_DISABLED: u64 = 1 << 4;
@@ -36,8 +34,7 @@ pub struct Features {
 
 /// Whether this CPU can run guests by SVM; the error says what is missing.
 pub fn detect() -> Result<Features, &'static str> {
-    // SAFETY: CPUID exists on every CPU with long mode.
-    let leaf = |number| unsafe { __cpuid(number) };
+    let leaf = |number| cpuid(number, 0);
     if leaf(0x8000_0000).eax < 0x8000_000a || leaf(0x8000_0001).ecx & 1 << 2 == 0 {
         return Err("the CPU has no SVM");
     }

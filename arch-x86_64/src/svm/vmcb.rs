@@ -4,45 +4,51 @@
 //! that the CPU may keep in its own caches have a [`Clean`] bit: whoever changes one takes its bit away.
 
 use bitflags::bitflags;
-use tock_registers::{register_bitfields, registers::InMemoryRegister};
+use tock_registers::registers::InMemoryRegister;
 
 use crate::guest::hardware::Segment;
 
-register_bitfields! {u64,
-    /// Virtual interrupt control, offset 0x60.
-    pub VirtualInterrupt [
-        TPR OFFSET(0) NUMBITS(8) [],
-        REQUEST OFFSET(8) NUMBITS(1) [],
-        PRIORITY OFFSET(16) NUMBITS(4) [],
-        IGNORE_TPR OFFSET(20) NUMBITS(1) [],
-        /// The host's RFLAGS.IF and task priority decide on physical interrupts.
-        MASKING OFFSET(24) NUMBITS(1) [],
-        VECTOR OFFSET(32) NUMBITS(8) [],
-    ],
-    /// An event that was being delivered at the exit (offset 0x88), or is to be delivered at VMRUN (0xa8).
-    pub EventInfo [
-        VECTOR OFFSET(0) NUMBITS(8) [],
-        KIND OFFSET(8) NUMBITS(3) [
-            External = 0,
-            Nmi = 2,
-            Exception = 3,
-            Software = 4,
+#[allow(missing_docs, reason = "the fields are those of the manual")]
+mod fields {
+    use tock_registers::register_bitfields;
+
+    register_bitfields! {u64,
+        /// Virtual interrupt control, offset 0x60.
+        pub VirtualInterrupt [
+            TPR OFFSET(0) NUMBITS(8) [],
+            REQUEST OFFSET(8) NUMBITS(1) [],
+            PRIORITY OFFSET(16) NUMBITS(4) [],
+            IGNORE_TPR OFFSET(20) NUMBITS(1) [],
+            /// The host's RFLAGS.IF and task priority decide on physical interrupts.
+            MASKING OFFSET(24) NUMBITS(1) [],
+            VECTOR OFFSET(32) NUMBITS(8) [],
         ],
-        HAS_ERROR OFFSET(11) NUMBITS(1) [],
-        VALID OFFSET(31) NUMBITS(1) [],
-        ERROR OFFSET(32) NUMBITS(32) [],
-    ],
-    /// First information word of a port exit.
-    pub IoInfo [
-        IN OFFSET(0) NUMBITS(1) [],
-        STRING OFFSET(2) NUMBITS(1) [],
-        REPEAT OFFSET(3) NUMBITS(1) [],
-        SIZE OFFSET(4) NUMBITS(3) [],
-        ADDRESS_SIZE OFFSET(7) NUMBITS(3) [],
-        SEGMENT OFFSET(10) NUMBITS(3) [],
-        PORT OFFSET(16) NUMBITS(16) [],
-    ],
+        /// An event that was being delivered at the exit (offset 0x88), or is to be delivered at VMRUN (0xa8).
+        pub EventInfo [
+            VECTOR OFFSET(0) NUMBITS(8) [],
+            KIND OFFSET(8) NUMBITS(3) [
+                External = 0,
+                Nmi = 2,
+                Exception = 3,
+                Software = 4,
+            ],
+            HAS_ERROR OFFSET(11) NUMBITS(1) [],
+            VALID OFFSET(31) NUMBITS(1) [],
+            ERROR OFFSET(32) NUMBITS(32) [],
+        ],
+        /// First information word of a port exit.
+        pub IoInfo [
+            IN OFFSET(0) NUMBITS(1) [],
+            STRING OFFSET(2) NUMBITS(1) [],
+            REPEAT OFFSET(3) NUMBITS(1) [],
+            SIZE OFFSET(4) NUMBITS(3) [],
+            ADDRESS_SIZE OFFSET(7) NUMBITS(3) [],
+            SEGMENT OFFSET(10) NUMBITS(3) [],
+            PORT OFFSET(16) NUMBITS(16) [],
+        ],
+    }
 }
+pub use fields::{EventInfo, IoInfo, VirtualInterrupt};
 
 bitflags! {
     /// What the CPU may take from its caches instead of the control block, offset 0xc0.
@@ -140,7 +146,6 @@ bitflags! {
         const XSETBV = 1 << 13;
     }
 }
-
 
 /// The control area. Names follow the manual.
 #[repr(C)]

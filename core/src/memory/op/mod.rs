@@ -36,7 +36,6 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::AddToPhysmap => call.add_to_physmap().into(),
         // From here on a call is never continued.
         MemoryOp::MaximumRamPage
-        | MemoryOp::MemoryMap
         | MemoryOp::CurrentReservation
         | MemoryOp::MaximumReservation
         | MemoryOp::MaximumGpfn
@@ -65,7 +64,6 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::MachphysMfnList
         | MemoryOp::MachphysMapping
         | MemoryOp::MachphysCompatMfnList
-        | MemoryOp::MemoryMap
         | MemoryOp::MachineMemoryMap
         | MemoryOp::SetMemoryMap
         | MemoryOp::SetPodTarget
