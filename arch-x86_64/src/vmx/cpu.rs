@@ -109,8 +109,13 @@ pub fn detect() -> Result<Features, &'static str> {
         | Primary::MONITOR
         | Primary::SECONDARY;
     let unwanted = Primary::CR3_LOAD | Primary::CR3_STORE | Primary::INVLPG | Primary::RDTSC;
-    let primary = choose(capability(msr::TRUE_PRIMARY), primary.bits(), 0, unwanted.bits())
-        .map_err(|_| old)?;
+    let primary = choose(
+        capability(msr::TRUE_PRIMARY),
+        primary.bits(),
+        0,
+        unwanted.bits(),
+    )
+    .map_err(|_| old)?;
     let secondary = second_level(Secondary::from_bits_retain(
         (capability(msr::SECONDARY) >> 32) as u32,
     ))?;

@@ -79,7 +79,12 @@ mod tests {
             vector: 14,
             error: Some(6),
         };
-        for event in [Event::Interrupt(0x30), Event::Nmi, Event::UNDEFINED, page_fault] {
+        for event in [
+            Event::Interrupt(0x30),
+            Event::Nmi,
+            Event::UNDEFINED,
+            page_fault,
+        ] {
             let (info, error) = encode(event, true);
             assert_eq!(decode(info, error), Some(event));
         }

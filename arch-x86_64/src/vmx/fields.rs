@@ -63,8 +63,14 @@ pub struct Field<W>(u32, PhantomData<W>);
 
 impl<W: Width> Field<W> {
     const fn new(encoding: u32) -> Self {
-        assert!(encoding >> 13 == W::CODE, "the encoding is of another width");
-        assert!(encoding & 1 == 0 && encoding & 1 << 12 == 0, "no field, or half of one");
+        assert!(
+            encoding >> 13 == W::CODE,
+            "the encoding is of another width"
+        );
+        assert!(
+            encoding & 1 == 0 && encoding & 1 << 12 == 0,
+            "no field, or half of one"
+        );
         Self(encoding, PhantomData)
     }
 
@@ -204,8 +210,7 @@ fields!(Natural {
 });
 
 /// The four pointers of a guest with PAE paging.
-pub const GUEST_PDPTES: [Field<Quad>; 4] =
-    [GUEST_PDPTE0, GUEST_PDPTE1, GUEST_PDPTE2, GUEST_PDPTE3];
+pub const GUEST_PDPTES: [Field<Quad>; 4] = [GUEST_PDPTE0, GUEST_PDPTE1, GUEST_PDPTE2, GUEST_PDPTE3];
 
 const _: () = {
     assert!(GUEST_SELECTOR.of(SegmentName::Gs).0 + 2 == GUEST_LDTR_SELECTOR.0);

@@ -53,7 +53,13 @@ const BUSY_TASK: u16 = 0x8b;
 const REFUSED: u32 = 1 << 30;
 
 /// Registers of SYSCALL and SWAPGS, in the order of [`Kept::system_call`].
-const SYSTEM_CALL: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];
+const SYSTEM_CALL: [u32; 5] = [
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0102,
+];
 
 /// What no field holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -138,7 +144,9 @@ impl State {
     pub(super) fn load(&mut self) {
         self.loaded = true;
         // SAFETY: the hypervisor takes no page fault that it goes on after.
-        unsafe { asm!("mov cr2, {}", in(reg) self.kept.cr2, options(nomem, nostack, preserves_flags)) }
+        unsafe {
+            asm!("mov cr2, {}", in(reg) self.kept.cr2, options(nomem, nostack, preserves_flags))
+        }
         set_dr6(self.kept.dr6);
         for (number, value) in SYSTEM_CALL.iter().zip(self.kept.system_call) {
             // SAFETY: the hypervisor uses neither SYSCALL nor SWAPGS; the values were checked, or the guest's own
@@ -358,7 +366,10 @@ impl Hardware for State {
 
     fn set_segment(&mut self, name: SegmentName, value: Segment) {
         write(f::GUEST_SELECTOR.of(name), value.selector);
-        write(f::GUEST_RIGHTS.of(name), segment::to_rights(value.attributes));
+        write(
+            f::GUEST_RIGHTS.of(name),
+            segment::to_rights(value.attributes),
+        );
         write(f::GUEST_LIMIT.of(name), value.limit);
         write(f::GUEST_BASE.of(name), value.base);
     }
