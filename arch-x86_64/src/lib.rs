@@ -1,6 +1,6 @@
 //! The x86-64 backend.
 //!
-//! Guests run in hardware virtualization, by AMD's SVM so far. What is pure (tables, decoding, the models of interrupt
+//! Guests run in hardware virtualization, by AMD's SVM or Intel's VMX. What is pure (tables, decoding, the models of interrupt
 //! controllers, CPUID and MSRs) builds and is tested on the host; what touches the CPU is behind `cfg(target_os = "none")`,
 //! because the host is an x86-64 too.
 #![no_std]
@@ -25,6 +25,7 @@ pub mod pmtimer;
 pub mod svm;
 pub mod vioapic;
 pub mod vlapic;
+pub mod vmx;
 
 #[cfg(target_os = "none")]
 pub mod apic;

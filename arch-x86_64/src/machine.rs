@@ -6,9 +6,18 @@ use spin::Once;
 use xenolith_core::boot::{PhysRange, RangeSet};
 use xenolith_hal::{HostPhys, Mfn, PAGE_SIZE};
 
-use crate::{cpu::cpuid::cpuid, guest::paging::PagingLimits, svm::cpu::Features};
+use crate::{cpu::cpuid::cpuid, guest::paging::PagingLimits, mm::second_level, svm, vmx};
 
-static SVM: Once<Option<Features>> = Once::new();
+/// How guests are run.
+#[derive(Clone, Copy, Debug)]
+pub enum Virtualization {
+    /// AMD's way.
+    Svm(svm::cpu::Features),
+    /// Intel's.
+    Vmx(vmx::cpu::Features),
+}
+
+static VIRTUALIZATION: Once<Virtualization> = Once::new();
 
 static PAGING: Once<PagingLimits> = Once::new();
 
@@ -43,15 +52,30 @@ static KEPT: [AtomicU64; KEPT_PAGES] = [const { AtomicU64::new(u64::MAX) }; KEPT
 
 /// Looks for a way to run guests.
 pub fn find_virtualization() -> Result<(), &'static str> {
-    let found = crate::svm::cpu::detect();
-    SVM.call_once(|| found.ok());
-    found.map(|_| ())
+    let found = if vmx::cpu::exists() {
+        second_level::use_ept();
+        Virtualization::Vmx(vmx::cpu::detect()?)
+    } else if svm::cpu::exists() {
+        Virtualization::Svm(svm::cpu::detect()?)
+    } else {
+        return Err("the CPU has neither SVM nor VMX");
+    };
+    VIRTUALIZATION.call_once(|| found);
+    Ok(())
 }
 
-/// SVM, where the machine has it.
+/// How guests are run, where they can be.
 #[inline]
-pub fn svm() -> Option<&'static Features> {
-    SVM.get()?.as_ref()
+pub fn virtualization() -> Option<&'static Virtualization> {
+    VIRTUALIZATION.get()
+}
+
+/// Whether second-level tables may have blocks of 1 GiB.
+pub fn gigabyte_blocks() -> bool {
+    match virtualization() {
+        Some(Virtualization::Vmx(vmx)) => vmx.gigabyte_pages(),
+        _ => paging_limits().gigabyte_pages,
+    }
 }
 
 /// No domain gets this page of registers.

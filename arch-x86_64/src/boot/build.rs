@@ -13,18 +13,21 @@ use crate::{
     cpu::cpuid::cpuid,
     cpuid::{DomainFacts, Handled, Policy, xen},
     guest::{
+        backend::Backend,
         fpu::{self, FpuContext},
         hardware::{Hardware, Segment, SegmentName},
         pci::ConfigPorts,
         port,
         vcpu::{ArchDomain, ArchVcpu, HwVcpu},
     },
-    ioapic, machine,
+    ioapic,
+    machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
     svm::{self, vcpu::Svm},
     timer,
     vioapic::VIoApic,
+    vmx,
 };
 
 /// What is particular to a domain when it is made.
@@ -77,17 +80,28 @@ pub(super) fn create(
     shape: &Shape,
 ) -> Result<DomainRef<X86_64>, String> {
     let none = || format!("domain {} cannot be made: no memory", shape.id.0);
-    let features = machine::svm().ok_or("no way to run guests")?;
+    let virtualization = machine::virtualization().ok_or("no way to run guests")?;
     let ports = if shape.privileged {
-        Some(svm::cpu::port_map(hv, &port::KEPT).ok_or_else(none)?)
+        let map = match virtualization {
+            Virtualization::Svm(_) => svm::cpu::port_map(hv, &port::KEPT),
+            Virtualization::Vmx(_) => vmx::cpu::port_map(hv, &port::KEPT),
+        };
+        Some(map.ok_or_else(none)?)
     } else {
         None
     };
-    let vcpus: Vec<ArchVcpu> = (0..usize::from(shape.vcpus))
-        .map_while(|i| {
-            let hw = HwVcpu::Svm(svm::vcpu::SvmVcpu::new(hv, features, 0, ports)?);
-            Some(ArchVcpu::new(i, hw, FpuContext::new()?))
+    let hardware = || {
+        Some(match virtualization {
+            Virtualization::Svm(features) => {
+                HwVcpu::Svm(svm::vcpu::SvmVcpu::new(hv, features, 0, ports)?)
+            }
+            Virtualization::Vmx(features) => {
+                HwVcpu::Vmx(vmx::vcpu::VmxVcpu::new(hv, features, 0, ports)?)
+            }
         })
+    };
+    let vcpus: Vec<ArchVcpu> = (0..usize::from(shape.vcpus))
+        .map_while(|i| Some(ArchVcpu::new(i, hardware()?, FpuContext::new()?)))
         .collect();
     if vcpus.len() != usize::from(shape.vcpus) {
         return Err(none());
@@ -124,7 +138,8 @@ pub(super) fn create(
     let domain = hv
         .create_domain(config, arch, vcpus, |tables| {
             let root = tables.allocate()?;
-            let shape = second_level::shape(limits.physical_bits.into(), limits.gigabyte_pages);
+            let shape =
+                second_level::shape(limits.physical_bits.into(), machine::gigabyte_blocks());
             let memory = hardware::Hardware(nested::Flushes::default());
             Ok::<_, NoMemory>(nested::Nested::new(memory, shape, root))
         })
@@ -175,13 +190,20 @@ pub(super) fn start(
     start_info: u64,
 ) -> Result<(), String> {
     let vcpu = VcpuRef::new(domain, VcpuId(0)).ok_or("a domain without vCPUs")?;
-    // SAFETY: the vCPU has never been up: nobody else touches its registers.
-    let (hw, regs) = unsafe {
-        (
-            &mut *<Svm as crate::guest::backend::Backend>::hardware(&vcpu.arch),
-            &mut *vcpu.arch.regs_ptr(),
-        )
-    };
+    // SAFETY: the vCPU has never been up: nobody else touches its state.
+    unsafe {
+        match &vcpu.arch.hw {
+            HwVcpu::Svm(_) => set_start(&mut *Svm::hardware(&vcpu.arch), entry),
+            HwVcpu::Vmx(vmx) => vmx.with_current(|hw| set_start(hw, entry)),
+        }
+        (*vcpu.arch.regs_ptr()).rbx = start_info;
+    }
+    hv.domain_built(domain);
+    hv.vcpu_up(&vcpu);
+    Ok(())
+}
+
+fn set_start<H: Hardware>(hw: &mut H, entry: u32) {
     hw.reset();
     let flat = |attributes| Segment {
         selector: 0,
@@ -197,8 +219,4 @@ pub(super) fn start(
     hw.set_segment(SegmentName::Cs, flat(CODE));
     hw.set_cr0(0x11);
     hw.set_rip(entry.into());
-    regs.rbx = start_info;
-    hv.domain_built(domain);
-    hv.vcpu_up(&vcpu);
-    Ok(())
 }

@@ -11,10 +11,11 @@ use crate::{
     X86_64, apic,
     cpu::{self, percpu::PerCpu},
     guest::fpu,
-    machine,
+    machine::{self, Virtualization},
     mm::hyp::{Direct, FourLevels},
     svm::{cpu as svm, vcpu::Svm},
     timer,
+    vmx::{cpu as vmx, vcpu::Vmx},
 };
 
 /// How long a CPU may take to come up.
@@ -32,14 +33,22 @@ pub(super) fn join(hv: &'static Hypervisor<X86_64>, id: CpuId) -> &'static PerCp
     apic::set_id(id, apic::own_id());
     let cpu = boot_memory::leak(PerCpu::new(id, hv));
     cpu.install();
-    if let Some(features) = machine::svm() {
+    if machine::virtualization().is_some() {
         fpu::start();
-        match svm::start(hv, features) {
+    }
+    match machine::virtualization() {
+        Some(Virtualization::Svm(features)) => match svm::start(hv, features) {
             Some(svm) => {
                 let _ = cpu.svm.set(svm);
             }
             None => log::error!("no memory for guests on CPU {}", id.0),
+        },
+        Some(Virtualization::Vmx(features)) => {
+            if let Some(vmx) = vmx::start(hv, features, id) {
+                let _ = cpu.vmx.set(vmx);
+            }
         }
+        None => {}
     }
     cpu
 }
@@ -95,11 +104,14 @@ fn start_one(id: u32, trampoline: HostPhys) -> bool {
 
 /// The executing CPU does its work for ever.
 pub(super) fn run(cpu: &'static PerCpu) -> ! {
-    match cpu.svm.get() {
-        Some(_) => cpu::run::run::<Svm>(cpu),
-        None => loop {
-            cpu::run::idle(cpu);
-        },
+    if cpu.svm.get().is_some() {
+        cpu::run::run::<Svm>(cpu)
+    }
+    if cpu.vmx.get().is_some() {
+        cpu::run::run::<Vmx>(cpu)
+    }
+    loop {
+        cpu::run::idle(cpu);
     }
 }
 

@@ -11,7 +11,7 @@ use xenolith_core::{DomainRef, Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
 use super::shootdown::{self, Presence};
-use crate::{X86_64, svm::cpu::SvmCpu};
+use crate::{X86_64, svm::cpu::SvmCpu, vmx::cpu::VmxCpu};
 
 /// Data of one CPU. Only that CPU touches it.
 #[repr(C)]
@@ -28,6 +28,8 @@ pub struct PerCpu {
     pub loaded: RefCell<Option<VcpuRef<X86_64>>>,
     /// What it keeps for SVM, once that is on.
     pub svm: OnceCell<SvmCpu>,
+    /// The same for VMX.
+    pub vmx: OnceCell<VmxCpu>,
     /// Which guest it runs, for those who change that guest's tables.
     presence: &'static Presence,
     visits: Cell<u64>,
@@ -51,6 +53,7 @@ impl PerCpu {
             work: hv.sched.work(id),
             loaded: RefCell::new(None),
             svm: OnceCell::new(),
+            vmx: OnceCell::new(),
             presence: shootdown::of(id),
             visits: Cell::new(0),
         }

@@ -1,11 +1,12 @@
 //! Writes to control registers: what a guest may set, and what follows (Intel SDM, volume 3, 2.5; AMD APM, volume 2, 3.1).
 
 use iced_x86::{Code, OpKind, Register};
+use xenolith_hal::{Gfn, Hal, P2m, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{
     exit::Context,
     fpu,
-    hardware::{Event, Hardware},
+    hardware::{ControlAccess, Event, Hardware},
     instruction,
 };
 
@@ -20,62 +21,98 @@ const CR4_PCIDE: u64 = 1 << 17;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
-/// A move to CR0 or CR4, CLTS, or LMSW.
-pub fn write<H: Hardware>(cx: &mut Context<'_, H>) {
-    let Some(instruction) = instruction::decode(cx) else {
+/// A move to or from a control register, CLTS, or LMSW. Where the CPU does not say which, the instruction does.
+pub fn access<H: Hardware>(cx: &mut Context<'_, H>, known: Option<ControlAccess>) {
+    let found = match known {
+        Some(access) => cx.hw.instruction_length().map(|length| (access, length)),
+        None => decode(cx),
+    };
+    let Some((access, length)) = found else {
         return;
     };
-    let source = |cx: &Context<'_, H>| general(cx, instruction.op1_register());
-    let done = match instruction.code() {
-        Code::Mov_cr_r64 | Code::Mov_cr_r32 => match instruction.op0_register() {
-            Register::CR0 => set_cr0(cx, source(cx)),
-            Register::CR4 => set_cr4(cx, source(cx)),
-            Register::CR3 => {
-                let value = source(cx);
-                cx.hw.set_cr3(value);
-                true
-            }
-            Register::CR8 => {
-                let value = source(cx);
-                cx.hw.set_cr8(value as u8 & 15);
-                true
-            }
-            _ => false,
-        },
-        Code::Clts => {
+    let done = match access {
+        ControlAccess::Write { register, general } => {
+            let value = general_register(cx, general);
+            write(cx, register, value)
+        }
+        ControlAccess::Read { register, general } => read(cx, register, general),
+        ControlAccess::Clts => {
             let value = cx.hw.cr0() & !CR0_TS;
             set_cr0(cx, value)
         }
-        Code::Lmsw_r32m16 | Code::Lmsw_r64m16 | Code::Lmsw_rm16
-            if instruction.op0_kind() == OpKind::Register =>
-        {
+        ControlAccess::Lmsw(value) => {
             // The low four bits; PE can be set and not cleared.
-            let low = general(cx, instruction.op0_register()) & 0xf;
             let old = cx.hw.cr0();
-            set_cr0(cx, old & !0xe | low)
-        }
-        _ => {
-            cx.raise(Event::UNDEFINED);
-            return;
+            set_cr0(cx, old & !0xe | u64::from(value) & 0xf)
         }
     };
     if done {
-        cx.skip(instruction.len() as u64);
+        cx.skip(length);
     } else {
         cx.raise(Event::PROTECTION);
     }
 }
 
-fn general<H: Hardware>(cx: &Context<'_, H>, register: Register) -> u64 {
-    let full = register.full_register();
-    if full == Register::RSP {
-        return cx.hw.rsp();
+/// What the instruction does, and its length. `None`: an exception was raised instead.
+fn decode<H: Hardware>(cx: &mut Context<'_, H>) -> Option<(ControlAccess, u64)> {
+    let instruction = instruction::decode(cx)?;
+    let number = |register: Register| register.number() as u8;
+    let access = match instruction.code() {
+        Code::Mov_cr_r64 | Code::Mov_cr_r32 => ControlAccess::Write {
+            register: number(instruction.op0_register()),
+            general: number(instruction.op1_register()),
+        },
+        Code::Clts => ControlAccess::Clts,
+        Code::Lmsw_r32m16 | Code::Lmsw_r64m16 | Code::Lmsw_rm16
+            if instruction.op0_kind() == OpKind::Register =>
+        {
+            ControlAccess::Lmsw(general_register(cx, number(instruction.op0_register())) as u16)
+        }
+        _ => {
+            cx.raise(Event::UNDEFINED);
+            return None;
+        }
+    };
+    Some((access, instruction.len() as u64))
+}
+
+/// False when the guest may not set it so.
+fn write<H: Hardware>(cx: &mut Context<'_, H>, register: u8, value: u64) -> bool {
+    match register {
+        0 => return set_cr0(cx, value),
+        3 => cx.hw.set_cr3(value),
+        4 => return set_cr4(cx, value),
+        8 => cx.hw.set_cr8(value as u8 & 15),
+        _ => return false,
     }
-    let value = cx.regs.get(full.number() as u8);
-    match register.size() {
-        8 => value,
-        4 => value & 0xffff_ffff,
-        _ => value & 0xffff,
+    true
+}
+
+/// Only CR8 is not read by the guest itself.
+fn read<H: Hardware>(cx: &mut Context<'_, H>, register: u8, general: u8) -> bool {
+    const RSP: u8 = 4;
+    if register != 8 {
+        return false;
+    }
+    let value = cx.vcpu.arch.lapic.tpr().into();
+    match general {
+        RSP => cx.hw.set_rsp(value),
+        _ => cx.regs.set(general, value),
+    }
+    true
+}
+
+/// A general register as wide as the guest's code has it.
+fn general_register<H: Hardware>(cx: &Context<'_, H>, number: u8) -> u64 {
+    const RSP: u8 = 4;
+    let value = match number {
+        RSP => cx.hw.rsp(),
+        _ => cx.regs.get(number),
+    };
+    if instruction::is_64_bit(cx.hw) {
+        value
+    } else {
+        value & 0xffff_ffff
     }
 }
 
@@ -99,7 +136,7 @@ fn set_cr0<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
     // A guest's caches stay on: its memory is shared with the hypervisor, and its devices see the caches.
     cx.hw.set_cr0(value & !(CR0_CD | CR0_NW));
     cx.hw.flush();
-    true
+    load_pointers(cx)
 }
 
 fn set_cr4<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
@@ -113,6 +150,36 @@ fn set_cr4<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
     }
     cx.hw.set_cr4(value);
     cx.hw.flush();
+    load_pointers(cx)
+}
+
+/// With PAE paging and without long mode the CPU holds the four page directory pointers, which are read here where the
+/// guest begins that. False when it has none to read; the guest is lost then anyway.
+fn load_pointers<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
+    let paging = cx.hw.cr0() & CR0_PG != 0 && cx.hw.cr4() & CR4_PAE != 0;
+    if !paging || cx.hw.efer() & EFER_LMA != 0 {
+        return true;
+    }
+    let at = cx.hw.cr3() & 0xffff_ffe0;
+    let mut bytes = [0; 32];
+    let read = cx
+        .vcpu
+        .domain()
+        .p2m
+        .with_entry(Gfn(at >> PAGE_SHIFT), |entry| {
+            let mfn = entry?.mfn;
+            let hal = &cx.hv().hal;
+            hal.read_frame(mfn, at as usize % PAGE_SIZE, &mut bytes)
+                .ok()
+        });
+    if read.is_none() {
+        return false;
+    }
+    let mut pointers = [0; 4];
+    for (pointer, bytes) in pointers.iter_mut().zip(bytes.as_chunks().0) {
+        *pointer = u64::from_le_bytes(*bytes);
+    }
+    cx.hw.set_page_directory_pointers(pointers);
     true
 }
 

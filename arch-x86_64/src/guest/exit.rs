@@ -108,7 +108,7 @@ fn rare<H: Hardware>(cx: &mut Context<'_, H>, exit: Exit) {
         Exit::InterruptWindow => {}
         Exit::Halt => halt(cx),
         Exit::Port(access) => port::access(cx, access),
-        Exit::ControlRegister => control::write(cx),
+        Exit::ControlRegister(access) => control::access(cx, access),
         Exit::SetXcr => control::set_xcr(cx),
         Exit::Pause => {
             if instruction::skip(cx) {

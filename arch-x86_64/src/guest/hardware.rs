@@ -27,8 +27,8 @@ pub enum Exit {
     Halt,
     /// PAUSE, in a loop of them.
     Pause,
-    /// A move to a control register, CLTS or LMSW.
-    ControlRegister,
+    /// A move to a control register, CLTS or LMSW, where the CPU says which.
+    ControlRegister(Option<ControlAccess>),
     /// XSETBV.
     SetXcr,
     /// INVD or WBINVD.
@@ -50,6 +50,29 @@ pub enum Exit {
     Shutdown,
     /// The state cannot be run, or an exit that nothing asked for; the CPU's own number for it.
     Failed(u64),
+}
+
+/// What an instruction does with a control register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlAccess {
+    /// A move to it.
+    Write {
+        /// Its number.
+        register: u8,
+        /// The general register's.
+        general: u8,
+    },
+    /// A move from it.
+    Read {
+        /// Its number.
+        register: u8,
+        /// The general register's.
+        general: u8,
+    },
+    /// CLTS.
+    Clts,
+    /// LMSW with this value.
+    Lmsw(u16),
 }
 
 /// An access that the second-level tables stopped.
@@ -175,6 +198,8 @@ pub trait Hardware {
     fn set_cr3(&mut self, value: u64);
     /// Sets CR4.
     fn set_cr4(&mut self, value: u64);
+    /// The page directory pointers of a guest that begins PAE paging, where the CPU wants to be told.
+    fn set_page_directory_pointers(&mut self, _: [u64; 4]) {}
     /// Sets EFER.
     fn set_efer(&mut self, value: u64);
     /// What the CPU cached of the guest's own translations is dropped at the next entry.
@@ -185,6 +210,13 @@ pub trait Hardware {
     fn segment(&self, name: SegmentName) -> Segment;
     /// Sets one.
     fn set_segment(&mut self, name: SegmentName, value: Segment);
+    /// Whether the guest runs 64-bit code.
+    #[inline]
+    fn is_64_bit(&self) -> bool {
+        const LONG_CODE: u16 = 1 << 9;
+        const LMA: u64 = 1 << 10;
+        self.efer() & LMA != 0 && self.segment(SegmentName::Cs).attributes & LONG_CODE != 0
+    }
     /// Puts the vCPU into the state after INIT, with descriptor tables and system registers as at reset.
     fn reset(&mut self);
     /// A register that has an MSR number.

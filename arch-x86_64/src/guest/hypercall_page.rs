@@ -3,7 +3,10 @@
 use xenolith_hal::{Gfn, Hal, P2m, P2mType, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{exit::Context, hardware::Hardware};
-use crate::msr::GeneralProtection;
+use crate::{
+    machine::{self, Virtualization},
+    msr::GeneralProtection,
+};
 
 const ENTRY: usize = 32;
 /// `iret` is for PV guests; calling it here is a mistake.
@@ -28,6 +31,10 @@ pub fn write<H: Hardware>(cx: &Context<'_, H>, value: u64) -> Result<(), General
 fn page() -> [u8; PAGE_SIZE] {
     // INT3 wherever nothing is to be called.
     let mut page = [0xcc; PAGE_SIZE];
+    let call = match machine::virtualization() {
+        Some(Virtualization::Vmx(_)) => VMCALL,
+        _ => VMMCALL,
+    };
     for (number, entry) in page.chunks_exact_mut(ENTRY).enumerate() {
         if number == IRET {
             entry[..2].copy_from_slice(&[0x0f, 0x0b]); // UD2
@@ -35,11 +42,11 @@ fn page() -> [u8; PAGE_SIZE] {
         }
         entry[0] = 0xb8; // MOV EAX, number
         entry[1..5].copy_from_slice(&(number as u32).to_le_bytes());
-        entry[5..8].copy_from_slice(&CALL);
+        entry[5..8].copy_from_slice(&call);
         entry[8] = 0xc3; // RET
     }
     page
 }
 
-/// VMMCALL.
-const CALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];

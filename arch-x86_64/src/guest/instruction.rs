@@ -48,9 +48,7 @@ impl Kind {
 /// Whether the guest runs 64-bit code.
 #[inline]
 pub fn is_64_bit<H: Hardware>(hw: &H) -> bool {
-    const LONG_CODE: u16 = 1 << 9;
-    const LMA: u64 = 1 << 10;
-    hw.efer() & LMA != 0 && hw.segment(SegmentName::Cs).attributes & LONG_CODE != 0
+    hw.is_64_bit()
 }
 
 /// Length of code that begins with prefixes.

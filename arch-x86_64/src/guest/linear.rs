@@ -15,18 +15,20 @@ use crate::{
         guest_access::GuestAccess,
         hardware::{Hardware as Memory, Ram},
         nested::{Flushes, Nested},
-        second_level::Npt,
+        second_level::OfMachine,
         walk::WalkError,
     },
 };
 
-type Space<'a> = GuestAccess<'a, Npt, Memory<Flushes>, Ram>;
+type Space<'a> = GuestAccess<'a, OfMachine, Memory<Flushes>, Ram>;
 
 /// How the vCPU's addresses translate.
 #[inline(always)]
 fn state(vcpu: &ArchVcpu) -> PagingState {
-    let HwVcpu::Svm(svm) = &vcpu.hw;
-    svm.paging()
+    match &vcpu.hw {
+        HwVcpu::Svm(svm) => svm.paging(),
+        HwVcpu::Vmx(vmx) => vmx.paging(),
+    }
 }
 
 #[inline(always)]

@@ -18,12 +18,15 @@ use crate::{
     svm::vcpu::SvmVcpu,
     vioapic::VIoApic,
     vlapic::VLapic,
+    vmx::vcpu::VmxVcpu,
 };
 
 /// What a vCPU keeps for the backend that the machine has.
 pub enum HwVcpu {
     /// AMD.
     Svm(SvmVcpu),
+    /// Intel.
+    Vmx(VmxVcpu),
 }
 
 /// Registers and interrupts of one vCPU.

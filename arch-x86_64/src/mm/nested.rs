@@ -10,7 +10,7 @@ use xenolith_hal::{Gfn, Mfn};
 
 use super::{
     hardware::{Hardware, Tlb},
-    second_level::Npt,
+    second_level::OfMachine,
 };
 use crate::{
     apic,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Nested tables of a domain.
-pub type Nested = SecondLevel<Npt, Hardware<Flushes>>;
+pub type Nested = SecondLevel<OfMachine, Hardware<Flushes>>;
 
 /// How often cached translations of a domain were made unusable. A vCPU that was last entered at another count gets an
 /// identifier of its CPU's translations that nothing is cached under.

@@ -5,6 +5,8 @@
 //! another domain stay write-back whatever the guest says, where the format can say so (EPT). Only the domain's own memory is
 //! executable. Accessed and dirty bits are set from the start: the CPU never writes these tables.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use xenolith_arch_common::second_level::{Format, Shape, Slot};
 use xenolith_hal::{Mfn, Order, P2mType, PAGE_SHIFT};
 
@@ -177,6 +179,47 @@ impl Format for Ept {
     }
 }
 
+static EPT: AtomicBool = AtomicBool::new(false);
+
+/// The machine's tables are EPT's. Before the first table is made.
+pub fn use_ept() {
+    EPT.store(true, Relaxed);
+}
+
+/// The format of this machine's CPUs.
+pub enum OfMachine {}
+
+impl Format for OfMachine {
+    const BREAK_BEFORE_MAKE: bool = Npt::BREAK_BEFORE_MAKE || Ept::BREAK_BEFORE_MAKE;
+    const MFN_LIMIT: u64 = Npt::MFN_LIMIT;
+
+    fn table(table: Mfn) -> u64 {
+        if EPT.load(Relaxed) {
+            Ept::table(table)
+        } else {
+            Npt::table(table)
+        }
+    }
+
+    fn leaf(mfn: Mfn, kind: P2mType, order: Order) -> u64 {
+        if EPT.load(Relaxed) {
+            Ept::leaf(mfn, kind, order)
+        } else {
+            Npt::leaf(mfn, kind, order)
+        }
+    }
+
+    // What both write reads the same: every entry of EPT that is made here can be read, which is the bit for present.
+    #[inline]
+    fn decode(entry: u64, order: Order) -> Slot {
+        Npt::decode(entry, order)
+    }
+}
+
+const _: () = assert!(
+    npt::PRESENT == ept::READ && npt::LARGE == ept::LARGE && Npt::MFN_LIMIT == Ept::MFN_LIMIT
+);
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -204,6 +247,18 @@ mod tests {
         fn what_is_encoded_is_decoded(mfn in 0..Npt::MFN_LIMIT, kind in a_kind(), size in 0u32..3) {
             round_trip::<Npt>(mfn, kind, size * 9);
             round_trip::<Ept>(mfn, kind, size * 9);
+        }
+
+        #[test]
+        fn entries_of_either_format_read_the_same(mfn in 0..Npt::MFN_LIMIT, kind in a_kind(), size in 0u32..3) {
+            let (mfn, order) = (Mfn(mfn >> (size * 9) << (size * 9)), size * 9);
+            let entries = [Npt::leaf(mfn, kind, order), Ept::leaf(mfn, kind, order)];
+            for entry in entries {
+                assert_eq!(OfMachine::decode(entry, order), Slot::Leaf(mfn, kind));
+            }
+            if order > 0 {
+                assert_eq!(OfMachine::decode(Ept::table(mfn), order), Slot::Table(mfn));
+            }
         }
 
         #[test]

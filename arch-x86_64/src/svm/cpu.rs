@@ -1,5 +1,7 @@
 //! A physical CPU with SVM: whether it can be used, switching it on, what each CPU keeps.
 
+use core::arch::x86_64::CpuidResult;
+
 use spin::Once;
 use x86_64::registers::model_specific::Msr;
 use xenolith_core::{Hypervisor, memory::Place};
@@ -32,10 +34,19 @@ pub struct Features {
     pub pause_filter: bool,
 }
 
+fn leaf(number: u32) -> CpuidResult {
+    cpuid(number, 0)
+}
+
+/// Whether the CPU has SVM at all.
+#[must_use]
+pub fn exists() -> bool {
+    leaf(0x8000_0000).eax >= 0x8000_000a && leaf(0x8000_0001).ecx & 1 << 2 != 0
+}
+
 /// Whether this CPU can run guests by SVM; the error says what is missing.
 pub fn detect() -> Result<Features, &'static str> {
-    let leaf = |number| cpuid(number, 0);
-    if leaf(0x8000_0000).eax < 0x8000_000a || leaf(0x8000_0001).ecx & 1 << 2 == 0 {
+    if !exists() {
         return Err("the CPU has no SVM");
     }
     // SAFETY: the register exists where SVM does.

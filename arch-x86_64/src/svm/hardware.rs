@@ -93,7 +93,9 @@ impl Hardware for Vmcb {
             code::PORT => Exit::Port(self.port_access()),
             code::HLT => Exit::Halt,
             code::PAUSE => Exit::Pause,
-            code::CR0_CHANGE | code::CR_WRITE_FIRST..=code::CR_WRITE_LAST => Exit::ControlRegister,
+            code::CR0_CHANGE | code::CR_WRITE_FIRST..=code::CR_WRITE_LAST => {
+                Exit::ControlRegister(None)
+            }
             code::XSETBV => Exit::SetXcr,
             code::INVD | code::WBINVD => Exit::FlushCaches,
             code::RDPMC => Exit::ReadCounter,

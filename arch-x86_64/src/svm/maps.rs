@@ -23,8 +23,9 @@ pub fn port_map(exits: &[core::ops::RangeInclusive<u16>]) -> Vec<u8> {
     map
 }
 
-/// MSRs that are the guest's own while it runs: VMLOAD, VMSAVE and VMRUN switch them.
-const OWN: [u32; 11] = [
+/// MSRs that are the guest's own while it runs: VMLOAD, VMSAVE and VMRUN switch them; with VMX the control structure does,
+/// or the vCPU's load and save.
+pub(crate) const OWN: [u32; 11] = [
     0x174,       // SYSENTER_CS
     0x175,       // SYSENTER_ESP
     0x176,       // SYSENTER_EIP

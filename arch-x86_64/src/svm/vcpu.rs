@@ -136,9 +136,12 @@ impl SvmVcpu {
     }
 }
 
+#[inline(always)]
 fn own(vcpu: &ArchVcpu) -> &SvmVcpu {
-    let HwVcpu::Svm(svm) = &vcpu.hw;
-    svm
+    match &vcpu.hw {
+        HwVcpu::Svm(svm) => svm,
+        HwVcpu::Vmx(_) => crate::cpu::fault::stop(),
+    }
 }
 
 impl Backend for Svm {
