@@ -38,6 +38,9 @@ hostname dom0
 # Kernel messages would break into what is typed; they stay in dmesg.
 dmesg -n 3
 export PS1='dom0:\w# '
+# busybox's commands only ask the first process, which is this script and waits: make them act.
+echo "alias poweroff='poweroff -f' reboot='reboot -f' halt='halt -f'" >/.shrc
+export ENV=/.shrc
 cat <<END
 
 Debian's kernel $(uname -r) with $(nproc) CPUs; hypervisor: $(cat /sys/hypervisor/type 2>/dev/null || echo none)
