@@ -147,12 +147,7 @@ impl Hal for X86_64 {
         interrupts::has_deliverable(domain, vcpu, upcall)
     }
 
-    fn virtual_timer_fired(
-        &self,
-        _: &ArchDomain,
-        vcpu: &ArchVcpu,
-        _: ArchTimer,
-    ) -> Option<Nanos> {
+    fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) -> Option<Nanos> {
         interrupts::timer_fired(self, vcpu)
     }
 

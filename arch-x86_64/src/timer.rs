@@ -160,7 +160,11 @@ pub fn read_clock() {
     };
     let mode = read(STATUS_B);
     let number = |byte: u8| {
-        let value = if mode & BINARY != 0 { byte } else { (byte >> 4) * 10 + (byte & 0xf) };
+        let value = if mode & BINARY != 0 {
+            byte
+        } else {
+            (byte >> 4) * 10 + (byte & 0xf)
+        };
         i64::from(value)
     };
     let afternoon = mode & HOURS_24 == 0 && hours & 0x80 != 0;
@@ -176,7 +180,11 @@ pub fn read_clock() {
 
 /// Days from 1970 to a date of the Gregorian calendar, with the year counted from March so that leap days come last.
 const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let from_march = (153 * month + 2) / 5 + day - 1;
     year * 365 + year / 4 - year / 100 + year / 400 + from_march - 719_468
 }

@@ -145,7 +145,10 @@ fn gunzip_xen(folder: &Path) -> Result<()> {
         if packed.extension().is_some_and(|end| end == "gz") {
             let mut plain = Vec::new();
             let file = paths::read(&packed)?;
-            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file.as_slice()), &mut plain)?;
+            std::io::Read::read_to_end(
+                &mut flate2::read::GzDecoder::new(file.as_slice()),
+                &mut plain,
+            )?;
             paths::write(&packed.with_extension(""), &plain)?;
             fs::remove_file(&packed)?;
         }

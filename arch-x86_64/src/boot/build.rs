@@ -94,7 +94,11 @@ pub(super) fn create(
     }
     let policy = policy(shape);
     let msrs = MsrPolicy::new(&policy, HostMsrs::default());
-    let pins = if shape.privileged { ioapic::lines() } else { 48 };
+    let pins = if shape.privileged {
+        ioapic::lines()
+    } else {
+        48
+    };
     let arch = ArchDomain {
         callback_vector: 0.into(),
         tsc_offset: 0,

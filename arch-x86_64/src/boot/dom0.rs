@@ -82,7 +82,8 @@ fn unpack(file: PhysRange, free: &mut RangeSet) -> Result<PhysRange, String> {
         Some(range)
     };
     let places = take(packed.length.into()).zip(take(packed.work_size() as u64));
-    let (out, work) = places.ok_or("no free memory to unpack dom0's kernel in: give the machine more RAM")?;
+    let (out, work) =
+        places.ok_or("no free memory to unpack dom0's kernel in: give the machine more RAM")?;
     let elf = packed
         .unpack(room(out), room(work))
         .map_err(|e| format!("{e}"))?;
@@ -98,7 +99,12 @@ pub(super) fn build(
     machine: &Machine<'_>,
     mut free: RangeSet,
 ) -> Result<(), String> {
-    let Machine { boot, options, acpi, .. } = *machine;
+    let Machine {
+        boot,
+        options,
+        acpi,
+        ..
+    } = *machine;
     let module = boot
         .modules
         .first()
@@ -160,7 +166,10 @@ pub(super) fn build(
         if !build::write_guest(&domain, at, segment.bytes)
             || !build::zero_guest(&domain, at + filled, segment.memory.size() - filled)
         {
-            return Err(format!("dom0: no memory for its kernel at {}", segment.memory));
+            return Err(format!(
+                "dom0: no memory for its kernel at {}",
+                segment.memory
+            ));
         }
     }
     if !build::write_guest(&domain, plan.acpi.start(), &tables)
@@ -172,7 +181,8 @@ pub(super) fn build(
     log::info!(
         "dom0: {vcpus} vCPUs, {} MiB, {}entry {entry:#x}, start info at {:#x}",
         plan.ram.size() >> 20,
-        plan.ramdisk.map_or(String::new(), |at| format!("ramdisk at {at}, ")),
+        plan.ramdisk
+            .map_or(String::new(), |at| format!("ramdisk at {at}, ")),
         plan.start_info.start()
     );
     build::start(hv, &domain, entry, plan.start_info.start())

@@ -111,7 +111,9 @@ fn without_names(protocol: Protocol, mut info: BootInfo<'_>) -> BootInfo<'_> {
         return info;
     }
     fn rest(line: &str) -> &str {
-        line.trim_start().split_once(' ').map_or("", |(_, rest)| rest)
+        line.trim_start()
+            .split_once(' ')
+            .map_or("", |(_, rest)| rest)
     }
     info.command_line = rest(info.command_line);
     for module in &mut info.modules {

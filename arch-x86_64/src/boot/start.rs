@@ -14,7 +14,11 @@ use super::{
     smp,
 };
 use crate::{
-    X86_64, acpi::{self, Acpi}, apic, console, cpu, ioapic::{self, Line}, irq, machine,
+    X86_64,
+    acpi::{self, Acpi},
+    apic, console, cpu,
+    ioapic::{self, Line},
+    irq, machine,
     mm::{
         firmware,
         hyp::{self, FourLevels},
@@ -97,7 +101,13 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     }
     let boot_cpu = smp::join(hv, CpuId(0));
     timer::calibrate_apic();
-    let apic_ids: alloc::vec::Vec<u32> = acpi.madt.cpus.iter().filter(|cpu| cpu.enabled).map(|cpu| cpu.id).collect();
+    let apic_ids: alloc::vec::Vec<u32> = acpi
+        .madt
+        .cpus
+        .iter()
+        .filter(|cpu| cpu.enabled)
+        .map(|cpu| cpu.id)
+        .collect();
     smp::start_others(hv, &apic_ids, trampoline);
     log::info!(
         "{} CPUs, {} MiB of RAM",

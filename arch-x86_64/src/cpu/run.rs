@@ -88,7 +88,12 @@ fn run_vcpu<B: Backend>(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>) {
             // SAFETY: the vCPU is loaded on this CPU and not running: its state and registers are this CPU's, and these
             // are the only references until the block ends.
             let (regs, hw) = unsafe { (&mut *regs, &mut *B::hardware(&vcpu.arch)) };
-            let cx = &mut Context { cpu, vcpu, regs, hw };
+            let cx = &mut Context {
+                cpu,
+                vcpu,
+                regs,
+                hw,
+            };
             if !virtual_interrupts::before_entry(cx) {
                 continue;
             }
@@ -97,7 +102,12 @@ fn run_vcpu<B: Backend>(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>) {
         unsafe { B::enter(cpu, vcpu, regs) };
         // SAFETY: the guest has stopped; until the next entry these are the only references.
         let (regs, hw) = unsafe { (&mut *regs, &mut *B::hardware(&vcpu.arch)) };
-        exit::serve(&mut Context { cpu, vcpu, regs, hw });
+        exit::serve(&mut Context {
+            cpu,
+            vcpu,
+            regs,
+            hw,
+        });
     }
 }
 

@@ -8,7 +8,11 @@ use xenolith_core::{
 use xenolith_hal::{Hal, Nanos};
 
 use super::{
-    control, cpuid, hardware::{Event, Exit, Hardware}, instruction, memory, msr, physdev::Rows, port,
+    control, cpuid,
+    hardware::{Event, Exit, Hardware},
+    instruction, memory, msr,
+    physdev::Rows,
+    port,
     regs::GuestRegs,
 };
 use crate::{X86_64, cpu::percpu::PerCpu};
@@ -120,7 +124,9 @@ fn rare<H: Hardware>(cx: &mut Context<'_, H>, exit: Exit) {
         Exit::Undefined => cx.raise(Event::UNDEFINED),
         Exit::TaskSwitch => cx.crash(format_args!("task switch by hardware")),
         Exit::Shutdown => cx.crash(format_args!("triple fault")),
-        Exit::Failed(number) => cx.crash(format_args!("the CPU refuses its state, exit {number:#x}")),
+        Exit::Failed(number) => {
+            cx.crash(format_args!("the CPU refuses its state, exit {number:#x}"))
+        }
         _ => {}
     }
 }
@@ -218,4 +224,3 @@ impl core::fmt::Display for Name<'_> {
         core::write!(f, "d{}v{}", self.0.domain().id().0, self.0.id.0)
     }
 }
-

@@ -2,9 +2,7 @@
 //!
 //! The hypervisor uses none of it, so a guest's state stays in the registers from its vCPU's load to its save.
 
-use alloc::{
-    alloc::{Layout, alloc_zeroed, dealloc},
-};
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::{
     arch::x86_64::{__cpuid, __cpuid_count},
     ptr::NonNull,

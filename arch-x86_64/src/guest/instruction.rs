@@ -36,10 +36,10 @@ impl Kind {
             (Self::Cpuid, [0x0f, 0xa2, ..])
             | (Self::ReadMsr, [0x0f, 0x32, ..])
             | (Self::WriteMsr, [0x0f, 0x30, ..]) => 2,
-            (Self::Other, [0xf4, ..]) => 1,                      // HLT
-            (Self::Other, [0x90, ..]) => 1,                      // PAUSE, behind its prefix
-            (Self::Other, [0x0f, 0x08 | 0x09 | 0x33, ..]) => 2,  // INVD, WBINVD, RDPMC
-            (Self::Other, [0x0f, 0x01, 0xd1, ..]) => 3,          // XSETBV
+            (Self::Other, [0xf4, ..]) => 1,                     // HLT
+            (Self::Other, [0x90, ..]) => 1,                     // PAUSE, behind its prefix
+            (Self::Other, [0x0f, 0x08 | 0x09 | 0x33, ..]) => 2, // INVD, WBINVD, RDPMC
+            (Self::Other, [0x0f, 0x01, 0xd1, ..]) => 3,         // XSETBV
             _ => return None,
         })
     }
@@ -56,8 +56,10 @@ pub fn is_64_bit<H: Hardware>(hw: &H) -> bool {
 /// Length of code that begins with prefixes.
 fn length_of(kind: Kind, bytes: &[u8], long: bool) -> Option<u64> {
     let is_prefix = |byte: u8| {
-        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-            || (long && byte & 0xf0 == 0x40)
+        matches!(
+            byte,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+        ) || (long && byte & 0xf0 == 0x40)
     };
     let prefixes = bytes.iter().take_while(|byte| is_prefix(**byte)).count();
     let code = bytes.get(prefixes..)?;
@@ -107,7 +109,10 @@ pub fn decode<H: Hardware>(cx: &mut Context<'_, H>) -> Option<Instruction> {
     const DEFAULT_32: u16 = 1 << 10;
     let mut bytes = [0; LONGEST];
     let got = fetch(cx, &mut bytes)?;
-    let bits = match (is_64_bit(cx.hw), cx.hw.segment(SegmentName::Cs).attributes & DEFAULT_32) {
+    let bits = match (
+        is_64_bit(cx.hw),
+        cx.hw.segment(SegmentName::Cs).attributes & DEFAULT_32,
+    ) {
         (true, _) => 64,
         (false, 0) => 16,
         _ => 32,
@@ -127,9 +132,18 @@ mod tests {
 
     #[test]
     fn prefixes_count_to_the_length() {
-        assert_eq!(length_of(Kind::Hypercall, &[0x0f, 0x01, 0xd9], true), Some(3));
-        assert_eq!(length_of(Kind::Hypercall, &[0x0f, 0x01, 0xc1, 0xc3], true), Some(3));
-        assert_eq!(length_of(Kind::Cpuid, &[0x66, 0x48, 0x0f, 0xa2], true), Some(4));
+        assert_eq!(
+            length_of(Kind::Hypercall, &[0x0f, 0x01, 0xd9], true),
+            Some(3)
+        );
+        assert_eq!(
+            length_of(Kind::Hypercall, &[0x0f, 0x01, 0xc1, 0xc3], true),
+            Some(3)
+        );
+        assert_eq!(
+            length_of(Kind::Cpuid, &[0x66, 0x48, 0x0f, 0xa2], true),
+            Some(4)
+        );
         assert_eq!(length_of(Kind::Cpuid, &[0x48, 0x0f, 0xa2], false), None);
         assert_eq!(length_of(Kind::Other, &[0xf3, 0x90], true), Some(2));
         assert_eq!(length_of(Kind::Other, &[0x66; 15], true), None);

@@ -147,7 +147,12 @@ pub fn carry_out<H: Hardware>(cx: &mut Context<'_, H>, effect: Effect) {
     match effect {
         Effect::None => {}
         Effect::Timer(deadline) => set_timer(cx.hv(), cx.vcpu, deadline),
-        Effect::Ipi(message) => send(cx.hv(), cx.vcpu.domain(), Some(cx.vcpu.arch.index), &message),
+        Effect::Ipi(message) => send(
+            cx.hv(),
+            cx.vcpu.domain(),
+            Some(cx.vcpu.arch.index),
+            &message,
+        ),
         Effect::Eoi(vector) => super::ioapic::end_of_interrupt(cx.hv(), cx.vcpu.domain(), vector),
         Effect::Mode(_) => {
             let deadline = cx.vcpu.arch.lapic.deadline();

@@ -80,7 +80,9 @@ pub fn end_of_interrupt(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, vec
     let mut ended = 0u64;
     {
         let mut ioapic = ioapic.lock();
-        ioapic.eoi(vector, |pin| ended |= 1u64.checked_shl(pin.gsi).unwrap_or(0));
+        ioapic.eoi(vector, |pin| {
+            ended |= 1u64.checked_shl(pin.gsi).unwrap_or(0)
+        });
     }
     while ended != 0 {
         let gsi = ended.trailing_zeros();

@@ -105,4 +105,3 @@ fn raise<H: Hardware>(cx: &mut Context<'_, H>, error: WalkError) {
         _ => cx.raise(Event::PROTECTION),
     }
 }
-

@@ -121,7 +121,11 @@ fn get<H: Hardware>(cx: &Context<'_, H>, register: Register) -> Option<u64> {
         Register::RSP => cx.hw.rsp(),
         _ => cx.regs.get(full.number() as u8),
     };
-    let value = if is_high_byte(register) { value >> 8 } else { value };
+    let value = if is_high_byte(register) {
+        value >> 8
+    } else {
+        value
+    };
     Some(value & mask(register.size()))
 }
 

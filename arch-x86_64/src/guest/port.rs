@@ -29,7 +29,11 @@ pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     if access.input {
         let value = u64::from(read(cx, access.port, access.size)) & mask;
         // A 32-bit result clears the upper half, narrower ones leave the rest.
-        cx.regs.rax = if bits == 32 { value } else { rax & !mask | value };
+        cx.regs.rax = if bits == 32 {
+            value
+        } else {
+            rax & !mask | value
+        };
     } else if let Some(pci) = &cx.vcpu.domain().arch.pci {
         pci.write(access.port, access.size, (rax & mask) as u32);
     }

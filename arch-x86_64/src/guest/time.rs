@@ -42,7 +42,10 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
         word(offset_of!(VcpuTimeInfo, tsc_to_system_mul), rate.factor)?;
         // Shift, flags, two bytes of nothing.
         let flags = TSC_STABLE << 8;
-        word(offset_of!(VcpuTimeInfo, tsc_shift), u32::from(rate.shift as u8) | flags)?;
+        word(
+            offset_of!(VcpuTimeInfo, tsc_shift),
+            u32::from(rate.shift as u8) | flags,
+        )?;
         word(version, odd.wrapping_add(1))?;
         Ok(())
     };

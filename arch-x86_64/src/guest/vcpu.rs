@@ -13,8 +13,8 @@ use xenolith_hal::{E820Entry, HostPhys, sync::Mutex};
 use super::{fpu::FpuContext, pci::ConfigPorts, regs::GuestRegs};
 use crate::{
     cpuid::Policy,
-    msr::{MsrPolicy, MsrState},
     mm::{guest_access::TranslationCache, hardware::Ram},
+    msr::{MsrPolicy, MsrState},
     svm::vcpu::SvmVcpu,
     vioapic::VIoApic,
     vlapic::VLapic,
@@ -131,14 +131,20 @@ impl ArchVcpu {
         let regs = unsafe { self.regs.get().cast_const().read_volatile() };
         for number in 0..16u8 {
             let end = if number % 4 == 3 { "\n" } else { " " };
-            write!(out, "{:<3} {:#018x}{end}", NAMES[usize::from(number)], regs.get(number))?;
+            write!(
+                out,
+                "{:<3} {:#018x}{end}",
+                NAMES[usize::from(number)],
+                regs.get(number)
+            )?;
         }
         Ok(())
     }
 }
 
 const NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
 ];
 
 /// The architecture's part of a domain.

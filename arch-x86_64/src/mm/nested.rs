@@ -8,7 +8,10 @@ use core::{
 use xenolith_arch_common::second_level::SecondLevel;
 use xenolith_hal::{Gfn, Mfn};
 
-use super::{hardware::{Hardware, Tlb}, second_level::Npt};
+use super::{
+    hardware::{Hardware, Tlb},
+    second_level::Npt,
+};
 use crate::{
     apic,
     cpu::{percpu, shootdown},

@@ -239,17 +239,15 @@ impl Hardware for Vmcb {
         (save.rflags, save.rip, save.rsp, save.rax) = (2, 0xfff0, 0, 0);
         (save.star, save.lstar, save.cstar, save.sfmask) = (0, 0, 0, 0);
         save.kernel_gs_base = 0;
-        (
-            save.sysenter_cs,
-            save.sysenter_esp,
-            save.sysenter_eip,
-        ) = (0, 0, 0);
+        (save.sysenter_cs, save.sysenter_esp, save.sysenter_eip) = (0, 0, 0);
         save.pat = 0x0007_0406_0007_0406;
         save.debug_control = 0;
         self.control.interrupt_shadow = 0;
         self.control.event_inject.set(0);
         self.control.exit_int_info.set(0);
-        self.control.interrupt.set(VirtualInterrupt::MASKING::SET.value);
+        self.control
+            .interrupt
+            .set(VirtualInterrupt::MASKING::SET.value);
         self.control.clean = Clean::empty();
         self.control.tlb_control = 1;
     }

@@ -141,7 +141,6 @@ bitflags! {
     }
 }
 
-
 /// The control area. Names follow the manual.
 #[repr(C)]
 pub struct Control {

@@ -252,7 +252,9 @@ pub struct MemoryMap {
 }
 
 /// One entry of a memory map in the E820 format of the PC BIOS: 20 bytes, without padding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C, packed)]
 pub struct E820Entry {
     /// First byte.

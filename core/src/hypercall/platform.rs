@@ -26,8 +26,8 @@ pub fn platform_op<H: Hal>(caller: Caller<'_, H>, op: GuestVirt) -> Result<i64, 
             set_time(caller, time)
         }
         PlatformOp::EnterAcpiSleep if H::PLATFORM_SLEEP => {
-            let (sleep, _) = EnterAcpiSleep::read_from_prefix(op.body.as_bytes())
-                .map_err(|_| Errno::EINVAL)?;
+            let (sleep, _) =
+                EnterAcpiSleep::read_from_prefix(op.body.as_bytes()).map_err(|_| Errno::EINVAL)?;
             enter_sleep(caller, sleep)
         }
         _ => Err(Errno::ENOSYS),

@@ -54,7 +54,9 @@ pub(crate) enum Emulator {
 pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
     let board = args.machine.board(arch)?;
     if args.emulator == Emulator::Bochs {
-        bail!("Xenolith runs guests by AMD's SVM so far, which Bochs is not used for here: leave --emulator out");
+        bail!(
+            "Xenolith runs guests by AMD's SVM so far, which Bochs is not used for here: leave --emulator out"
+        );
     }
     match args.dom0 {
         Some(_) if board.arch != Arch::X86_64 => bail!(
