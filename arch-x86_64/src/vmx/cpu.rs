@@ -1,6 +1,6 @@
 //! A physical CPU with VMX: whether it can be used, switching it on, what each CPU keeps.
 
-use core::arch::{asm, x86_64::__cpuid};
+use core::arch::asm;
 
 use spin::Once;
 use x86_64::{
@@ -20,7 +20,7 @@ use super::{
     instructions::{self, Invept, write},
     maps::{self, MSR_MAP_BYTES, PORT_MAP_BYTES},
 };
-use crate::{X86_64, mm::hyp::Direct, svm::asid::Asids};
+use crate::{X86_64, cpu::cpuid::cpuid, mm::hyp::Direct, svm::asid::Asids};
 
 /// Capability registers (Intel SDM, volume 3, appendix A).
 mod msr {
@@ -79,8 +79,7 @@ fn capability(number: u32) -> u64 {
 /// Whether the CPU has VMX at all.
 #[must_use]
 pub fn exists() -> bool {
-    // SAFETY: leaf 1 exists on every CPU with long mode.
-    unsafe { __cpuid(1) }.ecx & 1 << 5 != 0
+    cpuid(1, 0).ecx & 1 << 5 != 0
 }
 
 /// Whether this CPU can run guests by VMX; the error says what is missing.

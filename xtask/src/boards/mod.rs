@@ -3,6 +3,7 @@
 //! To add one: a file beside this one with a `Board`, its name in `ALL`, and the board is in `run`, `smoke`, `test`,
 //! `image` and `boards`.
 
+mod qemu_pc;
 mod qemu_q35;
 mod qemu_virt;
 mod qemu_virt_gicv2;
@@ -20,6 +21,7 @@ pub(crate) const ALL: &[&Board] = &[
     &zcu102::BOARD,
     &qemu_virt_riscv64::BOARD,
     &qemu_q35::BOARD,
+    &qemu_pc::BOARD,
 ];
 
 /// What xtask must know of a board to run it in an emulator and to make a disk image for it.

@@ -1,14 +1,27 @@
 //! The differences from Xen that are known and explained: the rows of tables in `docs/compatibility.md` whose first
-//! cell is a guest's name and a case's name, as `` `guest-abi: case` ``.
+//! cell is a guest's name and a case's name, as `` `guest-abi: case` ``, or as `` `guest-abi x86_64: case` `` where the
+//! difference is one architecture's alone.
 
 use std::collections::BTreeSet;
 
+use crate::arch::Arch;
 use crate::paths;
 
-/// Reads the page; none are known where there is no page.
-pub(crate) fn listed() -> BTreeSet<String> {
-    let page = paths::root().join("docs/compatibility.md");
-    rows(&std::fs::read_to_string(page).unwrap_or_default())
+/// The listed differences.
+pub(crate) struct Listed(BTreeSet<String>);
+
+impl Listed {
+    /// Reads the page; none are known where there is no page.
+    pub(crate) fn read() -> Listed {
+        let page = paths::root().join("docs/compatibility.md");
+        Listed(rows(&std::fs::read_to_string(page).unwrap_or_default()))
+    }
+
+    /// Whether this case of a guest is known to differ on the architecture.
+    pub(crate) fn holds(&self, guest: &str, arch: Arch, case: &str) -> bool {
+        self.0.contains(&format!("{guest}: {case}"))
+            || self.0.contains(&format!("{guest} {}: {case}", arch.name()))
+    }
 }
 
 fn rows(page: &str) -> BTreeSet<String> {
@@ -33,5 +46,14 @@ mod tests {
             rows(page),
             BTreeSet::from(["guest-abi: version.extra".to_string()])
         );
+    }
+
+    #[test]
+    fn a_row_for_one_architecture_does_not_excuse_another() {
+        let listed = Listed(rows("| `guest-abi x86_64: a` | |\n| `guest-abi: b` | |\n"));
+        assert!(listed.holds("guest-abi", Arch::X86_64, "a"));
+        assert!(!listed.holds("guest-abi", Arch::Aarch64, "a"));
+        assert!(listed.holds("guest-abi", Arch::Aarch64, "b"));
+        assert!(!listed.holds("guest-traps", Arch::X86_64, "a"));
     }
 }

@@ -13,6 +13,7 @@ use crate::console::{Console, Echo};
 use crate::emulator::{Boot, Machine, Terminal};
 use crate::paths;
 use crate::prepare::MachineArgs;
+use crate::verbs::build;
 use crate::verbs::test::{Case, Needs};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -128,7 +129,7 @@ fn check(board: &'static Board, row: &Row) -> Result<()> {
 fn changed(board: &'static Board, row: &Row, name: &str) -> Result<Machine> {
     let mut files = MachineArgs::default().hypervisor_alone(board)?;
     if let Change::PvhOnly = row.change {
-        let mut image = paths::read(&files.hypervisor)?;
+        let mut image = paths::read(&build::hypervisor(row.arch)?.elf)?;
         hide_multiboot1(&mut image).context("the image has no Multiboot 1 header")?;
         files.hypervisor = paths::work().join(format!("{name}.elf"));
         paths::write(&files.hypervisor, &image)?;
