@@ -82,7 +82,7 @@ fn write<H: Hardware>(cx: &mut Context<'_, H>, register: u8, value: u64) -> bool
         0 => return set_cr0(cx, value),
         3 => cx.hw.set_cr3(value),
         4 => return set_cr4(cx, value),
-        8 => cx.hw.set_cr8(value as u8 & 15),
+        8 if value >> 4 == 0 => cx.hw.set_cr8(value as u8),
         _ => return false,
     }
     true
