@@ -2,6 +2,7 @@
 
 mod arch;
 mod boards;
+mod bochs;
 mod console;
 mod cpio;
 mod debian;

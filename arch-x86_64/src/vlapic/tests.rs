@@ -450,11 +450,12 @@ fn a_start_up_counts_only_after_an_init_and_once() {
     let signals = lapics[1].signals();
     assert!(signals.is_waiting_for_start());
     assert!(!lapics[0].signals().is_waiting_for_start());
-    assert!(send(Delivery::Init, 0));
+    // Nothing has run there since its reset: its APIC is left as it is.
+    assert!(!send(Delivery::Init, 0));
     assert!(send(Delivery::StartUp, 0x9a));
     assert!(!send(Delivery::StartUp, 0x9b));
     let pending = signals.take();
-    assert_eq!((pending.init, pending.start), (true, Some(0x9a)));
+    assert_eq!((pending.init, pending.start), (false, Some(0x9a)));
     assert!(!signals.is_waiting_for_start());
     assert!(!send(Delivery::StartUp, 0x9c));
     assert!(send(Delivery::Nmi, 0));

@@ -7,7 +7,7 @@ use crate::guest::hardware::Event;
 
 register_bitfields! {u32,
     /// Interruption information: for entries, of exits, and of what an exit interrupted.
-    pub EventInfo [
+    pub(crate) EventInfo [
         VECTOR OFFSET(0) NUMBITS(8) [],
         KIND OFFSET(8) NUMBITS(3) [
             External = 0,

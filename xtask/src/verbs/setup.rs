@@ -11,9 +11,13 @@ use crate::toolchain::{self, Toolchain};
 
 /// What running and testing need: Debian package, and the program that shows it is there on other systems.
 const TOOLS: &[(&str, &str)] = &[
+    ("bochs", "bochs"),
+    ("bochsbios", ""),
     ("device-tree-compiler", "dtc"),
     ("dpkg-dev", "dpkg-parsechangelog"),
     ("gcc", "gcc"),
+    ("grub-common", "grub-mkrescue"),
+    ("grub-pc-bin", ""),
     ("libxen-dev", ""),
     ("mtools", "mcopy"),
     ("opensbi", ""),
@@ -22,6 +26,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("u-boot-qemu", ""),
     ("u-boot-tools", "mkimage"),
+    ("vgabios", ""),
+    ("xorriso", "xorriso"),
 ];
 
 /// Installs everything for every verb and every architecture.

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
 use crate::boards::Stage;
+use crate::bochs;
 use crate::console::{Console, Echo};
 use crate::emulator::{Machine, Terminal};
 use crate::prepare::MachineArgs;
@@ -17,6 +18,8 @@ use crate::rootfs;
 
 /// The time limit of one smoke run, unless `--timeout` says otherwise.
 const LIMIT: u64 = 240;
+/// The same in Bochs.
+const BOCHS_LIMIT: u64 = 900;
 
 /// What to smoke-test.
 #[derive(Args, Clone, Debug, Default)]
@@ -53,9 +56,10 @@ pub(crate) enum Emulator {
 /// Runs the smoke test; an error says what was wrong.
 pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
     let board = args.machine.board(arch)?;
-    if args.emulator == Emulator::Bochs {
+    if args.emulator == Emulator::Bochs && board.arch != Arch::X86_64 {
         bail!(
-            "Xenolith runs guests by AMD's SVM so far, which Bochs is not used for here: leave --emulator out"
+            "Bochs is an x86_64 machine; {} is not: leave --emulator out",
+            board.name
         );
     }
     match args.dom0 {
@@ -66,9 +70,26 @@ pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
         Some(Dom0Kind::Pv) => bail!("dom0 runs by PVH so far: use --dom0 pvh"),
         _ => {}
     }
-    let machine = args.machine.machine(arch)?;
     let name = log_name(args, board.name);
+    if args.emulator == Emulator::Bochs {
+        return in_bochs(&args.machine, arch, &format!("{name}-bochs"));
+    }
+    let machine = args.machine.machine(arch)?;
     check(&machine, &name, args.machine.limit(LIMIT), Echo::Stdout)
+}
+
+/// The same in Bochs, which is slower and has fewer CPUs.
+fn in_bochs(options: &MachineArgs, arch: Option<Arch>, name: &str) -> Result<()> {
+    let mut options = options.clone();
+    options.smp.get_or_insert(bochs::MOST_CPUS);
+    options.memory.get_or_insert(bochs::MEMORY);
+    let words = options.append.get_or_insert_default();
+    *words = format!("{words} {}", bochs::DOM0_WORDS);
+    let machine = options.machine(arch)?;
+    let mut command = bochs::command(&machine, name)?;
+    let limit = options.limit(BOCHS_LIMIT);
+    let mut console = Console::start(&mut command, name, limit, Echo::Log)?;
+    dom0(&mut console, machine.board.arch, machine.cpus, Echo::Stdout)
 }
 
 /// The name of the log of a smoke run with these options.

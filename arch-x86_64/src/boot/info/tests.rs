@@ -78,7 +78,17 @@ fn a_multiboot_1_map_is_walked_by_each_entrys_own_size() {
 #[test]
 fn multiboot_2_tags_give_command_line_map_and_acpi() {
     let (start, size) = (RAM.start() as u32, RAM.size() as u32);
-    let mut body = words(&[1, 12, u32::from_le_bytes(*b"a=b\0"), 0]);
+    let text = |text: &[u8; 4]| u32::from_le_bytes(*text);
+    let mut body = words(&[1, 12, text(b"a=b\0"), 0]);
+    // GRUB 2 leaves the file's name out of the command line.
+    body.extend(words(&[
+        2,
+        18,
+        text(b"GRUB"),
+        text(b" 2.0"),
+        text(b"6\0\0\0"),
+        0,
+    ]));
     body.extend(words(&[6, 40, 24, 0, start, 0, size, 0, 1, 0]));
     body.extend(words(&[14, 28, 0, 0, 0, 0, 0, 0]));
     body.extend(words(&[0, 8]));
@@ -94,7 +104,22 @@ fn multiboot_2_tags_give_command_line_map_and_acpi() {
             kind: 1
         }]
     );
-    assert_eq!(found.rsdp, Some(0x1000 + 8 + 16 + 40 + 8));
+    assert_eq!(found.rsdp, Some(0x1000 + 8 + 16 + 24 + 40 + 8));
+}
+
+#[test]
+fn other_multiboot_loaders_begin_a_command_line_with_the_files_name() {
+    let (start, size) = (RAM.start() as u32, RAM.size() as u32);
+    let text = |text: &[u8; 4]| u32::from_le_bytes(*text);
+    let mut body = words(&[1, 16, text(b"/xen"), text(b" a=b"), 0, 0]);
+    body[4..8].copy_from_slice(&17u32.to_le_bytes());
+    body.extend(words(&[6, 40, 24, 0, start, 0, size, 0, 1, 0]));
+    body.extend(words(&[0, 8]));
+    let mut bytes = words(&[body.len() as u32 + 8, 0]);
+    bytes.extend(body);
+    let look = memory(bytes);
+    let found = read(Protocol::Multiboot2, 0x1000, &look).unwrap();
+    assert_eq!(found.command_line, "a=b");
 }
 
 #[test]

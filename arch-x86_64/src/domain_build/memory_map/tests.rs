@@ -192,7 +192,8 @@ fn the_start_of_day_data_is_what_a_pvh_loader_would_leave() {
     assert_eq!(read.command_line, "console=hvc0");
     assert_eq!(read.rsdp, Some(plan.acpi.start()));
     assert_eq!(read.map.len(), plan.map.len());
-    assert!(read.loaded.contains(&plan.ramdisk.unwrap()));
+    let modules: Vec<PhysRange> = read.modules.iter().map(|module| module.range).collect();
+    assert_eq!(modules, [plan.ramdisk.unwrap()]);
     assert_eq!(size_of::<HvmStartInfo>(), 56);
 }
 
