@@ -72,7 +72,7 @@ impl<H: Hardware> mmio::Device<H> for LapicPage {
             return 0;
         }
         let _ = size;
-        u64::from(value) >> (offset & 3) * 8
+        u64::from(value) >> ((offset & 3) * 8)
     }
 
     fn write(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize, value: u64) {

@@ -1,3 +1,4 @@
+use crate::hypercall::NoRows;
 use xenolith_abi::{
     Port,
     handle::GuestHandle,
@@ -205,7 +206,7 @@ fn the_runstate_area_follows_each_switch_even_across_two_frames() {
     let register = |address| {
         caller.write(ARG, &address).unwrap();
         let op = VcpuOp::RegisterRunstateMemoryArea.number();
-        vcpu_op(caller, op, 0, ARG)
+        vcpu_op::<_, NoRows>(caller, op, 0, ARG)
     };
     let read = || caller.read::<RunstateInfo>(GuestVirt(area)).unwrap();
     assert_eq!(register(0x7_0000u64), Ok(0), "unmapped: ignored");
@@ -234,13 +235,22 @@ fn vcpu_op_answers_where_firmware_starts_vcpus_as_xen_does_there() {
     };
     let is_up = VcpuOp::IsUp.number();
     for id in [1, 0x1_0000, u32::MAX] {
-        assert_eq!(vcpu_op(caller, is_up, id, ARG), Err(Errno::ENOENT));
+        assert_eq!(
+            vcpu_op::<_, NoRows>(caller, is_up, id, ARG),
+            Err(Errno::ENOENT)
+        );
     }
     for cmd in [0, 1, 2, 3, 4, 6, 8, 11, 12, 13, 14, 99] {
-        assert_eq!(vcpu_op(caller, cmd, 0, ARG), Err(Errno::EINVAL));
+        assert_eq!(
+            vcpu_op::<_, NoRows>(caller, cmd, 0, ARG),
+            Err(Errno::EINVAL)
+        );
     }
     for op in [VcpuOp::RegisterVcpuInfo, VcpuOp::RegisterRunstateMemoryArea] {
-        assert_eq!(vcpu_op(caller, op.number(), 0, HOLE), Err(Errno::EFAULT));
+        assert_eq!(
+            vcpu_op::<_, NoRows>(caller, op.number(), 0, HOLE),
+            Err(Errno::EFAULT)
+        );
     }
 }
 

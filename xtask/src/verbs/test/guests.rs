@@ -54,7 +54,10 @@ pub(crate) fn cases() -> Vec<Case> {
         .iter()
         .filter(|board| matches!(board.stage, Stage::Dom0));
     boards
-        .flat_map(|board| PLANS.iter().map(|plan| case(board, plan)))
+        .flat_map(|board| PLANS.iter().map(move |plan| (*board, plan)))
+        // As smoke: not with several CPUs on x86-64 yet.
+        .filter(|(board, plan)| board.arch != Arch::X86_64 || plan.cpus == 1)
+        .map(|(board, plan)| case(board, plan))
         .collect()
 }
 
