@@ -142,7 +142,16 @@ impl<H: Hal> Hypervisor<H> {
         // The guest may have gone over to the FIFO ABI meanwhile, and looked for what is pending too early.
         match domain.events.fifo() {
             None => signal,
-            Some(fifo) => fifo.change(hal, (domain, vcpu), &queued(channel, port), Change::Raise),
+            Some(fifo) => {
+                let queued = queued(channel, port);
+                let later = fifo.change(hal, (domain, vcpu), &queued, Change::Raise);
+                // An upcall byte that the first half set keeps every later event quiet until the guest has seen it.
+                if signal == Signal::Upcall {
+                    signal
+                } else {
+                    later
+                }
+            }
         }
     }
 
