@@ -150,10 +150,7 @@ fn halt<H: Hardware>(cx: &mut Context<'_, H>) {
         return;
     }
     if cx.hw.rflags() & INTERRUPTS == 0 {
-        // Nothing but INIT or NMI wakes it.
-        cx.vcpu.arch.lapic.signals().stopped();
-        cx.hv().vcpu_down(cx.vcpu);
-        return;
+        cx.vcpu.arch.lapic.signals().halt_deaf();
     }
     cx.sync_tpr();
     cx.hv().block(cx.vcpu);

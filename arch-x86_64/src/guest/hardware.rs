@@ -165,6 +165,9 @@ pub struct Segment {
 
 /// A stopped vCPU's state in a backend's hands.
 pub trait Hardware {
+    /// The guest can lower its task priority without an exit. A window that is set with a class then opens only below it.
+    const LOWERS_TPR_UNSEEN: bool;
+
     /// Why it stopped.
     fn exit(&self) -> Exit;
     /// Length of the instruction that was intercepted, where the CPU tells.

@@ -15,11 +15,12 @@ use crate::{
     vlapic::{self, Effect, Message, VLapic},
 };
 
-/// Looks at what is pending for a vCPU that is about to be entered. False when it must not run: it waits for its start.
+/// Looks at what is pending for a vCPU that is about to be entered. False when it must not run: it waits for its start, or
+/// has halted.
 #[inline(always)]
 pub fn before_entry<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     let arch = &cx.vcpu.arch;
-    if arch.lapic.signals().is_pending() && !signals(cx) {
+    if arch.lapic.signals().wants_look() && !signals(cx) {
         return false;
     }
     let upcall = arch.upcall.load(Relaxed) && cx.vcpu.domain().arch.callback().is_some();
@@ -48,7 +49,12 @@ fn deliver<H: Hardware>(cx: &mut Context<'_, H>) {
     let arch = &cx.vcpu.arch;
     cx.sync_tpr();
     let Some(next) = next(cx) else {
-        if arch.window.get() {
+        if H::LOWERS_TPR_UNSEEN
+            && let Some(class) = arch.lapic.held_by_task_priority()
+        {
+            arch.window.set(true);
+            cx.hw.set_window(Some(class));
+        } else if arch.window.get() {
             close_window(cx);
         }
         return;
@@ -103,7 +109,7 @@ fn upcall_stands<H: Hardware>(cx: &Context<'_, H>) -> bool {
     false
 }
 
-/// INIT, start-up and NMI messages. False when the vCPU now waits for its start.
+/// INIT, start-up and NMI messages. False when the vCPU now waits for one of them.
 #[cold]
 fn signals<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     let pending = cx.vcpu.arch.lapic.signals().take();
@@ -124,6 +130,10 @@ fn signals<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     }
     if pending.nmi {
         cx.hw.inject(Event::Nmi);
+    } else if cx.vcpu.arch.lapic.signals().is_deaf() {
+        // Something else woke it.
+        cx.hv().block(cx.vcpu);
+        return false;
     }
     true
 }
@@ -210,7 +220,8 @@ pub fn raise_upcall(vcpu: &ArchVcpu) {
 
 /// Whether a halted vCPU has an interrupt to go on with.
 pub fn has_deliverable(domain: &ArchDomain, vcpu: &ArchVcpu, upcall: bool) -> bool {
-    (upcall && domain.callback().is_some())
-        || vcpu.lapic.signals().is_pending()
-        || vcpu.lapic.deliverable().is_some()
+    let signals = vcpu.lapic.signals();
+    signals.is_pending()
+        || !signals.is_deaf()
+            && (upcall && domain.callback().is_some() || vcpu.lapic.deliverable().is_some())
 }

@@ -80,6 +80,8 @@ impl Vmcb {
 }
 
 impl Hardware for Vmcb {
+    const LOWERS_TPR_UNSEEN: bool = true;
+
     #[inline]
     fn exit(&self) -> Exit {
         match self.control.exit_code {

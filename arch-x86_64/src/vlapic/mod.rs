@@ -254,6 +254,15 @@ impl VLapic {
         self.request.highest()
     }
 
+    /// The class of the highest requested vector if nothing but the task priority keeps it from being taken.
+    #[must_use]
+    pub fn held_by_task_priority(&self) -> Option<u8> {
+        let class = self.request.highest() >> 4;
+        let held = class > self.in_service_top.load(Relaxed) >> 4
+            && class <= self.task_priority.load(Relaxed) >> 4;
+        (held && self.accepting.load(Relaxed)).then_some(class)
+    }
+
     /// The vCPU takes the vector that [`VLapic::deliverable`] told.
     pub fn acknowledge(&self, vector: u8) {
         self.request.remove(vector);

@@ -18,6 +18,8 @@ const WAITING: u32 = 1 << 11;
 /// Nothing has run on the vCPU since it was reset: another INIT changes nothing, and what its APIC was given since then
 /// stays.
 const FRESH: u32 = 1 << 12;
+/// The vCPU has halted with its interrupts off: nothing but an INIT or NMI makes it go on.
+const DEAF: u32 = 1 << 13;
 
 /// The word.
 pub struct Signals(AtomicU32);
@@ -73,7 +75,7 @@ impl Signals {
         })
     }
 
-    /// Whether anything waits for the owner: one load.
+    /// Whether a message waits for the owner: one load.
     #[must_use]
     #[inline]
     pub fn is_pending(&self) -> bool {
@@ -92,9 +94,22 @@ impl Signals {
             .fetch_and(!(WAITING | FRESH | START | INIT | START_PAGE), SeqCst);
     }
 
-    /// The vCPU has been taken offline by other means than a message.
-    pub fn stopped(&self) {
-        self.0.store(WAITING, SeqCst);
+    /// The vCPU halts with its interrupts off. What came before and ends such a halt is still pending then.
+    pub fn halt_deaf(&self) {
+        self.0.fetch_or(DEAF, SeqCst);
+    }
+
+    /// Whether the vCPU has halted with its interrupts off.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.0.load(Relaxed) & DEAF != 0
+    }
+
+    /// Whether the owner must look before it enters its guest: one load.
+    #[must_use]
+    #[inline]
+    pub fn wants_look(&self) -> bool {
+        self.0.load(Relaxed) & (START | INIT | NMI | DEAF) != 0
     }
 
     /// Takes what came. An NMI stays for a vCPU that waits for its start-up.
@@ -104,8 +119,10 @@ impl Signals {
                 0
             } else if word & (INIT | WAITING) != 0 {
                 WAITING | FRESH | word & NMI
-            } else {
+            } else if word & NMI != 0 {
                 0
+            } else {
+                word & DEAF
             }
         };
         let word = self

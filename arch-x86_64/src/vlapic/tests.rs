@@ -478,6 +478,45 @@ fn a_start_up_counts_only_after_an_init_and_once() {
 }
 
 #[test]
+fn a_halt_with_interrupts_off_ends_by_init_or_nmi_alone() {
+    let lapic = enabled(0);
+    let signals = lapic.signals();
+    signals.halt_deaf();
+    lapic.accept(0x31, Trigger::Edge);
+    assert!(signals.wants_look() && !signals.is_pending());
+    assert_eq!(signals.take(), Pending::default());
+    assert!(signals.is_deaf());
+    assert!(signals.post_nmi());
+    assert!(signals.take().nmi);
+    assert!(!signals.is_deaf() && !signals.wants_look());
+    // An INIT that came before the halt is not forgotten over it.
+    assert!(signals.post_init());
+    signals.halt_deaf();
+    assert!(signals.take().init);
+    assert!(!signals.is_deaf() && signals.is_waiting_for_start());
+}
+
+#[test]
+fn what_only_the_task_priority_holds_back_is_told_with_its_class() {
+    let lapic = enabled(0);
+    lapic.set_tpr(5);
+    assert_eq!(lapic.held_by_task_priority(), None);
+    lapic.accept(0x51, Trigger::Edge);
+    assert_eq!(lapic.deliverable(), None);
+    assert_eq!(lapic.held_by_task_priority(), Some(5));
+    lapic.set_tpr(4);
+    assert_eq!(lapic.deliverable(), Some(0x51));
+    assert_eq!(lapic.held_by_task_priority(), None);
+    lapic.acknowledge(0x51);
+    lapic.accept(0x52, Trigger::Edge);
+    lapic.set_tpr(15);
+    // Its own class is being handled: lowering the task priority would not let it through.
+    assert_eq!(lapic.held_by_task_priority(), None);
+    lapic.end_of_interrupt();
+    assert_eq!(lapic.held_by_task_priority(), Some(5));
+}
+
+#[test]
 fn any_access_to_the_page_and_the_msrs_does_no_harm() {
     let (xapic, x2apic) = (enabled(0), x2apic(2));
     let values = [0, 1, 0xff, 0x1ff, 0x4_4030, u32::MAX, 0x8000_0000];

@@ -238,6 +238,8 @@ impl State {
 }
 
 impl Hardware for State {
+    const LOWERS_TPR_UNSEEN: bool = false;
+
     #[inline]
     fn exit(&self) -> Exit {
         exit::decode(self.reason, &Current)
