@@ -160,6 +160,10 @@ impl Hal for X86_64 {
         linear::guest_phys(vcpu, p2m, address)
     }
 
+    fn has_start(&self, vcpu: &ArchVcpu) -> bool {
+        !vcpu.lapic.signals().is_waiting_for_start()
+    }
+
     fn set_callback(&self, domain: &ArchDomain, via: u64) -> bool {
         domain.set_callback(via);
         true

@@ -40,6 +40,9 @@ fn complete<H: Hal, A: Rows<H>>(
     let hv = caller.hv;
     match op {
         VcpuOp::Up => {
+            if !hv.hal.has_start(&vcpu.arch) {
+                return Err(Errno::EINVAL);
+            }
             hv.vcpu_up(vcpu);
         }
         VcpuOp::Down => {

@@ -190,6 +190,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
         Err(Fault)
     }
 
+    /// Whether the vCPU has registers to start with. Where only firmware calls start vCPUs, nobody asks.
+    fn has_start(&self, vcpu: &Self::Vcpu) -> bool {
+        let _ = vcpu;
+        true
+    }
+
     /// A guest says how it wants to be interrupted for events (`HVM_PARAM_CALLBACK_IRQ`); `false` where the machine
     /// decides that and guests have no say.
     fn set_callback(&self, domain: &Self::Domain, via: u64) -> bool {

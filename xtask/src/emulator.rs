@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::arch::Arch;
 use crate::boards::{Board, Modules};
 use crate::device_tree::{self, Tree};
 use crate::layout::{self, Layout, Sizes};
@@ -131,6 +132,10 @@ impl Machine {
             "-accel",
             if self.icount {
                 "tcg"
+            } else if self.board.arch == Arch::X86_64 {
+                // QEMU 7.2 loses interrupts of a CPU at an exit of SVM if other threads raise them then: it changes the
+                // word of pending ones without a lock (`do_vmexit`).
+                "tcg,thread=single"
             } else {
                 "tcg,thread=multi"
             },

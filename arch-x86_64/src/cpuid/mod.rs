@@ -12,7 +12,7 @@ pub mod xen;
 pub mod xstate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use features::{
     ext1_edx, ext8_ebx, leaf1_ecx, leaf1_ecx_own, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,

@@ -71,9 +71,14 @@ fn vcpu(vcpu_id: u32) -> VcpuFacts {
     }
 }
 
+/// What a domain on a small AMD host sees.
+pub(crate) fn policy() -> Policy {
+    Policy::maximum(qemu64, ALL).for_domain(&domain(4))
+}
+
 #[test]
 fn a_small_amd_host_shows_what_it_has_without_svm() {
-    let policy = Policy::maximum(qemu64, ALL).for_domain(&domain(4));
+    let policy = policy();
     let read = |leaf| policy.cpuid(leaf, 0, &vcpu(2));
     assert_eq!(policy.vendor(), Vendor::Amd);
     assert_eq!(read(0), [0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65]);

@@ -155,7 +155,7 @@ fn set_cr4<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
 
 /// With PAE paging and without long mode the CPU holds the four page directory pointers, which are read here where the
 /// guest begins that. False when it has none to read; the guest is lost then anyway.
-fn load_pointers<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
+pub fn load_pointers<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     let paging = cx.hw.cr0() & CR0_PG != 0 && cx.hw.cr4() & CR4_PAE != 0;
     if !paging || cx.hw.efer() & EFER_LMA != 0 {
         return true;

@@ -213,6 +213,8 @@ pub trait Hardware {
     fn segment(&self, name: SegmentName) -> Segment;
     /// Sets one.
     fn set_segment(&mut self, name: SegmentName, value: Segment);
+    /// Sets the task register.
+    fn set_task_register(&mut self, value: Segment);
     /// Whether the guest runs 64-bit code.
     #[inline]
     fn is_64_bit(&self) -> bool {

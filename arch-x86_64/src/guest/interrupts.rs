@@ -6,6 +6,7 @@ use xenolith_core::{Hypervisor, VcpuId, VcpuRef, timer::VcpuTimer};
 use xenolith_hal::{ArchTimer, Hal, Nanos};
 
 use super::{
+    control,
     exit::Context,
     hardware::{Event, Hardware, Segment, SegmentName},
     vcpu::{ArchDomain, ArchVcpu},
@@ -69,14 +70,22 @@ fn deliver<H: Hardware>(cx: &mut Context<'_, H>) {
         cx.hw.set_window(Some(class));
         return;
     }
-    match next {
-        Next::Upcall(vector) => cx.hw.inject(Event::Interrupt(vector)),
+    let behind = match next {
+        // The guest ends an upcall without an exit: one is asked for if an interrupt waits behind it.
+        Next::Upcall(vector) => {
+            cx.hw.inject(Event::Interrupt(vector));
+            arch.lapic.deliverable()
+        }
         Next::Lapic(vector) => {
             arch.lapic.acknowledge(vector);
             cx.hw.inject(Event::Interrupt(vector));
+            None
         }
-    }
-    if arch.window.get() {
+    };
+    if let Some(vector) = behind {
+        arch.window.set(true);
+        cx.hw.set_window(Some(vector >> 4));
+    } else if arch.window.get() {
         close_window(cx);
     }
 }
@@ -127,6 +136,14 @@ fn signals<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
             cx.hv().vcpu_up(cx.vcpu);
         }
         return false;
+    }
+    if pending.given {
+        cx.hw.reset();
+        let start = cx.vcpu.arch.start.lock().take();
+        if let Some(start) = start {
+            start.load(cx.hw, cx.regs);
+            control::load_pointers(cx);
+        }
     }
     if pending.nmi {
         cx.hw.inject(Event::Nmi);

@@ -3,6 +3,7 @@
 pub mod hardware;
 pub mod paging;
 pub mod regs;
+pub mod start;
 
 #[cfg(target_os = "none")]
 pub mod backend;

@@ -1,6 +1,6 @@
 //! Hypercalls that only x86 has, and the devices of the control domain (`physdev.h`).
 
-use xenolith_abi::vcpu::VcpuOp;
+use xenolith_abi::{hvm_vcpu::VcpuHvmContext, vcpu::VcpuOp};
 use xenolith_core::{
     Errno, VcpuRef,
     guest::Caller,
@@ -9,6 +9,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{GuestVirt, Hal, Nanos};
 
+use super::start::Start;
 use crate::X86_64;
 
 /// What x86 has beyond the common hypercalls.
@@ -27,9 +28,10 @@ impl hypercall::Rows<X86_64> for Rows {
         caller: Caller<'_, X86_64>,
         op: VcpuOp,
         vcpu: &VcpuRef<X86_64>,
-        _: GuestVirt,
+        arg: GuestVirt,
     ) -> Result<i64, Errno> {
         match op {
+            VcpuOp::Initialise => initialise(caller, vcpu, arg),
             VcpuOp::SendNmi => {
                 if vcpu.arch.lapic.signals().post_nmi() {
                     caller.hv.notify(vcpu);
@@ -42,6 +44,27 @@ impl hypercall::Rows<X86_64> for Rows {
 
     fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
         physdev_op(caller, cmd, arg)
+    }
+}
+
+/// `VCPUOP_initialise`: registers for a vCPU that waits for its start. It runs with them once `VCPUOP_up` is called.
+fn initialise(
+    caller: Caller<'_, X86_64>,
+    vcpu: &VcpuRef<X86_64>,
+    arg: GuestVirt,
+) -> Result<i64, Errno> {
+    let context: VcpuHvmContext = caller.read(arg)?;
+    let mut place = vcpu.arch.start.lock();
+    if !vcpu.arch.lapic.signals().is_waiting_for_start() {
+        return Err(Errno::EEXIST);
+    }
+    let start = Start::new(&context, &caller.domain().arch.policy)?;
+    // Who is told of them takes them out of their place after this.
+    *place = Some(start);
+    if vcpu.arch.lapic.signals().give_registers() {
+        Ok(0)
+    } else {
+        Err(Errno::EEXIST)
     }
 }
 

@@ -8,9 +8,12 @@ use core::{
 
 use alloc::vec::Vec;
 
-use xenolith_hal::{E820Entry, HostPhys, sync::Mutex};
+use xenolith_hal::{
+    E820Entry, HostPhys,
+    sync::{Mutex, Rank},
+};
 
-use super::{fpu::FpuContext, pci::ConfigPorts, regs::GuestRegs};
+use super::{fpu::FpuContext, pci::ConfigPorts, regs::GuestRegs, start::Start};
 use crate::{
     cpuid::Policy,
     mm::{guest_access::TranslationCache, hardware::Ram},
@@ -50,6 +53,8 @@ pub struct ArchVcpu {
     pub window: Cell<bool>,
     /// The local APIC.
     pub lapic: VLapic,
+    /// Registers that a hypercall gave it to start with.
+    pub start: Mutex<Option<Start>>,
     debug: Cell<[u64; 4]>,
     translations: UnsafeCell<TranslationCache<Ram>>,
     msrs: UnsafeCell<MsrState>,
@@ -72,6 +77,7 @@ impl ArchVcpu {
             time_place: AtomicU64::new(u64::MAX),
             window: Cell::new(false),
             lapic: VLapic::new(index as u32 * 2),
+            start: Mutex::new(Rank::Vcpu, None),
             debug: Cell::new([0; 4]),
             translations: UnsafeCell::new(TranslationCache::new()),
             msrs: UnsafeCell::new(MsrState::default()),

@@ -74,6 +74,27 @@ impl Vmcb {
         }
     }
 
+    /// The interrupt that the guest was given as a virtual one and has not taken. A request that is intercepted is none: it
+    /// only asks for an exit.
+    #[inline]
+    fn offers(&self) -> Option<u8> {
+        let interrupt = &self.control.interrupt;
+        (interrupt.is_set(VirtualInterrupt::REQUEST)
+            && !self.control.intercept1.contains(Intercept1::VINTR))
+        .then(|| interrupt.read(VirtualInterrupt::VECTOR) as u8)
+    }
+
+    fn offer(&mut self, vector: u8) {
+        self.control.interrupt.modify(
+            VirtualInterrupt::REQUEST::SET
+                + VirtualInterrupt::PRIORITY.val(15)
+                + VirtualInterrupt::IGNORE_TPR::SET
+                + VirtualInterrupt::VECTOR.val(vector.into()),
+        );
+        self.control.intercept1.remove(Intercept1::VINTR);
+        self.changed(Clean::INTERRUPT.union(Clean::INTERCEPTS));
+    }
+
     fn changed(&mut self, what: Clean) {
         self.control.clean.remove(what);
     }
@@ -222,6 +243,10 @@ impl Hardware for Vmcb {
         self.changed(Clean::SEGMENTS);
     }
 
+    fn set_task_register(&mut self, value: Segment) {
+        self.save.tr = value;
+    }
+
     fn reset(&mut self) {
         let segment = |selector, base, attributes| Segment {
             selector,
@@ -310,18 +335,17 @@ impl Hardware for Vmcb {
 
     #[inline]
     fn delivers(&self) -> bool {
-        self.control.event_inject.is_set(EventInfo::VALID)
+        self.control.event_inject.is_set(EventInfo::VALID) || self.offers().is_some()
     }
 
     fn inject(&mut self, event: Event) {
-        let valid = EventInfo::VALID::SET;
         let value = match event {
-            Event::Interrupt(vector) => {
-                valid + EventInfo::KIND::External + EventInfo::VECTOR.val(vector.into())
-            }
-            Event::Nmi => valid + EventInfo::KIND::Nmi + EventInfo::VECTOR.val(2),
+            // The CPU takes it before the guest's next instruction, and then it is gone from the block. QEMU 7.2 may
+            // deliver an external interrupt of the other field a second time.
+            Event::Interrupt(vector) => return self.offer(vector),
+            Event::Nmi => EventInfo::VALID::SET + EventInfo::KIND::Nmi + EventInfo::VECTOR.val(2),
             Event::Exception { vector, error } => {
-                valid
+                EventInfo::VALID::SET
                     + EventInfo::KIND::Exception
                     + EventInfo::VECTOR.val(vector.into())
                     + EventInfo::HAS_ERROR.val(error.is_some().into())
@@ -334,6 +358,7 @@ impl Hardware for Vmcb {
     #[inline]
     fn take_interrupted(&mut self) -> Option<Event> {
         if !self.control.exit_int_info.is_set(EventInfo::VALID) {
+            // What was offered and not taken stays offered.
             return None;
         }
         let info = self.control.exit_int_info.extract();
@@ -354,15 +379,27 @@ impl Hardware for Vmcb {
 
     #[inline]
     fn set_window(&mut self, class: Option<u8>) {
-        let control = &mut self.control;
-        let open = control.intercept1.contains(Intercept1::VINTR);
+        let open = self.control.intercept1.contains(Intercept1::VINTR);
         if class.is_none() && !open {
             return;
         }
+        if let Some(vector) = self.offers() {
+            if self.control.event_inject.is_set(EventInfo::VALID) {
+                // Both ways are taken. There is an exit before long: what is injected first is looked at.
+                return;
+            }
+            self.control.event_inject.write(
+                EventInfo::VALID::SET
+                    + EventInfo::KIND::External
+                    + EventInfo::VECTOR.val(vector.into()),
+            );
+        }
+        let control = &mut self.control;
         control.intercept1.set(Intercept1::VINTR, class.is_some());
         control.interrupt.modify(
             VirtualInterrupt::REQUEST.val(class.is_some().into())
-                + VirtualInterrupt::PRIORITY.val(class.unwrap_or(0).into()),
+                + VirtualInterrupt::PRIORITY.val(class.unwrap_or(0).into())
+                + VirtualInterrupt::IGNORE_TPR::CLEAR,
         );
         self.changed(Clean::INTERRUPT.union(Clean::INTERCEPTS));
     }

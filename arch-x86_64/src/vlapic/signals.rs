@@ -21,6 +21,9 @@ const FRESH: u32 = 1 << 12;
 /// The vCPU has halted with its interrupts off: nothing but an INIT or NMI makes it go on.
 const DEAF: u32 = 1 << 13;
 
+/// A hypercall has given the vCPU, which waited for its start, registers to start with; it is not up yet.
+const GIVEN: u32 = 1 << 14;
+
 /// The word.
 pub struct Signals(AtomicU32);
 
@@ -31,6 +34,8 @@ pub struct Pending {
     pub init: bool,
     /// Start in real mode at this page number.
     pub start: Option<u8>,
+    /// Start with the registers that a hypercall gave.
+    pub given: bool,
     /// Inject a non-maskable interrupt.
     pub nmi: bool,
 }
@@ -88,10 +93,12 @@ impl Signals {
         self.0.load(Relaxed) & (WAITING | START) == WAITING
     }
 
-    /// The vCPU has been started by other means than a message (a hypercall, the domain builder).
-    pub fn started(&self) {
-        self.0
-            .fetch_and(!(WAITING | FRESH | START | INIT | START_PAGE), SeqCst);
+    /// A hypercall gives the vCPU registers to start with; false when it does not wait for its start.
+    pub fn give_registers(&self) -> bool {
+        self.change(|word| {
+            let waits = word & WAITING != 0 && word & (START | INIT) == 0;
+            waits.then_some(word & NMI | GIVEN)
+        })
     }
 
     /// The vCPU halts with its interrupts off. What came before and ends such a halt is still pending then.
@@ -109,7 +116,7 @@ impl Signals {
     #[must_use]
     #[inline]
     pub fn wants_look(&self) -> bool {
-        self.0.load(Relaxed) & (START | INIT | NMI | DEAF) != 0
+        self.0.load(Relaxed) & (START | INIT | NMI | DEAF | GIVEN) != 0
     }
 
     /// Takes what came. An NMI stays for a vCPU that waits for its start-up.
@@ -119,7 +126,7 @@ impl Signals {
                 0
             } else if word & (INIT | WAITING) != 0 {
                 WAITING | FRESH | word & NMI
-            } else if word & NMI != 0 {
+            } else if word & (NMI | GIVEN) != 0 {
                 0
             } else {
                 word & DEAF
@@ -132,6 +139,7 @@ impl Signals {
         Pending {
             init: word & INIT != 0,
             start: (word & START != 0).then_some((word & START_PAGE) as u8),
+            given: word & GIVEN != 0,
             nmi: word & NMI != 0 && next(word) & NMI == 0,
         }
     }

@@ -497,6 +497,24 @@ fn a_halt_with_interrupts_off_ends_by_init_or_nmi_alone() {
 }
 
 #[test]
+fn a_hypercall_gives_registers_once_and_only_to_a_vcpu_that_waits() {
+    assert!(!enabled(0).signals().give_registers());
+    let lapic = enabled(2);
+    let signals = lapic.signals();
+    assert!(signals.give_registers());
+    assert!(!signals.give_registers() && !signals.post_start(8));
+    assert!(!signals.is_waiting_for_start() && signals.wants_look());
+    assert!(signals.take().given);
+    assert!(!signals.wants_look());
+    // An INIT takes registers back that were not used.
+    assert!(signals.post_init() && signals.take().init);
+    assert!(signals.give_registers() && signals.post_init());
+    let pending = signals.take();
+    assert!(pending.init && !pending.given);
+    assert!(signals.is_waiting_for_start());
+}
+
+#[test]
 fn what_only_the_task_priority_holds_back_is_told_with_its_class() {
     let lapic = enabled(0);
     lapic.set_tpr(5);

@@ -376,6 +376,13 @@ impl Hardware for State {
         write(f::GUEST_BASE.of(name), value.base);
     }
 
+    fn set_task_register(&mut self, value: Segment) {
+        write(f::GUEST_TR_SELECTOR, value.selector);
+        write(f::GUEST_TR_RIGHTS, segment::to_rights(value.attributes));
+        write(f::GUEST_TR_LIMIT, value.limit);
+        write(f::GUEST_TR_BASE, value.base);
+    }
+
     fn is_64_bit(&self) -> bool {
         const LONG_CODE: u32 = 1 << 13;
         self.efer & EFER_LMA != 0 && read(f::GUEST_RIGHTS.of(SegmentName::Cs)) & LONG_CODE != 0

@@ -22,6 +22,7 @@ pub mod event_channel;
 pub mod grant_table;
 pub mod handle;
 pub mod hvm;
+pub mod hvm_vcpu;
 pub mod hypercall;
 pub mod ids;
 pub mod memory;

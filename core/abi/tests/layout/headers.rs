@@ -48,7 +48,7 @@ impl Arch {
     fn own_headers(self) -> &'static [&'static str] {
         match self {
             Self::Arm => &["arch-arm/smccc.h", "device_tree_defs.h"],
-            Self::X86_64 => &["arch-x86/hvm/start_info.h"],
+            Self::X86_64 => &["arch-x86/hvm/start_info.h", "hvm/hvm_vcpu.h"],
         }
     }
 }

@@ -233,9 +233,18 @@ fn x86_64_only(facts: &mut Vec<Fact>) {
         x86_64::VcpuInfo = "struct vcpu_info" { evtchn_upcall_pending, evtchn_upcall_mask, evtchn_pending_sel, arch, time; _pad }
         x86_64::SharedInfo = "struct shared_info" { vcpu_info, evtchn_pending, evtchn_mask, wc_version, wc_sec, wc_nsec, wc_sec_hi, arch }
         hvm::EvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector" { vcpu, vector; _pad }
+        hvm_vcpu::VcpuHvmContext = "struct vcpu_hvm_context" { mode, pad, cpu_regs }
+        hvm_vcpu::VcpuHvmX86_32 = "struct vcpu_hvm_x86_32" { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, cr0, cr3, cr4, pad1, efer, cs_base, ds_base, ss_base, es_base, tr_base, cs_limit, ds_limit, ss_limit, es_limit, tr_limit, cs_ar, ds_ar, ss_ar, es_ar, tr_ar, pad2 }
+        hvm_vcpu::VcpuHvmX86_64 = "struct vcpu_hvm_x86_64" { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, rip, rflags, cr0, cr3, cr4, efer }
         start_info::HvmStartInfo = "struct hvm_start_info" { magic, version, flags, nr_modules, modlist_paddr, cmdline_paddr, rsdp_paddr, memmap_paddr, memmap_entries, reserved }
         start_info::ModlistEntry = "struct hvm_modlist_entry" { paddr, size, cmdline_paddr, reserved }
         start_info::MemmapEntry = "struct hvm_memmap_table_entry" { addr, size, kind = "type", reserved }
+    }
+    for (name, mode) in [
+        ("VCPU_HVM_MODE_32B", hvm_vcpu::VcpuHvmMode::Bits32),
+        ("VCPU_HVM_MODE_64B", hvm_vcpu::VcpuHvmMode::Bits64),
+    ] {
+        facts.push(Fact::new(name, name, mode as i64));
     }
     shared_info_layout(facts, &x86_64::SHARED_INFO, "evtchn_upcall_mask");
 }

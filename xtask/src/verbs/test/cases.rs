@@ -20,7 +20,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(
         boards::ALL
             .iter()
-            .map(|board| smoke(board, "", board_args(board))),
+            .map(|board| smoke(board, "", MachineArgs::default())),
     );
     cases.extend(
         boards::ALL
@@ -67,14 +67,6 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(bad_input::cases(virt));
     cases.extend(ports::cases()?);
     Ok(cases)
-}
-
-/// On x86-64 dom0 has one CPU here: with several, its start stops once in a while (docs/assurance.md).
-fn board_args(board: &Board) -> MachineArgs {
-    MachineArgs {
-        smp: (board.arch == Arch::X86_64).then_some(1),
-        ..MachineArgs::default()
-    }
 }
 
 fn starts_from_disk(board: &Board) -> bool {
