@@ -133,8 +133,7 @@ fn set_cr0<H: Hardware>(cx: &mut Context<'_, H>, value: u64) -> bool {
     if old & !value & CR0_PG != 0 && cx.hw.cr4() & CR4_PCIDE != 0 {
         return false;
     }
-    // A guest's caches stay on: its memory is shared with the hypervisor, and its devices see the caches.
-    cx.hw.set_cr0(value & !(CR0_CD | CR0_NW));
+    cx.hw.set_cr0(value);
     cx.hw.flush();
     load_pointers(cx)
 }

@@ -195,7 +195,8 @@ pub trait Hardware {
     fn cr4(&self) -> u64;
     /// EFER as the guest sees it.
     fn efer(&self) -> u64;
-    /// Sets CR0; a change of paging brings EFER.LMA along.
+    /// Sets CR0; a change of paging brings EFER.LMA along. CD and NW are kept for the guest to read; its caches stay on, as
+    /// far as the backend can tell the CPU so.
     fn set_cr0(&mut self, value: u64);
     /// Sets CR3.
     fn set_cr3(&mut self, value: u64);

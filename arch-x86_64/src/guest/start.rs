@@ -187,8 +187,7 @@ impl Start {
         }
         self.efer &= !EFER_LMA;
         self.rflags |= FLAG_ALWAYS;
-        // As with a guest's own writes: its caches stay on.
-        self.cr0 = self.cr0 & !(CR0_CD | CR0_NW) | CR0_ET;
+        self.cr0 |= CR0_ET;
         Ok(self)
     }
 

@@ -4,6 +4,7 @@
 //! by [`Register::check`]), the clock, or the small model here ([`MsrPolicy`]). What is unknown takes #GP, as on Xen 4.17
 //! with `msr_relaxed` off; no host register is ever read or written on a guest's word.
 
+mod memory_types;
 mod model;
 mod register;
 

@@ -1,9 +1,12 @@
 //! MSRs that are the same for every vCPU, or hold a value that changes nothing.
 //!
-//! They say what is not there: no machine-check banks, no variable memory-type ranges, no performance counters, no
-//! microcode to load; and they swallow the writes by which kernels switch on bits of the chip that are the host's affair.
+//! They say what is not there: no performance counters, no microcode to load, machine-check banks in which nothing is ever
+//! reported; and they swallow the writes by which kernels switch on bits of the chip that are the host's affair.
 
-use super::GeneralProtection;
+use super::{
+    GeneralProtection,
+    memory_types::{self, MemoryTypes},
+};
 use crate::cpuid::{Policy, Vendor, features::leaf7_edx};
 
 mod index {
@@ -13,7 +16,6 @@ mod index {
     pub const FEATURE_CONTROL: u32 = 0x3a;
     pub const MICROCODE_REVISION: u32 = 0x8b;
     pub const PLATFORM_INFO: u32 = 0xce;
-    pub const MTRR_CAPABILITIES: u32 = 0xfe;
     pub const ARCH_CAPABILITIES: u32 = 0x10a;
     pub const MISC_FEATURES: u32 = 0x140;
     pub const MCG_CAPABILITIES: u32 = 0x179;
@@ -22,7 +24,8 @@ mod index {
     pub const DEBUG_CONTROL: u32 = 0x1d9;
     pub const LAST_BRANCH_FIRST: u32 = 0x1db;
     pub const LAST_BRANCH_LAST: u32 = 0x1de;
-    pub const MTRR_DEFAULT: u32 = 0x2ff;
+    pub const BANK_FIRST: u32 = 0x400;
+    pub const BANK_LAST: u32 = BANK_FIRST + 4 * super::BANKS - 1;
     pub const SYSCFG: u32 = 0xc001_0010;
     pub const HWCR: u32 = 0xc001_0015;
     pub const IORR_FIRST: u32 = 0xc001_0016;
@@ -42,11 +45,8 @@ mod index {
 const LOCKED: u64 = 1;
 /// Fast strings; branch trace and precise events are not there.
 const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12;
-/// Write combining; neither fixed nor variable ranges.
-const MTRR_CAPABILITIES: u64 = 1 << 10;
-const MTRR_ENABLE: u64 = 1 << 11;
-const MTRR_FIXED_ENABLE: u64 = 1 << 10;
-const WRITE_BACK: u64 = 6;
+/// Machine-check banks, each of four registers: control, status, address, more.
+const BANKS: u32 = 2;
 /// The TSC counts at the rate of the highest performance state.
 const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
 const VM_CR_SVM_DISABLE: u64 = 1 << 4;
@@ -68,18 +68,9 @@ pub struct HostMsrs {
 }
 
 /// What a vCPU has written here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct MsrState {
-    mtrr_default: u64,
-}
-
-impl Default for MsrState {
-    /// All memory is write-back, as firmware leaves it.
-    fn default() -> Self {
-        Self {
-            mtrr_default: MTRR_ENABLE | WRITE_BACK,
-        }
-    }
+    memory_types: MemoryTypes,
 }
 
 /// The model's answers for one domain.
@@ -87,6 +78,7 @@ impl Default for MsrState {
 pub struct MsrPolicy {
     vendor: Vendor,
     has_arch_capabilities: bool,
+    physical_bits: u32,
     host: HostMsrs,
 }
 
@@ -97,18 +89,18 @@ pub(super) const fn is_modelled(index: u32) -> bool {
 
 const fn is_common(index: u32) -> bool {
     use index::*;
-    matches!(
-        index,
-        P5_MC_ADDR
-            | P5_MC_TYPE
-            | MICROCODE_REVISION
-            | MTRR_CAPABILITIES
-            | MTRR_DEFAULT
-            | MCG_CAPABILITIES
-            | MCG_STATUS
-            | DEBUG_CONTROL
-            | LAST_BRANCH_FIRST..=LAST_BRANCH_LAST
-    )
+    memory_types::is_one(index)
+        || matches!(
+            index,
+            P5_MC_ADDR
+                | P5_MC_TYPE
+                | MICROCODE_REVISION
+                | MCG_CAPABILITIES
+                | MCG_STATUS
+                | BANK_FIRST..=BANK_LAST
+                | DEBUG_CONTROL
+                | LAST_BRANCH_FIRST..=LAST_BRANCH_LAST
+        )
 }
 
 const fn is_intel(index: u32) -> bool {
@@ -154,6 +146,7 @@ impl MsrPolicy {
         Self {
             vendor: cpuid.vendor(),
             has_arch_capabilities: cpuid.has_leaf7_edx(leaf7_edx::ARCH_CAPABILITIES),
+            physical_bits: cpuid.physical_bits(),
             host,
         }
     }
@@ -170,11 +163,13 @@ impl MsrPolicy {
     /// What the guest reads.
     pub fn read(&self, state: &MsrState, index: u32) -> Result<u64, GeneralProtection> {
         self.exists(index)?;
+        if memory_types::is_one(index) {
+            return state.memory_types.read(index);
+        }
         Ok(match index {
             index::FEATURE_CONTROL => LOCKED,
             index::MICROCODE_REVISION => self.host.microcode_revision,
-            index::MTRR_CAPABILITIES => MTRR_CAPABILITIES,
-            index::MTRR_DEFAULT => state.mtrr_default,
+            index::MCG_CAPABILITIES => BANKS.into(),
             index::ARCH_CAPABILITIES => {
                 self.host.arch_capabilities & ARCH_CAPABILITIES | SKIP_L1DFL
             }
@@ -195,13 +190,11 @@ impl MsrPolicy {
     ) -> Result<(), GeneralProtection> {
         self.exists(index)?;
         match index {
-            index::MTRR_DEFAULT => {
-                let kind = value & 0xff;
-                let flags = MTRR_ENABLE | MTRR_FIXED_ENABLE;
-                only_if(value & !(flags | 0xff) == 0 && matches!(kind, 0 | 1 | 4..=6))?;
-                state.mtrr_default = value;
-                Ok(())
+            _ if memory_types::is_one(index) => {
+                state.memory_types.write(index, value, self.physical_bits)
             }
+            // The status of a bank: nothing is in it, so clearing it is all that there is to do.
+            index::BANK_FIRST..=index::BANK_LAST if index & 3 == 1 => only_if(value == 0),
             // Kernels write zero before they ask for the revision.
             index::MICROCODE_REVISION => only_if(self.vendor == Vendor::Intel),
             index::MCG_STATUS | index::MISC_FEATURES => only_if(value == 0),
@@ -211,7 +204,6 @@ impl MsrPolicy {
             | index::PLATFORM_INFO
             | index::FEATURE_CONTROL
             | index::ARCH_CAPABILITIES
-            | index::MTRR_CAPABILITIES
             | index::MCG_CAPABILITIES
             | index::VM_CR => Err(GeneralProtection),
             _ => Ok(()),

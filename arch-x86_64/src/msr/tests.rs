@@ -52,8 +52,8 @@ fn each_index_has_one_who_answers() {
         0x6e0,
         0x3b,
         0x79,
-        0x400,
-        0x200,
+        0x408,
+        0x210,
         0xda0,
         0xc001_0117,
         0xc001_0000,
@@ -64,16 +64,16 @@ fn each_index_has_one_who_answers() {
 }
 
 #[test]
-fn memory_types_are_on_without_ranges() {
+fn machine_check_banks_are_there_and_empty() {
     let (_, msrs) = policies(amd);
     let mut state = MsrState::default();
-    assert_eq!(msrs.read(&state, 0xfe), Ok(0x400));
-    assert_eq!(msrs.read(&state, 0x2ff), Ok(0x806));
-    assert_eq!(msrs.write(&mut state, 0x2ff, 0x6), Ok(()));
-    assert_eq!(msrs.read(&state, 0x2ff), Ok(6));
-    for bad in [0x802, 0x807, 0x1_0806, 0x1806] {
-        assert_eq!(msrs.write(&mut state, 0x2ff, bad), Err(GeneralProtection));
+    assert_eq!(msrs.read(&state, 0x179), Ok(2));
+    for index in 0x400..0x408 {
+        assert_eq!(msrs.read(&state, index), Ok(0));
+        assert_eq!(msrs.write(&mut state, index, 0), Ok(()));
     }
+    assert_eq!(msrs.write(&mut state, 0x405, 1), Err(GeneralProtection));
+    assert_eq!(msrs.read(&state, 0x408), REFUSED);
 }
 
 #[test]
