@@ -4,7 +4,7 @@
 //! first, then looks at the count. One of both sees the other. A CPU that left looks at the count before it enters again.
 
 use core::sync::atomic::{
-    AtomicU64,
+    AtomicU64, AtomicUsize,
     Ordering::{Relaxed, Release, SeqCst},
 };
 
@@ -19,9 +19,14 @@ pub struct Presence(AtomicU64);
 
 static PRESENT: [Presence; MAX_CPUS] = [const { Presence(AtomicU64::new(0)) }; MAX_CPUS];
 
-/// The place of a CPU.
+/// How many of the places are in use; CPUs are numbered from 0.
+static CPUS: AtomicUsize = AtomicUsize::new(0);
+
+/// The place of a CPU that joins the machine.
 #[must_use]
 pub fn of(cpu: CpuId) -> &'static Presence {
+    // Before it enters any guest, which is what others look for.
+    CPUS.fetch_max(cpu.index() + 1, SeqCst);
     &PRESENT[cpu.index() % MAX_CPUS]
 }
 
@@ -43,7 +48,8 @@ impl Presence {
 /// Makes every other CPU leave the guest that runs with these tables, and waits until each has. The change was counted
 /// before.
 pub fn expel(own: CpuId, root: Mfn, kick: impl Fn(CpuId)) {
-    for (cpu, presence) in (0..).map(CpuId).zip(&PRESENT) {
+    let cpus = CPUS.load(SeqCst);
+    for (cpu, presence) in (0..).map(CpuId).zip(&PRESENT).take(cpus) {
         let seen = presence.0.load(SeqCst);
         if cpu == own || seen == 0 || seen >> VISIT_BITS != root.0 {
             continue;
