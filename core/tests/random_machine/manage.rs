@@ -288,7 +288,7 @@ impl Machine {
                 self.settle(cpu);
             }
             self.bury();
-            self.check_step();
+            self.check();
             if quiet {
                 return;
             }
