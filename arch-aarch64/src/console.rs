@@ -16,6 +16,9 @@ use xenolith_core::Hypervisor;
 
 use crate::{Aarch64, mm::hyp};
 
+#[cfg(not(any(feature = "pl011", feature = "cadence", feature = "ns16550")))]
+compile_error!("an image needs the driver of at least one UART: feature pl011, cadence or ns16550");
+
 static UART: Once<Uart> = Once::new();
 static LOCK: Mutex<()> = Mutex::new(Rank::Console, ());
 

@@ -31,15 +31,26 @@ impl UartKind {
     #[must_use]
     pub fn from_compatible(compatible: &str, reg_shift: u8) -> Option<Self> {
         let _ = reg_shift;
-        match compatible {
+        match driver_for(compatible)? {
             #[cfg(feature = "pl011")]
-            "arm,pl011" | "arm,sbsa-uart" => Some(Self::Pl011),
+            "pl011" => Some(Self::Pl011),
             #[cfg(feature = "cadence")]
-            "cdns,uart-r1p8" | "cdns,uart-r1p12" | "xlnx,xuartps" => Some(Self::Cadence),
+            "cadence" => Some(Self::Cadence),
             #[cfg(feature = "ns16550")]
-            "ns16550" | "ns16550a" | "snps,dw-apb-uart" => Some(Self::Ns16550 { reg_shift }),
+            "ns16550" => Some(Self::Ns16550 { reg_shift }),
             _ => None,
         }
+    }
+}
+
+/// The driver, by the name of its Cargo feature, for one entry of a `compatible` property; whether it was built or not.
+#[must_use]
+pub fn driver_for(compatible: &str) -> Option<&'static str> {
+    match compatible {
+        "arm,pl011" | "arm,sbsa-uart" => Some("pl011"),
+        "cdns,uart-r1p8" | "cdns,uart-r1p12" | "xlnx,xuartps" => Some("cadence"),
+        "ns16550" | "ns16550a" | "snps,dw-apb-uart" => Some("ns16550"),
+        _ => None,
     }
 }
 
@@ -61,15 +72,15 @@ pub enum Uart {
 
 macro_rules! each {
     ($self:ident, $uart:ident => $body:expr) => {
-        match $self {
+        match *$self {
             #[cfg(feature = "pl011")]
-            Uart::Pl011($uart) => $body,
+            Uart::Pl011(ref $uart) => $body,
             #[cfg(feature = "cadence")]
-            Uart::Cadence($uart) => $body,
+            Uart::Cadence(ref $uart) => $body,
             #[cfg(feature = "ns16550")]
-            Uart::Ns16550($uart) => $body,
+            Uart::Ns16550(ref $uart) => $body,
             #[cfg(all(feature = "ns16550", target_arch = "x86_64"))]
-            Uart::Ns16550Ports($uart) => $body,
+            Uart::Ns16550Ports(ref $uart) => $body,
         }
     };
 }
@@ -81,6 +92,7 @@ impl Uart {
     /// `base` must map the device's registers, as device memory, for ever, and nothing else may drive the device.
     #[must_use]
     pub unsafe fn new(kind: UartKind, base: *mut u8) -> Self {
+        let _ = base;
         match kind {
             // SAFETY: the caller's promise.
             #[cfg(feature = "pl011")]

@@ -44,7 +44,8 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// that (ARM, RISC-V), those operations are refused as Xen refuses them there.
     const VCPU_OP_COMPLETE: bool = false;
 
-    /// The newest format of grant tables that domains are offered unless a tool says otherwise (x86: 2).
+    /// The newest format of grant tables that domains are offered unless a tool says less (x86: 2). Nothing of version 2
+    /// is compiled into hot paths where this is 1.
     const MAX_GRANT_VERSION: u8 = 1;
 
     /// Where the guests of this machine find event bits and time in the pages that they share with the core.

@@ -10,7 +10,8 @@ use crate::arch::Arch;
 use crate::boards::{self, Board, Modules, Stage};
 use crate::emulator::{Boot, Dom0, Files, Machine};
 use crate::fetch::Debian;
-use crate::verbs::{build, image, setup};
+use crate::verbs::build::{self, Features};
+use crate::verbs::{image, setup};
 use crate::{paths, rootfs};
 
 /// Options that choose a machine and what it boots; `run` and `smoke` share them.
@@ -46,6 +47,8 @@ pub(crate) struct MachineArgs {
     /// Seconds until the machine is stopped by force
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) features: Features,
     /// Run Debian's Xen in place of Xenolith, to compare with
     #[arg(long, hide = true)]
     pub(crate) reference: bool,
@@ -110,7 +113,15 @@ impl MachineArgs {
         if self.reference {
             return Debian::fetch(board.arch)?.xen();
         }
-        Ok(build::hypervisor(board.arch)?.bin)
+        for driver in board.drivers {
+            if self.features.leave_out(driver) {
+                eprintln!(
+                    "warning: board {} needs the driver {driver}, which this image leaves out: add it to --features",
+                    board.name
+                );
+            }
+        }
+        Ok(build::hypervisor_with(board.arch, &self.features)?.bin)
     }
 
     fn dom0(&self, board: &Board) -> Result<Dom0> {

@@ -4,7 +4,7 @@ use xenolith_core::boot::{
     PhysRange,
     fdt::{Node, NodeId, Tree, TreeError, blob_size},
 };
-use xenolith_drivers::UartKind;
+use xenolith_drivers::uart::{self, UartKind};
 use xenolith_hal::HostPhys;
 
 use crate::{console, mm::hyp, smccc};
@@ -34,18 +34,41 @@ pub(super) fn map_tree(at: HostPhys) -> Result<&'static [u8], TreeError> {
     Ok(unsafe { core::slice::from_raw_parts(va as *const u8, size) })
 }
 
-/// Finds the firmware interface and the console's UART. `dtuart` is the command line's choice: a path or an alias, with
-/// options after a colon.
-pub(super) fn start_console(tree: &Tree<'_>, dtuart: Option<&str>) -> Option<NodeId> {
+/// What there is to talk through.
+pub(super) struct Found<'a> {
+    /// The UART that is the console now.
+    pub(super) node: Option<NodeId>,
+    /// The UART that would be the console if its driver had been built: its name in the tree, and the driver's feature.
+    pub(super) left_out: Option<(&'a str, &'static str)>,
+}
+
+/// Finds the console's UART. `dtuart` is the command line's choice: a path or an alias, with options after a colon.
+pub(super) fn start_console<'a>(tree: &Tree<'a>, dtuart: Option<&str>) -> Found<'a> {
     let named = dtuart
         .or_else(|| tree.node("/chosen")?.text("stdout-path"))
         .and_then(|name| tree.resolve(name.split(':').next().unwrap_or(name)));
-    let node = named.filter(|node| uart_of(node).is_some()).or_else(|| {
-        tree.nodes()
-            .find(|node| node.is_enabled() && uart_of(node).is_some())
-    })?;
-    let (kind, range) = uart_of(&node)?;
-    console::init(kind, range.base(), range.size()).then(|| node.id())
+    let enabled = || tree.nodes().filter(Node::is_enabled);
+    let wanted = named.or_else(|| enabled().find(|node| driver_of(node).is_some()));
+    let left_out = wanted.and_then(|node| left_out(&node));
+    let usable = |node: &Node<'_, '_>| uart_of(node).is_some();
+    let node = named.filter(usable).or_else(|| enabled().find(usable));
+    let started = node.filter(|node| {
+        uart_of(node).is_some_and(|(kind, range)| console::init(kind, range.base(), range.size()))
+    });
+    Found {
+        node: started.map(|node| node.id()),
+        left_out,
+    }
+}
+
+/// The name and the missing driver of a UART that this image could drive if it had been built for it.
+fn left_out<'a>(node: &Node<'_, 'a>) -> Option<(&'a str, &'static str)> {
+    let driver = driver_of(node)?;
+    uart_of(node).is_none().then(|| (node.name(), driver))
+}
+
+fn driver_of(node: &Node<'_, '_>) -> Option<&'static str> {
+    node.texts("compatible").find_map(uart::driver_for)
 }
 
 /// Finds how the firmware is called.

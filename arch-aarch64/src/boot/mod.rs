@@ -100,6 +100,11 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let hv = memory::leak(Hypervisor::new(Aarch64, allocator));
     HV.call_once(|| hv);
     console::hand_over(hv);
+    if let Some((name, driver)) = console.left_out {
+        log::warn!(
+            "the console's UART {name} is left alone: this image was built without its driver, feature {driver}"
+        );
+    }
     heap::set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
     let boot =
@@ -117,7 +122,7 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let machine = Machine {
         tree,
         host,
-        console,
+        console: console.node,
         options,
         boot,
         geometry,

@@ -47,6 +47,7 @@ impl Distributor {
         }
     }
 
+    #[cfg(feature = "gicv2")]
     pub(super) const fn regs(&self) -> &'static Gicd {
         self.regs
     }
@@ -98,6 +99,7 @@ impl Distributor {
         self.regs.ISPENDR[word(intid)].set(bit(intid));
     }
 
+    #[cfg(feature = "gicv2")]
     pub(super) fn set_active(&self, intid: u32) {
         self.regs.ISACTIVER[word(intid)].set(bit(intid));
     }
@@ -114,6 +116,7 @@ impl Distributor {
     }
 
     /// GICv2: sends a shared interrupt to the CPU interfaces in `targets`.
+    #[cfg(feature = "gicv2")]
     pub(super) fn target(&self, intid: u32, targets: u8) {
         let _held = self.fields.lock();
         let register = &self.regs.ITARGETSR[(intid as usize >> 2) & 255];

@@ -86,8 +86,15 @@ impl core::fmt::Display for GicError {
         match self {
             Self::NotBuilt(version) => write!(
                 f,
-                "this image has no driver for the machine's interrupt controller ({version:?}); \
-                 build it with the features gicv2 and gicv3"
+                "the machine has a {}, and this image was built without its driver: build it with the feature {}",
+                match version {
+                    Version::V2 => "GICv2",
+                    Version::V3 => "GICv3",
+                },
+                match version {
+                    Version::V2 => "gicv2",
+                    Version::V3 => "gicv3",
+                }
             ),
             Self::MissingFrame(name) => write!(
                 f,

@@ -14,6 +14,7 @@ use super::{
     regs::{GuestRegs, PSTATE_IRQ_MASKED},
     stage2_fault::{self, Tried},
     sysreg,
+    told::Oddity,
     vcpu::ArchVcpu,
 };
 use crate::{
@@ -42,6 +43,11 @@ impl Context<'_> {
     #[inline(always)]
     pub fn hv(&self) -> &'static Hypervisor<Aarch64> {
         self.cpu.hv
+    }
+
+    /// Whether the guest's domain does this for the first time, so that it is logged.
+    pub fn is_new(&self, oddity: Oddity) -> bool {
+        self.vcpu.domain().arch.told.first(oddity)
     }
 }
 
@@ -94,15 +100,19 @@ fn rare(cx: Context<'_>, esr: u64) {
             if gpa.is_some_and(|gpa| stage2_fault::is_over(cx.vcpu, far, gpa, Tried::Fetch)) {
                 return;
             }
-            log::debug!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));
+            if cx.is_new(Oddity::Fetch) {
+                log::debug!("{} fetched from {far:#x}, where nothing is", Name(cx.vcpu));
+            }
             inject::instruction_abort(cx.regs, far);
         }
         Exit::Other(class) => {
-            log::debug!(
-                "{}: exception class {class:#x} at {:#x}",
-                Name(cx.vcpu),
-                cx.regs.pc
-            );
+            if cx.is_new(Oddity::Class(class.into())) {
+                log::debug!(
+                    "{}: exception class {class:#x} at {:#x}",
+                    Name(cx.vcpu),
+                    cx.regs.pc
+                );
+            }
             inject::undefined(cx.regs);
         }
         _ => inject::undefined(cx.regs),

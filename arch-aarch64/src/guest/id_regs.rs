@@ -1,10 +1,13 @@
 //! The identification registers as guests see them: the host's, less what the hypervisor does not give.
 //!
 //! Hidden: EL2 and EL3, SVE, SME, MTE, RAS, AMU, MPAM, pointer authentication (its keys are not switched), PMU, trace,
-//! statistical profiling, breakpoints beyond what is emulated as absent, nested virtualisation, LORegions, random
+//! statistical profiling, breakpoints beyond the least, nested virtualisation, LORegions, random
 //! traps. A guest that looks before it uses never meets one of them; one that does not gets an undefined instruction.
 
-use super::esr::SysReg;
+use super::{
+    debug_regs::{BREAKPOINTS, WATCHPOINTS},
+    esr::SysReg,
+};
 
 /// Values by CRm (1 to 7) and op2.
 pub struct IdRegs([[u64; 8]; 7]);
@@ -62,7 +65,7 @@ pub const fn sanitise(crm: u32, op2: u32, host: u64) -> u64 {
         // ID_AA64ZFR0, SMFR0: nothing.
         (4, 2..=7) => 0,
         // ID_AA64DFR0_EL1: v8 debug with the least breakpoints and watchpoints, no PMU, trace, SPE.
-        (5, 0) => 0x6 | 1 << 12 | 1 << 20,
+        (5, 0) => 0x6 | (BREAKPOINTS as u64 - 1) << 12 | (WATCHPOINTS as u64 - 1) << 20,
         (5, 1..=7) => 0,
         // ID_AA64ISAR0_EL1: no transactional memory.
         (6, 0) => hide(host, &[24]),

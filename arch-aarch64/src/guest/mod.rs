@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod context;
+pub mod debug_regs;
 pub mod decode;
 pub mod esr;
 #[cfg(target_arch = "aarch64")]
@@ -23,6 +24,7 @@ pub mod regs;
 mod stage2_fault;
 #[cfg(target_arch = "aarch64")]
 pub mod sysreg;
+pub mod told;
 #[cfg(target_arch = "aarch64")]
 pub mod vcpu;
 pub mod vpl011;

@@ -1,17 +1,20 @@
-//! Trapped system registers. What is not named here does not exist for guests: undefined instruction, logged once.
+//! Trapped system registers. What is not named here does not exist for guests, performance monitors among them (as
+//! ID_AA64DFR0_EL1 says): an undefined instruction, logged once for a domain and register.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use spin::Once;
 use xenolith_core::timer::VcpuTimer;
 use xenolith_hal::ArchTimer;
 
 use super::{
+    debug_regs,
     esr::{SysReg, SysRegAccess},
     exit::{Context, Name},
     host_id,
     id_regs::IdRegs,
     inject,
+    told::Oddity,
 };
 use crate::{irq, timer};
 
@@ -67,10 +70,9 @@ fn rare(cx: Context<'_>, access: SysRegAccess) {
         cx.regs.skip();
         return;
     }
-    static LOGGED: AtomicBool = AtomicBool::new(false);
-    if !LOGGED.swap(true, Relaxed) {
+    if cx.is_new(Oddity::Register(access.reg())) {
         log::warn!(
-            "{}: {} of {:?} at {:#x} refused (further ones not logged)",
+            "{}: {} of {:?} at {:#x} is undefined (logged once)",
             Name(cx.vcpu),
             if access.is_read() { "read" } else { "write" },
             access.reg(),
@@ -80,14 +82,14 @@ fn rare(cx: Context<'_>, access: SysRegAccess) {
     inject::undefined(cx.regs);
 }
 
-/// Breakpoint and watchpoint registers: the least that the architecture asks for is shown, and they do nothing.
-fn is_breakpoint(reg: SysReg) -> bool {
-    reg.op0() == 2 && reg.op1() == 0 && reg.crn() == 0 && reg.op2() >= 4
-}
-
-/// Performance monitors: not offered; kernels that touch them without looking read zero.
-fn is_pmu(reg: SysReg) -> bool {
-    reg.op0() == 3 && reg.crn() == 9 && matches!(reg.crm(), 12..=14) && matches!(reg.op1(), 0 | 3)
+/// A breakpoint or watchpoint that guests are shown was read or written, and does nothing.
+fn breakpoint_used(cx: &Context<'_>) {
+    if cx.is_new(Oddity::Breakpoints) {
+        log::info!(
+            "{}: breakpoints and watchpoints read as zero and do nothing (logged once)",
+            Name(cx.vcpu)
+        );
+    }
 }
 
 fn read(cx: &Context<'_>, reg: SysReg) -> Option<u64> {
@@ -103,7 +105,10 @@ fn read(cx: &Context<'_>, reg: SysReg) -> Option<u64> {
         }
         CNTP_CVAL => deadline.load(Relaxed),
         CNTP_TVAL => deadline.load(Relaxed).wrapping_sub(timer::ticks()) & 0xffff_ffff,
-        reg if is_breakpoint(reg) || is_pmu(reg) => 0,
+        reg if debug_regs::is_shown(reg) => {
+            breakpoint_used(cx);
+            0
+        }
         _ => return None,
     })
 }
@@ -126,7 +131,7 @@ fn write(cx: &Context<'_>, reg: SysReg, value: u64) -> Option<()> {
             deadline.store(timer::ticks().wrapping_add(span), Relaxed);
             program_physical_timer(cx);
         }
-        reg if is_breakpoint(reg) || is_pmu(reg) => {}
+        reg if debug_regs::is_shown(reg) => breakpoint_used(cx),
         _ => return None,
     }
     Some(())

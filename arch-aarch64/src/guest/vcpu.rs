@@ -12,6 +12,7 @@ use super::{
     context::El1Context,
     fp::FpContext,
     regs::{GuestRegs, PSTATE_EL1H_MASKED},
+    told::Told,
     vpl011::Vpl011,
 };
 use crate::vgic::{VgicDomain, VgicVcpu, affinity_of};
@@ -136,6 +137,8 @@ pub struct ArchDomain {
     pub event_ppi: u32,
     /// The private interrupt of the emulated physical timer.
     pub physical_timer_ppi: u32,
+    /// What was logged of it already.
+    pub told: Told,
     /// What the virtual counter lags behind the physical one, in ticks.
     pub counter_offset: u64,
 }
@@ -150,6 +153,7 @@ impl ArchDomain {
             starting: Mutex::new(Rank::Domain, ()),
             event_ppi,
             physical_timer_ppi: 30,
+            told: Told::new(),
             counter_offset,
         }
     }

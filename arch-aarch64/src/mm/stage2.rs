@@ -162,13 +162,20 @@ impl<M: TableMemory> Stage2<M> {
         self.lock.read()
     }
 
+    /// Where `gfn` is in the first tables, which lie one after the other.
+    fn first_place(&self, gfn: u64) -> Place {
+        let level = self.geometry.start_level;
+        let index = gfn >> order_of(level);
+        self.place(self.root.plus(index / 512), level, gfn)
+    }
+
+    /// Where `gfn` is in the table that `at` names.
+    fn next_place(&self, at: &Place, gfn: u64) -> Place {
+        self.place(Mfn((at.entry & ADDRESS) >> PAGE_SHIFT), at.level + 1, gfn)
+    }
+
     fn place(&self, table: Mfn, level: u32, gfn: u64) -> Place {
-        let index = (gfn >> (Geometry::shift(level) - PAGE_SHIFT)) as usize;
-        let (table, index) = if level == self.geometry.start_level {
-            (table.plus(index as u64 / 512), index % 512)
-        } else {
-            (table, index % 512)
-        };
+        let index = (gfn >> order_of(level)) as usize % 512;
         Place {
             table,
             index,
@@ -179,21 +186,21 @@ impl<M: TableMemory> Stage2<M> {
 
     /// Walks down to the leaf or hole that covers `gfn`.
     fn walk(&self, gfn: u64) -> Place {
-        let mut at = self.place(self.root, self.geometry.start_level, gfn);
+        let mut at = self.first_place(gfn);
         while is_table(at.entry, at.level) {
-            at = self.place(Mfn((at.entry & ADDRESS) >> PAGE_SHIFT), at.level + 1, gfn);
+            at = self.next_place(&at, gfn);
         }
         at
     }
 
     /// Walks to the entry at `target` level, making tables and splitting blocks on the way.
     fn walk_to(&self, gfn: u64, target: u32, tables: &dyn TableFrames) -> Result<Place, P2mError> {
-        let mut at = self.place(self.root, self.geometry.start_level, gfn);
+        let mut at = self.first_place(gfn);
         while at.level < target {
             if !is_table(at.entry, at.level) {
                 self.make_table(&mut at, gfn, tables)?;
             }
-            at = self.place(Mfn((at.entry & ADDRESS) >> PAGE_SHIFT), at.level + 1, gfn);
+            at = self.next_place(&at, gfn);
         }
         Ok(at)
     }

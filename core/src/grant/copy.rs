@@ -21,7 +21,6 @@ struct GrantPin<'a, H: Hal> {
     granter: DomainRef<H>,
     gref: GrantRef,
     access: Access,
-    pinned: Pinned,
 }
 
 impl<H: Hal> Drop for GrantPin<'_, H> {
@@ -30,31 +29,11 @@ impl<H: Hal> Drop for GrantPin<'_, H> {
     }
 }
 
-/// A page that is held for one side of a copy.
-enum Page<'a, H: Hal> {
+/// What keeps a page where it is.
+#[allow(dead_code, reason = "held until the page is let go")]
+enum Hold<'a, H: Hal> {
     Granted(GrantPin<'a, H>),
-    /// A grant, and the one that passes it on.
-    PassedOn(
-        GrantPin<'a, H>,
-        #[allow(dead_code, reason = "held until the page is let go")] GrantPin<'a, H>,
-    ),
     Own(FrameRef<'a, H>),
-}
-
-impl<H: Hal> Page<'_, H> {
-    fn mfn(&self) -> Mfn {
-        match self {
-            Self::Granted(pin) | Self::PassedOn(pin, _) => pin.pinned.mfn,
-            Self::Own(frame) => frame.mfn(),
-        }
-    }
-
-    fn range(&self) -> Range {
-        match self {
-            Self::Granted(pin) | Self::PassedOn(pin, _) => pin.pinned.range,
-            Self::Own(_) => Range::PAGE,
-        }
-    }
 }
 
 /// How a side of a copy names its page.
@@ -64,10 +43,17 @@ enum Name {
     Own(u64),
 }
 
-/// One side of the copies, with the page that it used last.
+/// One side of the copies, with the page that it used last. Its parts lie side by side, so that none is moved about for
+/// every page of every copy.
 struct Side<'a, H: Hal> {
     access: Access,
-    held: Option<(Name, Page<'a, H>)>,
+    name: Name,
+    mfn: Mfn,
+    range: Range,
+    /// Unless something is held, the page is none.
+    held: Option<Hold<'a, H>>,
+    /// The grant that passed the held one on.
+    through: Option<GrantPin<'a, H>>,
 }
 
 /// Makes the copies of one call, one after the other.
@@ -80,7 +66,14 @@ pub(super) struct Copier<'a, H: Hal> {
 
 impl<'a, H: Hal> Copier<'a, H> {
     pub(super) fn new(hv: &'a Hypervisor<H>, caller: &'a DomainRef<H>) -> Self {
-        let side = |access| Side { access, held: None };
+        let side = |access| Side {
+            access,
+            name: Name::Own(0),
+            mfn: Mfn(0),
+            range: Range::PAGE,
+            held: None,
+            through: None,
+        };
         Self {
             hv,
             caller,
@@ -136,59 +129,77 @@ impl<'a, H: Hal> Side<'a, H> {
         caller: &'a DomainRef<H>,
         name: Name,
     ) -> Result<(Mfn, Range), GrantStatus> {
-        if let Some((held, page)) = &self.held
-            && *held == name
-        {
-            return Ok((page.mfn(), page.range()));
+        if self.held.is_some() {
+            if self.name == name {
+                return Ok((self.mfn, self.range));
+            }
+            self.let_go();
         }
-        self.held = None;
-        let page = self.claim(hv, caller, name)?;
-        let found = (page.mfn(), page.range());
-        self.held = Some((name, page));
-        Ok(found)
-    }
-
-    fn claim(
-        &self,
-        hv: &'a Hypervisor<H>,
-        caller: &'a DomainRef<H>,
-        name: Name,
-    ) -> Result<Page<'a, H>, GrantStatus> {
         let (granter, gref) = match name {
-            Name::Own(gfn) => return hv.grantable_frame(caller, gfn, self.access).map(Page::Own),
+            Name::Own(gfn) => {
+                let frame = hv.grantable_frame(caller, gfn, self.access)?;
+                let (mfn, range) = (frame.mfn(), Range::PAGE);
+                return Ok(self.hold(name, (mfn, range), Hold::Own(frame)));
+            }
             Name::Grant(granter, gref) => (granter, gref),
         };
-        let pin = self.pin(hv, (granter, gref), caller.id())?;
-        let Some((owner, passed_on)) = pin.pinned.passed_on else {
-            return Ok(Page::Granted(pin));
-        };
-        // What is passed on is granted to whoever passes it on, and no further.
+        let (pin, pinned) = self.pin(hv, (granter, gref), caller.id())?;
+        if let Some(passed_on) = pinned.passed_on {
+            return self.follow(name, pin, granter, passed_on);
+        }
+        Ok(self.hold(name, (pinned.mfn, pinned.range), Hold::Granted(pin)))
+    }
+
+    #[inline(always)]
+    fn hold(&mut self, name: Name, (mfn, range): (Mfn, Range), hold: Hold<'a, H>) -> (Mfn, Range) {
+        (self.name, self.mfn, self.range) = (name, mfn, range);
+        self.held = Some(hold);
+        (mfn, range)
+    }
+
+    fn let_go(&mut self) {
+        self.held = None;
+        self.through = None;
+    }
+
+    /// Holds the grant that `granter` passes on by `pin`. What is passed on is granted to whoever passes it on, and no
+    /// further.
+    #[cold]
+    fn follow(
+        &mut self,
+        name: Name,
+        pin: GrantPin<'a, H>,
+        granter: DomId,
+        (owner, passed_on): (DomId, GrantRef),
+    ) -> Result<(Mfn, Range), GrantStatus> {
         if owner == granter {
             return Err(GrantStatus::GeneralError);
         }
-        let inner = self
-            .pin(hv, (owner, passed_on), granter)
+        let (inner, pinned) = self
+            .pin(pin.hv, (owner, passed_on), granter)
             .map_err(|_| GrantStatus::GeneralError)?;
-        match inner.pinned.passed_on {
-            None => Ok(Page::PassedOn(inner, pin)),
-            Some(_) => Err(GrantStatus::GeneralError),
+        if pinned.passed_on.is_some() {
+            return Err(GrantStatus::GeneralError);
         }
+        self.through = Some(pin);
+        Ok(self.hold(name, (pinned.mfn, pinned.range), Hold::Granted(inner)))
     }
 
+    #[inline(always)]
     fn pin(
         &self,
         hv: &'a Hypervisor<H>,
         (granter, gref): (DomId, GrantRef),
         grantee: DomId,
-    ) -> Result<GrantPin<'a, H>, GrantStatus> {
+    ) -> Result<(GrantPin<'a, H>, Pinned), GrantStatus> {
         let granter = hv.domains.get(granter).ok_or(GrantStatus::BadDomain)?;
         let pinned = hv.pin_grant(&granter, gref, grantee, self.access, Purpose::Copy)?;
-        Ok(GrantPin {
+        let pin = GrantPin {
             hv,
             granter,
             gref,
             access: self.access,
-            pinned,
-        })
+        };
+        Ok((pin, pinned))
     }
 }

@@ -101,6 +101,9 @@ struct EntryPlace<'a> {
 }
 
 impl<H: Hal> GrantTable<H> {
+    /// Whether there can be tables of version 2.
+    const HAS_SPLIT: bool = H::MAX_GRANT_VERSION > 1;
+
     /// Nothing granted, nothing mapped.
     pub const fn new() -> Self {
         Self {

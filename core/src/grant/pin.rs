@@ -6,11 +6,11 @@ use xenolith_abi::{
 };
 use xenolith_hal::{
     AtomicOp::{And, Cas, Load},
-    Hal, Mfn, P2mType,
+    Gfn, Hal, Mfn, P2m, P2mEntry, P2mType,
 };
 
 use super::{
-    EntryPlace, Format,
+    EntryPlace, Format, GrantTable,
     entry::{self, Access, Purpose, SharedWord},
     split::Range,
 };
@@ -92,6 +92,9 @@ impl<H: Hal> Hypervisor<H> {
         let mut active = place.active.lock();
         if granter.grants.format() != Format::V1 {
             drop(active);
+            if !GrantTable::<H>::HAS_SPLIT {
+                return Err(GrantStatus::BadGntref);
+            }
             return self.pin_split(granter, gref, grantee, access, purpose);
         }
         if !active.pins.is_none() && active.grantee != grantee {
@@ -117,6 +120,7 @@ impl<H: Hal> Hypervisor<H> {
 
     /// The same for a table that was not of version 1 when its entry was locked.
     #[cold]
+    #[inline(never)]
     fn pin_split(
         &self,
         granter: &DomainRef<H>,
@@ -186,14 +190,18 @@ impl<H: Hal> Hypervisor<H> {
         gfn: u64,
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
-        let pinned = self.pin(owner, xenolith_hal::Gfn(gfn));
-        pinned
-            .filter(|found| match found.entry.kind {
-                P2mType::RamRw => true,
-                P2mType::RamRo => access == Access::Read,
-                _ => false,
-            })
-            .map(|found| found.frame)
+        let own = |entry: Option<P2mEntry>| {
+            let entry = entry?;
+            match entry.kind {
+                P2mType::RamRw => {}
+                P2mType::RamRo if access == Access::Read => {}
+                _ => return None,
+            }
+            self.get_frame(entry.mfn, owner.id())
+        };
+        owner
+            .p2m
+            .with_entry(Gfn(gfn), own)
             .ok_or(GrantStatus::BadPage)
     }
 
@@ -205,7 +213,7 @@ impl<H: Hal> Hypervisor<H> {
         };
         let mut active = place.active.lock();
         let mut format = granter.grants.format();
-        while format == Format::Changing {
+        while GrantTable::<H>::HAS_SPLIT && format == Format::Changing {
             drop(active);
             granter.grants.settled_format();
             active = place.active.lock();
@@ -214,8 +222,10 @@ impl<H: Hal> Hypervisor<H> {
         if format == Format::V1 {
             let word = GuestWord::new(&self.hal, &place);
             entry::drop_pin(&word, &mut active.pins, access);
-        } else {
+        } else if GrantTable::<H>::HAS_SPLIT {
             self.drop_split_pin(granter, gref, &mut active.pins, access);
+        } else {
+            entry::drop_pin(&Gone, &mut active.pins, access);
         }
         if active.pins.is_none() {
             let mfn = active.mfn;
@@ -227,6 +237,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     #[cold]
+    #[inline(never)]
     fn drop_split_pin(
         &self,
         granter: &DomainRef<H>,

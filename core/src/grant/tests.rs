@@ -522,8 +522,9 @@ fn a_table_grows_to_its_limit_and_tells_its_frames() {
 }
 
 #[test]
-fn version_one_is_the_only_one() {
+fn version_one_is_the_only_one_where_no_other_is_offered() {
     let rig = Rig::new();
+    rig.domains[1].grants.set_max_version(1);
     let set = |version| rig.call(1, Op::SetVersion, SetVersion { version });
     assert_eq!(set(1).unwrap().version, 1);
     assert_eq!(set(2).unwrap_err(), Errno::ENOSYS);

@@ -79,8 +79,9 @@ impl<H: Hal> GrantTable<H> {
         }
     }
 
-    /// Chooses the newest format that the domain may have: 1 or 2.
+    /// Chooses the newest format that the domain may have: 1 or 2, as far as the architecture has it.
     pub fn set_max_version(&self, most: u8) {
+        let most = most.min(H::MAX_GRANT_VERSION);
         self.version.most.store(most, Relaxed);
     }
 

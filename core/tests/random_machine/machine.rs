@@ -21,10 +21,6 @@ pub const CPUS: u16 = 4;
 pub const DOMAINS: u16 = 9;
 /// RAM in two banks, the second above 4 GiB.
 pub const BANKS: [(Mfn, u64); 2] = [(Mfn(0x4_0000), 2048), (Mfn(0x10_0100), 1280)];
-/// Every so many steps everything is checked.
-const FULL_CHECK: u64 = 16;
-/// Every so many steps it is checked that free memory tells nothing.
-const SCRUB_CHECK: u64 = 2048;
 
 /// A domain as the test sees it.
 pub struct Dom {
@@ -148,13 +144,7 @@ impl Machine {
         self.sim.faults().off();
         self.sim.cpu_record(cpu).clear_interrupt();
         self.bury();
-        self.check_step();
-        if self.step.is_multiple_of(FULL_CHECK) {
-            self.check_everything();
-        }
-        if self.step.is_multiple_of(SCRUB_CHECK) {
-            self.check_free_memory_is_blank();
-        }
+        self.check();
         if self.step.is_multiple_of(256) {
             let _ = self.sim.take_console();
         }
@@ -228,12 +218,10 @@ impl Machine {
         self.release_ballast();
         self.note(|| "winding up".into());
         self.drain();
-        self.check_everything();
+        self.check();
         self.check_events_arrived();
         self.destroy_all();
-        self.check_step();
-        self.check_everything();
-        self.check_free_memory_is_blank();
+        self.check();
         assert!(self.doms.is_empty(), "a domain is left");
         let mut left = 0;
         self.hv.domains.for_each(|_| left += 1);

@@ -117,7 +117,6 @@ impl Machine {
             destroying: base.is_none(),
             taken_apart: false,
         });
-        domain.grants.set_max_version(2);
         let at = self.doms.len() - 1;
         if self.doms[at].polite && self.random.once_in(2) {
             self.enter_fifo(at);
@@ -288,7 +287,7 @@ impl Machine {
                 self.settle(cpu);
             }
             self.bury();
-            self.check_step();
+            self.check();
             if quiet {
                 return;
             }

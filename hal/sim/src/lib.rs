@@ -187,6 +187,7 @@ impl Hal for Sim {
     type P2m = SimP2m;
 
     const CAPABILITIES: &'static str = "xen-3.0-sim ";
+    const MAX_GRANT_VERSION: u8 = 2;
 
     fn cpu(&self) -> CpuId {
         cpus::current()

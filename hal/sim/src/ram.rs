@@ -1,6 +1,10 @@
 //! RAM as words of atomics, so that threads may race on it as CPUs and guests do.
+//!
+//! Each frame remembers whether it was written since it was last filled with zeroes, so that a test can ask after every step
+//! whether all free memory is blank. The mark is set after the write and taken away before the zeroes: a frame that is
+//! not marked holds nothing but zeroes once no access is under way.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use xenolith_hal::{AtomicOp, Fault, Mfn, PAGE_SIZE};
 
@@ -9,6 +13,13 @@ const WORDS: usize = PAGE_SIZE / 8;
 struct Bank {
     first: Mfn,
     words: Box<[AtomicU64]>,
+    written: Box<[AtomicBool]>,
+}
+
+/// One frame.
+struct Frame<'a> {
+    words: &'a [AtomicU64],
+    written: &'a AtomicBool,
 }
 
 /// The machine's RAM.
@@ -23,6 +34,7 @@ impl Ram {
             words: (0..*frames as usize * WORDS)
                 .map(|_| AtomicU64::new(0))
                 .collect(),
+            written: (0..*frames).map(|_| AtomicBool::new(false)).collect(),
         };
         Self {
             banks: banks.iter().map(bank).collect(),
@@ -32,18 +44,20 @@ impl Ram {
     pub(crate) fn banks(&self) -> Vec<(Mfn, u64)> {
         self.banks
             .iter()
-            .map(|bank| (bank.first, (bank.words.len() / WORDS) as u64))
+            .map(|bank| (bank.first, bank.written.len() as u64))
             .collect()
     }
 
-    fn frame(&self, mfn: Mfn) -> Result<&[AtomicU64], Fault> {
+    fn frame(&self, mfn: Mfn) -> Result<Frame<'_>, Fault> {
         self.banks
             .iter()
             .find_map(|bank| {
-                let start = usize::try_from(mfn.0.checked_sub(bank.first.0)?)
-                    .ok()?
-                    .checked_mul(WORDS)?;
-                bank.words.get(start..start.checked_add(WORDS)?)
+                let index = usize::try_from(mfn.0.checked_sub(bank.first.0)?).ok()?;
+                let start = index.checked_mul(WORDS)?;
+                Some(Frame {
+                    words: bank.words.get(start..start.checked_add(WORDS)?)?,
+                    written: bank.written.get(index)?,
+                })
             })
             .ok_or(Fault)
     }
@@ -53,7 +67,7 @@ impl Ram {
         let frame = self.frame(mfn)?;
         check(offset, buf.len())?;
         for (at, byte) in (offset..).zip(buf) {
-            *byte = frame[at / 8].load(SeqCst).to_le_bytes()[at % 8];
+            *byte = frame.words[at / 8].load(SeqCst).to_le_bytes()[at % 8];
         }
         Ok(())
     }
@@ -72,24 +86,29 @@ impl Ram {
                 bytes[at % 8..at % 8 + part].copy_from_slice(now);
                 Some(u64::from_le_bytes(bytes))
             };
-            let _ = frame[at / 8].fetch_update(SeqCst, SeqCst, replace);
+            let _ = frame.words[at / 8].fetch_update(SeqCst, SeqCst, replace);
             at += part;
             rest = later;
         }
+        frame.written.store(true, SeqCst);
         Ok(())
     }
 
     /// Fills one frame with zeroes; frames that are not RAM are left out.
     pub fn zero(&self, mfn: Mfn) {
-        for word in self.frame(mfn).unwrap_or_default() {
-            word.store(0, SeqCst);
+        if let Ok(frame) = self.frame(mfn) {
+            frame.written.store(false, SeqCst);
+            for word in frame.words {
+                word.store(0, SeqCst);
+            }
         }
     }
 
-    /// Whether a frame is all zeroes.
+    /// Whether a frame is all zeroes. Quick for frames that nobody wrote.
     pub fn is_zero(&self, mfn: Mfn) -> bool {
+        let zero = |frame: &Frame<'_>| frame.words.iter().all(|word| word.load(SeqCst) == 0);
         self.frame(mfn)
-            .is_ok_and(|words| words.iter().all(|word| word.load(SeqCst) == 0))
+            .is_ok_and(|frame| !frame.written.load(SeqCst) || zero(&frame))
     }
 
     /// An atomic operation on `size` bytes (1, 2, 4 or 8) that are aligned to their size.
@@ -108,7 +127,7 @@ impl Ram {
         let shift = offset % 8 * 8;
         let mask = u64::MAX >> (64 - size * 8);
         let part = |word: u64| word >> shift & mask;
-        let word = &frame[offset / 8];
+        let word = &frame.words[offset / 8];
         if matches!(op, AtomicOp::Load) {
             return Ok(part(word.load(SeqCst)));
         }
@@ -125,6 +144,7 @@ impl Ram {
             Some(word & !(mask << shift) | (new & mask) << shift)
         };
         let (Ok(old) | Err(old)) = word.fetch_update(SeqCst, SeqCst, change);
+        frame.written.store(true, SeqCst);
         Ok(part(old))
     }
 }
@@ -169,6 +189,21 @@ mod tests {
         assert_eq!(ram.atomic(Mfn(1), 2, 2, cas), Ok(0x1234));
         assert_eq!(ram.atomic(Mfn(1), 2, 2, cas), Ok(7));
         assert_eq!(ram.atomic(Mfn(1), 2, 4, AtomicOp::Load), Err(Fault));
+    }
+
+    #[test]
+    fn a_frame_is_zero_until_anything_writes_it_and_after_it_is_cleared() {
+        let ram = Ram::new(&[(Mfn(1), 2)]);
+        assert!(ram.is_zero(Mfn(1)));
+        ram.write(Mfn(1), 4095, &[1]).unwrap();
+        assert!(!ram.is_zero(Mfn(1)) && ram.is_zero(Mfn(2)));
+        ram.zero(Mfn(1));
+        assert!(ram.is_zero(Mfn(1)));
+        ram.atomic(Mfn(1), 8, 8, AtomicOp::Or(1)).unwrap();
+        assert!(!ram.is_zero(Mfn(1)));
+        ram.atomic(Mfn(1), 8, 8, AtomicOp::And(0)).unwrap();
+        assert!(ram.is_zero(Mfn(1)), "written, but zero again");
+        assert!(!ram.is_zero(Mfn(3)), "not RAM");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Board {
     pub(crate) arch: Arch,
     /// One line for `cargo xtask boards`.
     pub(crate) summary: &'static str,
+    /// The drivers that an image must have to use it, by the names of their Cargo features.
+    pub(crate) drivers: &'static [&'static str],
     /// QEMU's words for the machine, without processors, memory and console.
     pub(crate) qemu: &'static [&'static str],
     /// The processor model, where the machine lets one choose.

@@ -7,6 +7,7 @@ pub(super) const BOARD: Board = Board {
     name: "qemu-pc",
     arch: Arch::X86_64,
     summary: "QEMU pc (i440fx), x86-64 with SVM",
+    drivers: &[],
     qemu: &["-machine", "pc", "-no-reboot"],
     cpu: Some("qemu64,+svm,+npt"),
     cpus: 4,

@@ -7,6 +7,7 @@ pub(super) const BOARD: Board = Board {
     name: "qemu-q35",
     arch: Arch::X86_64,
     summary: "QEMU q35, x86-64 with SVM",
+    drivers: &[],
     qemu: &["-machine", "q35", "-no-reboot"],
     cpu: Some("qemu64,+svm,+npt"),
     cpus: 4,

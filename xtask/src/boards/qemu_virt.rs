@@ -7,6 +7,7 @@ pub(super) const BOARD: Board = Board {
     name: "qemu-virt",
     arch: Arch::Aarch64,
     summary: "QEMU virt, Cortex-A57, GICv3",
+    drivers: &["gicv3", "pl011"],
     qemu: &["-machine", "virt,virtualization=on,gic-version=3"],
     cpu: Some("cortex-a57"),
     cpus: 4,

@@ -7,6 +7,7 @@ pub(super) const BOARD: Board = Board {
     name: "qemu-virt-gicv2",
     arch: Arch::Aarch64,
     summary: "QEMU virt, Cortex-A57, GICv2",
+    drivers: &["gicv2", "pl011"],
     qemu: &["-machine", "virt,virtualization=on,gic-version=2"],
     cpu: Some("cortex-a57"),
     cpus: 4,

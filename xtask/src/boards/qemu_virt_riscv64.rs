@@ -7,6 +7,7 @@ pub(super) const BOARD: Board = Board {
     name: "qemu-virt-riscv64",
     arch: Arch::Riscv64,
     summary: "QEMU virt, RISC-V with H extension, OpenSBI (hypervisor start only)",
+    drivers: &[],
     qemu: &["-machine", "virt,aclint=on", "-bios", "default"],
     cpu: Some("rv64"),
     cpus: 4,

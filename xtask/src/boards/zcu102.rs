@@ -7,6 +7,7 @@ pub(super) const BOARD: Board = Board {
     name: "zcu102",
     arch: Arch::Aarch64,
     summary: "Xilinx ZCU102 (Zynq UltraScale+), Cortex-A53, GICv2",
+    drivers: &["gicv2", "cadence"],
     qemu: &["-machine", "xlnx-zcu102,virtualization=on"],
     cpu: None,
     cpus: 4,

@@ -24,12 +24,51 @@ pub(crate) struct BuildArgs {
     /// Build for all three architectures
     #[arg(long)]
     all: bool,
-    /// Cargo features of the image, for example boards' drivers
-    #[arg(long, value_name = "LIST")]
-    features: Option<String>,
+    #[command(flatten)]
+    features: Features,
     /// Only the hypervisor, not the test guests
     #[arg(long)]
     no_guests: bool,
+}
+
+/// Which drivers an image has; `platforms/*/Cargo.toml` lists them.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Features {
+    /// Cargo features of the image, separated by commas: drivers to build in (aarch64: gicv2, gicv3, pl011, cadence,
+    /// ns16550)
+    #[arg(long, value_name = "LIST")]
+    pub(crate) features: Option<String>,
+    /// Build in only what --features names, not every driver
+    #[arg(long, requires = "features")]
+    pub(crate) no_default_features: bool,
+}
+
+impl Features {
+    /// Only these.
+    pub(crate) fn only(list: &str) -> Self {
+        Self {
+            features: Some(list.into()),
+            no_default_features: true,
+        }
+    }
+
+    /// Cargo's words for them.
+    pub(crate) fn words(&self) -> Vec<&str> {
+        let mut words = Vec::new();
+        if self.no_default_features {
+            words.push("--no-default-features");
+        }
+        if let Some(list) = &self.features {
+            words.extend(["--features", list]);
+        }
+        words
+    }
+
+    /// Whether they leave out the driver that is the feature `name`.
+    pub(crate) fn leave_out(&self, name: &str) -> bool {
+        let list = self.features.as_deref().unwrap_or_default();
+        self.no_default_features && !list.split([',', ' ']).any(|feature| feature == name)
+    }
 }
 
 /// One built image.
@@ -53,7 +92,7 @@ pub(crate) fn run(args: &BuildArgs, arch: Option<Arch>) -> Result<()> {
         vec![arch.unwrap_or(Arch::Aarch64)]
     };
     for arch in arches {
-        shown(&hypervisor_with(arch, args.features.as_deref())?);
+        shown(&hypervisor_with(arch, &args.features)?);
         if !args.no_guests {
             guests(arch)?.iter().for_each(shown);
         }
@@ -71,15 +110,13 @@ fn shown(built: &Built) {
 
 /// Builds Xenolith with its default features.
 pub(crate) fn hypervisor(arch: Arch) -> Result<Built> {
-    hypervisor_with(arch, None)
+    hypervisor_with(arch, &Features::default())
 }
 
-fn hypervisor_with(arch: Arch, features: Option<&str>) -> Result<Built> {
+/// Builds Xenolith with chosen drivers.
+pub(crate) fn hypervisor_with(arch: Arch, features: &Features) -> Result<Built> {
     let package = arch.image_package();
-    let features: Vec<&str> = features
-        .map(|list| vec!["--features", list])
-        .unwrap_or_default();
-    let elves = cargo_build(&arch.image_target(), package, &features)?;
+    let elves = cargo_build(&arch.image_target(), package, &features.words())?;
     let [elf] = elves.as_slice() else {
         bail!("package {package} has {} programs, not one", elves.len())
     };
@@ -198,6 +235,17 @@ fn file_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_is_left_out_when_only_others_are_named() {
+        let features = Features::only("gicv3,pl011");
+        assert!(features.leave_out("gicv2") && !features.leave_out("pl011"));
+        assert!(!Features::default().leave_out("gicv2"));
+        assert_eq!(
+            features.words(),
+            ["--no-default-features", "--features", "gicv3,pl011"]
+        );
+    }
 
     #[test]
     fn programs_are_found_in_cargos_messages() {

@@ -10,15 +10,6 @@ const READING: u16 = EntryFlags::READING.bits();
 const WRITING: u16 = EntryFlags::WRITING.bits();
 
 impl Rig {
-    /// All domains may choose version 2.
-    fn modern() -> Self {
-        let rig = Self::new();
-        rig.domains
-            .iter()
-            .for_each(|domain| domain.grants.set_max_version(2));
-        rig
-    }
-
     fn set_version(&self, domain: usize, version: u32) -> Result<u32, Errno> {
         let done = self.call(domain, Op::SetVersion, SetVersion { version })?;
         Ok(done.version)
@@ -82,7 +73,7 @@ fn copy_of(source: CopyPtr, len: u16) -> GrantCopy {
 
 #[test]
 fn the_marks_of_a_version_two_grant_stand_in_the_status_words() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     rig.go_split(1);
     rig.put(1, 20, ACCESS, 2, 0, 5);
     let reader = rig.map_at(2, 1, 20, WINDOW, RO).unwrap();
@@ -113,7 +104,7 @@ fn the_marks_of_a_version_two_grant_stand_in_the_status_words() {
 
 #[test]
 fn a_part_of_a_page_is_copied_and_not_mapped() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     rig.go_split(1);
     rig.poke(1, 5 * PAGE + 96, b"no|part of a page|no");
     rig.put(1, 20, PART, 2, 99 | 14 << 16, 5);
@@ -135,7 +126,7 @@ fn a_part_of_a_page_is_copied_and_not_mapped() {
 
 #[test]
 fn a_grant_is_passed_on_once_and_for_copies_only() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     (0..2).for_each(|domain| rig.go_split(domain));
     rig.poke(0, 5 * PAGE, b"passed on");
     rig.put(0, 30, ACCESS | EntryFlags::READONLY.bits(), 1, 0, 5);
@@ -174,7 +165,7 @@ fn a_grant_is_passed_on_once_and_for_copies_only() {
 
 #[test]
 fn the_first_entries_survive_a_change_of_the_format_with_their_mappings() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     rig.grant(1, 1, 2, 5, EntryFlags::empty());
     rig.grant(1, 2, 2, 6, EntryFlags::SUB_PAGE);
     rig.grant(1, 9, 2, 7, EntryFlags::empty());
@@ -202,7 +193,7 @@ fn the_first_entries_survive_a_change_of_the_format_with_their_mappings() {
 
 #[test]
 fn status_frames_exist_for_version_two_only() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     let list = |nr_frames| {
         let args = GetStatusFrames {
             nr_frames,
@@ -235,7 +226,7 @@ fn status_frames_exist_for_version_two_only() {
 
 #[test]
 fn entries_of_version_two_are_swapped() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     rig.go_split(1);
     rig.put(1, 20, ACCESS, 2, 0, 5);
     rig.put(1, 21, PART, 0, 7 | 8 << 16, 6);
@@ -252,10 +243,9 @@ fn entries_of_version_two_are_swapped() {
 
 #[test]
 fn a_table_of_version_two_ends_with_its_domain() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     let free = rig.hv.memory.free_frames();
     let domain = testing::domain(&rig.hv, 5, 16);
-    domain.grants.set_max_version(2);
     let vcpu = testing::vcpu(&domain);
     let caller = Caller {
         hv: &rig.hv,
@@ -270,7 +260,7 @@ fn a_table_of_version_two_ends_with_its_domain() {
 
 #[test]
 fn threads_that_copy_while_the_format_changes_leave_no_pin_behind() {
-    let rig = Rig::modern();
+    let rig = Rig::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0..600 {

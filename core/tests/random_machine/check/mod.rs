@@ -9,18 +9,15 @@ mod sched;
 use crate::machine::Machine;
 
 impl Machine {
-    /// The cheap checks, after every step.
-    pub fn check_step(&self) {
+    /// All of it.
+    pub fn check(&self) {
         self.check_cpus();
         self.check_waits();
         self.check_accounts();
-    }
-
-    /// All that can be checked at any time.
-    pub fn check_everything(&self) {
         self.check_places();
         self.check_events();
         let pinned = self.check_grants();
         self.check_frames(&pinned);
+        self.check_free_memory_is_blank();
     }
 }

@@ -10,19 +10,24 @@ use anyhow::{Result, bail};
 
 use crate::arch::Arch;
 use crate::toolchain::Toolchain;
+use crate::verbs::build::Features;
 use crate::{paths, process};
+
+/// Sets of drivers that an ARMv8 image must compile with, beside all of them: those of the boards.
+const FEWER_DRIVERS: [&str; 2] = ["gicv3,pl011", "gicv2,cadence"];
 
 /// Fails with all that it found.
 type Check = fn() -> Result<()>;
 
 /// Runs every check, also after one has failed.
 pub(crate) fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("format", format),
         ("layers", layers::check),
         ("source rules", source::check),
         ("clippy on the host", clippy),
         ("clippy on bare metal", bare_metal),
+        ("fewer drivers", fewer_drivers),
     ];
     let mut failed = 0;
     for (name, check) in checks {
@@ -78,12 +83,28 @@ fn bare_metal() -> Result<()> {
             .guest_target()
             .map(|target| (target, "xenolith-guests"));
         for (target, package) in std::iter::once(image).chain(guests) {
-            let mut command = toolchain
-                .clippy(&target)
-                .unwrap_or_else(|| toolchain.cargo("check", &target));
-            command.args(["--quiet", "--release", "--package", package]);
-            process::run(&mut command)?;
+            process::run(&mut lint(&toolchain, &target, package))?;
         }
     }
     Ok(())
+}
+
+/// Images without some of the drivers.
+fn fewer_drivers() -> Result<()> {
+    let toolchain = Toolchain::find()?;
+    let arch = Arch::Aarch64;
+    for list in FEWER_DRIVERS {
+        let mut command = lint(&toolchain, &arch.image_target(), arch.image_package());
+        command.args(Features::only(list).words());
+        process::run(&mut command)?;
+    }
+    Ok(())
+}
+
+fn lint(toolchain: &Toolchain, target: &str, package: &str) -> Command {
+    let mut command = toolchain
+        .clippy(target)
+        .unwrap_or_else(|| toolchain.cargo("check", target));
+    command.args(["--quiet", "--release", "--package", package]);
+    command
 }

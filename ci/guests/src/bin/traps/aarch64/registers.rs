@@ -117,12 +117,36 @@ fn debug() -> Outcome {
             number.map_or(-1, |number| number as i64),
         );
     }
+    // Kernels clear what every CPU has at least without asking.
+    macro_rules! needed {
+        ($($name:literal),*) => {
+            $(
+                expect!(read!($name).map_err(|fault| fault.class()), Ok(0), concat!("read of ", $name));
+                ensure!(write!($name, 0).is_none(), "{} cannot be cleared", $name);
+            )*
+        };
+    }
+    needed!("dbgbvr0_el1", "dbgbcr0_el1", "dbgbvr1_el1", "dbgbcr1_el1");
+    needed!("dbgwvr0_el1", "dbgwcr0_el1", "dbgwvr1_el1", "dbgwcr1_el1");
+    needed!("mdscr_el1", "osdlr_el1");
     let fault = write!("oslar_el1", 0);
     ensure!(fault.is_none(), "the OS lock cannot be cleared: {fault:?}");
     Ok(())
 }
 
+/// Where no monitors are claimed their registers are undefined, or read as zero all the same.
 fn monitors() -> Outcome {
+    for (name, seen) in [
+        ("pmcr_el0", read!("pmcr_el0")),
+        ("pmccntr_el0", read!("pmccntr_el0")),
+        ("pmintenset_el1", read!("pmintenset_el1")),
+    ] {
+        let fine = match seen {
+            Ok(_) => true,
+            Err(fault) => fault.class() == class::UNKNOWN,
+        };
+        ensure!(fine, "{name}: {seen:?}");
+    }
     behaviour!(
         "pmcr_el0",
         "pmcntenset_el0",
