@@ -5,7 +5,10 @@
 
 use core::{
     marker::PhantomData,
-    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst},
+    sync::atomic::{
+        AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use xenolith_hal::{AtomicOp, Fault, HostPhys, Mfn, Order, PAGE_SIZE};
@@ -20,11 +23,16 @@ static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
 
 /// Records that frames are mapped. False when there are too many pieces of RAM; the rest is then not used.
 pub fn add_bank(start: Mfn, end: Mfn) -> bool {
-    use core::sync::atomic::Ordering::Relaxed;
+    let (mut start, mut end) = (start.0, end.0);
     for (from, to) in &BANKS {
-        if to.load(Relaxed) == 0 {
-            from.store(start.0, Relaxed);
-            to.store(end.0, Relaxed);
+        let (first, last) = (from.load(Relaxed), to.load(Relaxed));
+        // The largest stands first: most questions are about it.
+        if end.saturating_sub(start) > last - first {
+            from.store(start, Relaxed);
+            to.store(end, Relaxed);
+            (start, end) = (first, last);
+        }
+        if end == 0 {
             return true;
         }
     }
@@ -32,19 +40,20 @@ pub fn add_bank(start: Mfn, end: Mfn) -> bool {
 }
 
 /// Whether the frame is RAM in the direct map.
-#[inline]
+#[inline(always)]
 pub fn is_ram(mfn: Mfn) -> bool {
-    use core::sync::atomic::Ordering::Relaxed;
-    for (from, to) in &BANKS {
-        let end = to.load(Relaxed);
-        if end == 0 {
-            return false;
-        }
-        if mfn.0 < end && mfn.0 >= from.load(Relaxed) {
-            return true;
-        }
-    }
-    false
+    let [(from, to), ..] = &BANKS;
+    mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed) || is_in_a_smaller_bank(mfn)
+}
+
+#[inline(never)]
+fn is_in_a_smaller_bank(mfn: Mfn) -> bool {
+    BANKS
+        .iter()
+        .skip(1)
+        .map(|(from, to)| (from.load(Relaxed), to.load(Relaxed)))
+        .take_while(|(_, end)| *end != 0)
+        .any(|(start, end)| (start..end).contains(&mfn.0))
 }
 
 macro_rules! atomic {

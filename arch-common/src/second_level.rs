@@ -269,13 +269,28 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
     /// Walks down to the leaf or hole that covers `gfn`.
     #[inline]
     fn walk(&self, gfn: u64) -> Place {
-        let mut at = self.place(self.root, self.shape.top(), gfn);
-        while let Slot::Table(next) = at.slot
-            && at.order > 0
-        {
-            at = self.place(next, at.order - INDEX_BITS, gfn);
+        let mut order = self.shape.top();
+        let in_root = gfn >> order;
+        let mut table = self.root.plus(in_root / ENTRIES);
+        let mut index = (in_root % ENTRIES) as usize;
+        loop {
+            let slot = F::decode(self.memory.load(table, index), order);
+            match slot {
+                Slot::Table(next) if order > 0 => {
+                    order -= INDEX_BITS;
+                    table = next;
+                    index = (gfn >> order) as usize % ENTRIES as usize;
+                }
+                _ => {
+                    return Place {
+                        table,
+                        index,
+                        order,
+                        slot,
+                    };
+                }
+            }
         }
-        at
     }
 
     /// Walks to the entry of the order, making tables and splitting blocks on the way.

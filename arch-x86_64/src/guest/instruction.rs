@@ -8,6 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use super::{
     exit::Context,
     hardware::{Event, Hardware, SegmentName},
+    linear,
 };
 
 /// The longest instruction.
@@ -30,6 +31,7 @@ pub enum Kind {
 
 impl Kind {
     /// Whether `code`, behind all prefixes, is this instruction, and how many bytes it has.
+    #[inline(always)]
     fn length(self, code: &[u8]) -> Option<usize> {
         Some(match (self, code) {
             (Self::Hypercall, [0x0f, 0x01, 0xd9 | 0xc1, ..]) => 3,
@@ -74,7 +76,20 @@ pub fn length<H: Hardware>(cx: &mut Context<'_, H>, kind: Kind) -> Option<u64> {
     }
 }
 
+#[inline(always)]
 fn fetched_length<H: Hardware>(cx: &mut Context<'_, H>, kind: Kind) -> Option<u64> {
+    // Hardly anybody puts prefixes before such an instruction.
+    if let Some(opcode) = linear::fetch_opcode(cx, address(cx))
+        && let Some(length) = kind.length(&opcode)
+    {
+        return Some(length as u64);
+    }
+    prefixed_length(cx, kind)
+}
+
+#[cold]
+#[inline(never)]
+fn prefixed_length<H: Hardware>(cx: &mut Context<'_, H>, kind: Kind) -> Option<u64> {
     let mut bytes = [0; LONGEST];
     let got = fetch(cx, &mut bytes)?;
     let length = length_of(kind, bytes.get(..got)?, is_64_bit(cx.hw));
@@ -93,13 +108,20 @@ pub fn skip<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     length.is_some()
 }
 
+/// The linear address of the instruction pointer.
+#[inline]
+fn address<H: Hardware>(cx: &Context<'_, H>) -> u64 {
+    let rip = cx.hw.rip();
+    if is_64_bit(cx.hw) {
+        return rip;
+    }
+    rip.wrapping_add(cx.hw.segment(SegmentName::Cs).base) & 0xffff_ffff
+}
+
 /// The bytes at the instruction pointer, as many as can be fetched. `None`: not one, and the fault was delivered.
 pub fn fetch<H: Hardware>(cx: &mut Context<'_, H>, bytes: &mut [u8; LONGEST]) -> Option<usize> {
-    let mut at = cx.hw.rip();
-    if !is_64_bit(cx.hw) {
-        at = at.wrapping_add(cx.hw.segment(SegmentName::Cs).base) & 0xffff_ffff;
-    }
-    super::linear::fetch(cx, at, bytes)
+    let at = address(cx);
+    linear::fetch(cx, at, bytes)
 }
 
 /// The whole instruction, decoded. `None`: an exception was raised instead.

@@ -94,6 +94,16 @@ pub fn fetch<H: Hardware>(
     }
 }
 
+/// As [`fetch`], four bytes or nothing, and the guest hears nothing of it.
+#[inline]
+pub fn fetch_opcode<H: Hardware>(cx: &Context<'_, H>, at: u64) -> Option<[u8; 4]> {
+    let domain = cx.vcpu.domain();
+    let opcode = with(&cx.vcpu.arch, &domain.p2m, |space| {
+        Ok(space.fetch_opcode(GuestVirt(at)))
+    });
+    opcode.ok()?
+}
+
 fn raise<H: Hardware>(cx: &mut Context<'_, H>, error: WalkError) {
     const PAGE_FAULT: u8 = 14;
     match error {

@@ -184,6 +184,19 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         Ok(fetched)
     }
 
+    /// The first four bytes of the instruction at a linear address, if they lie in one page and can be fetched.
+    #[inline]
+    pub fn fetch_opcode(&mut self, at: GuestVirt) -> Option<[u8; 4]> {
+        let mut bytes = [0; 4];
+        if !in_one_page(at, bytes.len()) {
+            return None;
+        }
+        let held = self.p2m.read();
+        let frame = self.frame(at, Access::Fetch, &held).ok()?;
+        self.frames.read(frame, offset(at), &mut bytes);
+        Some(bytes)
+    }
+
     /// The guest-physical address behind a linear one: the guest's own translation alone, which may lead to where nothing
     /// is. Not cached.
     pub fn translate(&self, at: GuestVirt, access: Access) -> Result<Translation, WalkError> {
