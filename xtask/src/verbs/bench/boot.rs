@@ -47,16 +47,20 @@ pub(crate) fn rows(
             .measured(count(On::Xenolith), count(On::Xen))
     };
     let mut rows = Vec::new();
-    if wanted(TO_DOM0) {
+    if let Some(most) = plan.entry_to_dom0
+        && wanted(TO_DOM0)
+    {
         let stub = Dom0 {
             kernel: powers_off(&whole.kernel)?,
             ..whole.clone()
         };
-        let goal = Goal::AtMost(plan.entry_to_dom0);
+        let goal = Goal::AtMost(most);
         rows.push(row(TO_DOM0, "dom0", &stub, goal));
     }
-    if wanted(TO_USER_SPACE) {
-        let goal = Goal::OfBare(plan.user_space_over_bare);
+    if let Some(most) = plan.user_space_over_bare
+        && wanted(TO_USER_SPACE)
+    {
+        let goal = Goal::OfBare(most);
         let both = row(TO_USER_SPACE, "bare", &whole, goal);
         rows.push(both.beside_bare(shown(bare(board, &whole))));
     }

@@ -13,7 +13,6 @@ use crate::console::{Console, Echo};
 use crate::domains::{self, Domain};
 use crate::emulator::Terminal;
 use crate::guest::{self, On};
-use crate::verbs::bench::plan::Plan;
 use crate::verbs::bench::table::{Goal, Row};
 use crate::verbs::build;
 
@@ -30,7 +29,7 @@ const PAGE: i64 = 4096;
 const XEN_TABLES_MIB: u64 = 2;
 
 /// Measures it.
-pub(crate) fn row(board: &'static Board, plan: &Plan, reference: bool) -> Result<Row> {
+pub(crate) fn row(board: &'static Board, most: f64, reference: bool) -> Result<Row> {
     let per_domain = |on: On| {
         if reference && on == On::Xenolith {
             return None;
@@ -44,7 +43,7 @@ pub(crate) fn row(board: &'static Board, plan: &Plan, reference: bool) -> Result
             }
         }
     };
-    let goal = Some(Goal::AtMost(plan.idle_domain_bytes));
+    let goal = Some(Goal::AtMost(most));
     Ok(Row::new(NAME, board.arch, "domU", "bytes", goal)
         .measured(per_domain(On::Xenolith), per_domain(On::Xen)))
 }
