@@ -259,7 +259,7 @@ fn gzip_part(rest: &[u8], at: usize) -> Result<Option<usize>, Doubt> {
     })?;
     let length = gzip::claimed_length(rest).map_or(0, u64::from);
     let most = (rest.len() as u64).saturating_mul(MOST_RATIO);
-    if body.len() < SHORTEST || length % 4 != 0 || length > most {
+    if body.len() < SHORTEST || !length.is_multiple_of(4) || length > most {
         return Err(cut);
     }
     Ok(None)

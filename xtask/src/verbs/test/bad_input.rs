@@ -277,7 +277,7 @@ fn half(file: &[u8]) -> Vec<u8> {
 fn cut_for_sure(file: &[u8]) -> Result<Vec<u8>> {
     let mut cut = half(file);
     while let [.., low, _, _, _] = cut.as_slice() {
-        if low % 4 != 0 {
+        if !low.is_multiple_of(4) {
             return Ok(cut);
         }
         cut.pop();
