@@ -1,20 +1,20 @@
 //! What is known of boards without a device tree, to tell that there is none. Everything else comes from the tree.
 
-use xenolith_arch_aarch64::{UartKind, boot::KnownUart};
-
 xenolith_arch_aarch64::known_uarts!([
     // QEMU's virt machine: its PL011 itself.
-    KnownUart {
+    #[cfg(feature = "pl011")]
+    xenolith_arch_aarch64::boot::KnownUart {
         part_at: 0x0900_0000,
         part: 0x011,
-        kind: UartKind::Pl011,
+        kind: xenolith_arch_aarch64::UartKind::Pl011,
         uart_at: 0x0900_0000,
     },
     // Zynq UltraScale+ (ZCU102): the GIC-400's distributor stands where no other chip has one; the UART cannot be asked.
-    KnownUart {
+    #[cfg(feature = "cadence")]
+    xenolith_arch_aarch64::boot::KnownUart {
         part_at: 0xf901_0000,
         part: 0x490,
-        kind: UartKind::Cadence,
+        kind: xenolith_arch_aarch64::UartKind::Cadence,
         uart_at: 0xff00_0000,
     },
 ]);
