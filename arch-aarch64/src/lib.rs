@@ -39,3 +39,4 @@ pub mod timer;
 
 #[cfg(target_arch = "aarch64")]
 pub use hal::Aarch64;
+pub use xenolith_drivers::UartKind;

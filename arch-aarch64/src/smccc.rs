@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use xenolith_hal::HostPhys;
 
+use crate::cpu::probe;
 use crate::cpu::speculation::{Offers, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3};
 
 const PSCI_VERSION: u32 = 0x8400_0000;
@@ -29,6 +30,13 @@ pub fn smc(function: u32, args: [u64; 3]) -> i64 {
         );
     }
     result.cast_signed()
+}
+
+/// Looks for a firmware that speaks PSCI, where no device tree tells of one. Start-up only.
+pub fn find() {
+    if probe::firmware(PSCI_VERSION).is_some_and(|version| version > 0) {
+        PRESENT.store(true, Relaxed);
+    }
 }
 
 /// Tells that the device tree names a firmware that is called by SMC.

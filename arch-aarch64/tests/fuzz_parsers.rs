@@ -13,7 +13,9 @@ use xenolith_arch_aarch64::{
     domain_build::fuzz_device_tree,
     guest::{decode::fuzz_instruction, esr::fuzz_syndrome},
 };
-use xenolith_core::boot::{cmdline::fuzz_command_line, fdt::Writer, image::fuzz_image};
+use xenolith_core::boot::{
+    cmdline::fuzz_command_line, fdt::Writer, image::fuzz_image, initrd::fuzz_initrd,
+};
 
 /// Marsaglia's xorshift, 64 bits.
 struct Random(u64);
@@ -258,6 +260,59 @@ fn bent_kernels_do_no_harm() {
     let packed = gzip(&plain);
     let nested = gzip(&packed);
     drive("image", &[plain, packed, nested], 40_000, fuzz_image);
+}
+
+/// A cpio archive of one file of eight bytes.
+fn cpio() -> Vec<u8> {
+    let entry = |name: &str, content: &[u8]| {
+        let size = content.len();
+        let mut out = b"070701".to_vec();
+        for field in [
+            1,
+            0o100_644,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            name.len() + 1,
+            0,
+        ] {
+            out.extend(format!("{field:08x}").bytes());
+        }
+        out.extend(name.bytes());
+        out.push(0);
+        out.resize(out.len().next_multiple_of(4), 0);
+        out.extend(content);
+        out
+    };
+    [entry("init", b"#!/bin/a"), entry("TRAILER!!!", b"")].concat()
+}
+
+#[test]
+fn bent_ramdisks_do_no_harm() {
+    let plain = cpio();
+    let packed = gzip(&plain);
+    // A zstd frame of one stored block, and a legacy lz4 frame of one block of literals.
+    let length = plain.len() as u32;
+    let zstd = [
+        &[0x28, 0xb5, 0x2f, 0xfd, 0, 0x58][..],
+        &(length << 3 | 1).to_le_bytes()[..3],
+        &plain,
+    ]
+    .concat();
+    let lz4 = [&[0x02, 0x21, 0x4c, 0x18, 9, 0, 0, 0, 0x80][..], b"literals"].concat();
+    let parts = [plain.clone(), zstd.clone(), plain.clone(), lz4.clone()].concat();
+    drive(
+        "initrd",
+        &[plain, packed, zstd, lz4, parts],
+        60_000,
+        fuzz_initrd,
+    );
 }
 
 #[test]

@@ -101,6 +101,19 @@ impl Console {
             .context("the machine ended while it was typed on")
     }
 
+    /// Moves the keyboard on, past dom0 and each further domain that has a console, until the hypervisor has it.
+    pub(crate) fn keys_to_hypervisor(&mut self, domains: usize) -> Result<()> {
+        for _ in 0..domains + 2 {
+            self.send("\x01\x01\x01")?;
+            let said = self.wait_for("three times")?;
+            let line = said.lines().last().unwrap_or_default();
+            if line.contains("to Xen") {
+                return Ok(());
+            }
+        }
+        bail!("the hypervisor did not take the keys\n{}", self.tail())
+    }
+
     /// Waits until `text` appears behind what was looked at before, and returns what came before it.
     pub(crate) fn wait_for(&mut self, text: &str) -> Result<String> {
         loop {

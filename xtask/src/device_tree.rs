@@ -33,15 +33,11 @@ impl Tree {
         })
     }
 
-    /// Writes the binary form, with dom0's modules, to `output`.
-    pub(crate) fn write(&self, dom0: &Dom0, layout: &Layout, output: &Path) -> Result<()> {
+    /// Writes the binary form, with the modules of dom0 if there is one, to `output`.
+    pub(crate) fn write(&self, dom0: Option<(&Dom0, &Layout)>, output: &Path) -> Result<()> {
+        let modules = dom0.map_or(String::new(), |(dom0, layout)| chosen(dom0, layout));
         compile(
-            &format!(
-                "{}\n{}\n{}",
-                self.machine,
-                chosen(dom0, layout),
-                self.amendments
-            ),
+            &format!("{}\n{modules}\n{}", self.machine, self.amendments),
             output,
         )
     }

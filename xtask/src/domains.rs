@@ -1,9 +1,9 @@
-//! Further domains beside dom0, described in the device tree as Xen's documentation says ("dom0less"): nodes
+//! Domains beside dom0 or without one, described in the device tree as Xen's documentation says ("dom0less"): nodes
 //! `xen,domain` under `/chosen`.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::device_tree;
 use crate::emulator::{self, Machine};
@@ -24,13 +24,10 @@ pub(crate) struct Domain {
     pub(crate) tables: Option<u64>,
 }
 
-/// Adds domains to a machine that has a dom0. Each has an emulated UART, whose output the hypervisor shows.
+/// Adds domains to a machine, which may have a dom0. Each has an emulated UART, whose output the hypervisor shows.
 pub(crate) fn add(machine: &mut Machine, domains: &[Domain], name: &str) -> Result<()> {
-    let layout = machine
-        .layout()?
-        .context("further domains need a direct boot with dom0")?;
+    let mut end = machine.modules_end()?;
     let mut tree = machine.own_tree(name)?;
-    let mut end = layout.initrd.unwrap_or(layout.kernel).end();
     for (number, domain) in domains.iter().enumerate() {
         let size = emulator::size(&domain.kernel)?;
         let place = Place {

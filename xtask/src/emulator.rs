@@ -67,8 +67,7 @@ impl Files {
     /// The sizes from which the places in memory follow.
     pub(crate) fn sizes(&self, dom0: &Dom0) -> Result<Sizes> {
         Ok(Sizes {
-            // Room for the zeroed data behind the image.
-            hypervisor: size(&self.hypervisor)?.max(4 << 20),
+            hypervisor: hypervisor_room(&self.hypervisor)?,
             kernel: size(&dom0.kernel)?,
             initrd: dom0.initrd.as_deref().map(size).transpose()?,
         })
@@ -201,6 +200,23 @@ impl Machine {
         }
     }
 
+    /// Behind this address nothing lies that was loaded for the hypervisor or dom0.
+    pub(crate) fn modules_end(&self) -> Result<u64> {
+        let Boot::Direct(files) = &self.boot else {
+            bail!("only a direct boot takes further files");
+        };
+        if let Some(layout) = self.layout()? {
+            return Ok(layout.initrd.unwrap_or(layout.kernel).end());
+        }
+        let sizes = Sizes {
+            hypervisor: hypervisor_room(&files.hypervisor)?,
+            kernel: 0,
+            initrd: None,
+        };
+        let layout = layout::place(self.board.memory_start, self.memory << 20, sizes)?;
+        Ok(layout.kernel.address)
+    }
+
     fn place(&self, files: &Files, dom0: &Dom0) -> Result<Layout> {
         layout::place(
             self.board.memory_start,
@@ -209,13 +225,23 @@ impl Machine {
         )
     }
 
+    /// Without dom0: the tree that was made for the machine, if any.
+    fn tree_alone(&self, qemu: &mut Command, name: &str) -> Result<()> {
+        if let Some(tree) = &self.tree {
+            let file = paths::work().join(format!("{name}.dtb"));
+            tree.write(None, &file)?;
+            qemu.arg("-dtb").arg(&file);
+        }
+        Ok(())
+    }
+
     fn direct(&self, qemu: &mut Command, files: &Files, name: &str) -> Result<()> {
         qemu.arg("-kernel").arg(&files.hypervisor);
         if !files.words.is_empty() {
             qemu.arg("-append").arg(&files.words);
         }
         let Some(dom0) = &files.dom0 else {
-            return Ok(());
+            return self.tree_alone(qemu, name);
         };
         if let Modules::Multiboot = self.board.modules {
             multiboot(qemu, dom0);
@@ -303,7 +329,7 @@ fn multiboot(qemu: &mut Command, dom0: &Dom0) {
 /// The modules loaded plainly, and a tree that names them.
 fn loaded(qemu: &mut Command, tree: &Tree, dom0: &Dom0, layout: &Layout, name: &str) -> Result<()> {
     let file = paths::work().join(format!("{name}.dtb"));
-    tree.write(dom0, layout, &file)?;
+    tree.write(Some((dom0, layout)), &file)?;
     qemu.arg("-dtb").arg(&file);
     load(qemu, layout.kernel.address, &dom0.kernel);
     if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
@@ -322,6 +348,11 @@ pub(crate) fn loader(address: u64, file: &Path) -> String {
         "loader,addr={address:#x},file={},force-raw=on",
         escaped(&file.display().to_string())
     )
+}
+
+/// Room for a hypervisor and the zeroed data behind its image.
+fn hypervisor_room(image: &Path) -> Result<u64> {
+    Ok(size(image)?.max(4 << 20))
 }
 
 /// The length of a file in bytes.

@@ -9,6 +9,7 @@ use xenolith_core::{
         PhysRange,
         gzip::SinkFull,
         image::Kernel,
+        initrd,
         modules::Module,
         placement::{DomainPlan, Source},
     },
@@ -194,6 +195,17 @@ pub(super) fn fill(
         .map_err(|_| format!("{name}'s device tree does not fit its place"))?;
     clean_guest(domain, plan.device_tree);
     Ok(())
+}
+
+/// What there is to say of a domain's ramdisk before the domain gets it.
+pub(super) fn ramdisk_warning(
+    name: &str,
+    ramdisk: Option<&Module<'_>>,
+    line: &str,
+) -> Option<String> {
+    // SAFETY: the module lies untouched until the domain is built.
+    let file = ramdisk.map(|module| (module.range, unsafe { memory::bytes(module.range) }));
+    initrd::warning(name, file, line)
 }
 
 /// Gives back the modules that were copied; `in_place` chooses those that were not, to be owned by the domain.

@@ -39,6 +39,9 @@ pub(super) fn build(
     let file = unsafe { memory::bytes(dom0.kernel.range) };
     let kernel =
         Kernel::parse(file).map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
+    if let Some(warning) = build::ramdisk_warning("dom0", dom0.ramdisk.as_ref(), dom0.bootargs) {
+        log::warn!("{warning}");
+    }
     let cpus = hv.sched.online_cpus().len() as u32;
     let vcpus = machine
         .options

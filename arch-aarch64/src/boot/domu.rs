@@ -55,6 +55,11 @@ pub(super) fn build(
     let file = unsafe { memory::bytes(spec.kernel.range) };
     let kernel =
         Kernel::parse(file).map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
+    if spec.ramdisk.is_some()
+        && let Some(warning) = build::ramdisk_warning(name, spec.ramdisk.as_ref(), spec.bootargs)
+    {
+        log::warn!("{warning}");
+    }
     let load = Load {
         kernel: &kernel,
         kernel_at: spec.kernel.range,

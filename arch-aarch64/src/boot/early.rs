@@ -1,5 +1,7 @@
 //! The first look at the host's device tree: map it, find the firmware and the console.
 
+use core::fmt;
+
 use xenolith_core::boot::{
     PhysRange,
     fdt::{Node, NodeId, Tree, TreeError, blob_size},
@@ -7,31 +9,64 @@ use xenolith_core::boot::{
 use xenolith_drivers::uart::{self, UartKind};
 use xenolith_hal::HostPhys;
 
-use crate::{console, mm::hyp, smccc};
+use super::last_resort;
+use crate::{
+    console,
+    mm::{hyp, layout},
+    smccc,
+};
 
 /// Bytes of the header of a flattened device tree that tell its size.
-const HEADER: u64 = 40;
-/// No device tree that firmware passes is larger.
-const MAX_TREE: usize = 2 << 20;
+const HEADER: usize = 40;
 
-/// The host's device tree, mapped read-only for as long as start-up lasts.
-pub(super) fn map_tree(at: HostPhys) -> Result<&'static [u8], TreeError> {
-    let none = blob_size(&[]).err().unwrap_or(TreeError::Magic(0));
-    if at.0 == 0 || at.0 & 7 != 0 {
-        return Err(none);
+/// Why the host's device tree cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NoTree {
+    /// Firmware gave no address.
+    NoAddress,
+    /// The address is no multiple of eight, or there is no memory at it.
+    Nowhere(HostPhys),
+    /// What is there is no device tree.
+    Bad(HostPhys, TreeError),
+}
+
+impl fmt::Display for NoTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => write!(
+                f,
+                "device tree: none was given (x0 is 0); start Xenolith by a boot loader that passes one, as booti of U-Boot does"
+            ),
+            Self::Nowhere(at) => write!(
+                f,
+                "device tree: x0 is {:#x}, where there is no readable memory at a multiple of 8; check the address that the boot loader passes",
+                at.0
+            ),
+            Self::Bad(at, error) => write!(f, "{error} (x0 is {:#x})", at.0),
+        }
     }
-    let Some(va) = hyp::map_device_tree(at, HEADER) else {
-        return Err(none);
+}
+
+/// The host's device tree, mapped read-only for as long as start-up lasts. Nothing is believed of the address: memory is
+/// probed before it is read.
+pub(super) fn map_tree(at: HostPhys) -> Result<&'static [u8], NoTree> {
+    if at.0 == 0 {
+        return Err(NoTree::NoAddress);
+    }
+    if at.0 & 7 != 0 || at.0 >= layout::DIRECT_LIMIT {
+        return Err(NoTree::Nowhere(at));
+    }
+    let map = |len: usize| {
+        let va = hyp::map_device_tree(at, len as u64)?;
+        last_resort::readable(va, len as u64).then_some(va as *const u8)
     };
-    // SAFETY: the header's page is mapped read-only RAM; forty bytes from an 8-byte aligned address may cross into the
-    // next page only where that is mapped by the same call.
-    let header = unsafe { core::slice::from_raw_parts(va as *const u8, HEADER as usize) };
-    let size = blob_size(header)?.min(MAX_TREE);
-    if hyp::map_device_tree(at, size as u64).is_none() {
-        return Err(none);
-    }
-    // SAFETY: the whole tree is mapped read-only now and nobody writes it while start-up lasts.
-    Ok(unsafe { core::slice::from_raw_parts(va as *const u8, size) })
+    let va = map(HEADER).ok_or(NoTree::Nowhere(at))?;
+    // SAFETY: the header is mapped read-only, and its memory answers.
+    let header = unsafe { core::slice::from_raw_parts(va, HEADER) };
+    let size = blob_size(header).map_err(|error| NoTree::Bad(at, error))?;
+    let va = map(size).ok_or(NoTree::Nowhere(at))?;
+    // SAFETY: as above for the whole tree, which nobody writes while start-up lasts.
+    Ok(unsafe { core::slice::from_raw_parts(va, size) })
 }
 
 /// What there is to talk through.

@@ -7,9 +7,11 @@ mod domu;
 mod early;
 mod head;
 mod interrupts;
+mod last_resort;
 mod memory;
 mod smp;
 
+pub use last_resort::KnownUart;
 use xenolith_core::{
     Hypervisor,
     boot::{
@@ -39,10 +41,14 @@ extern "C" fn primary(device_tree: HostPhys, image: HostPhys) -> ! {
     hyp::init(image);
     console::init_log();
     let blob = early::map_tree(device_tree);
-    let tree = blob.and_then(Tree::parse);
+    let tree = blob
+        .and_then(|blob| Tree::parse(blob).map_err(|error| early::NoTree::Bad(device_tree, error)));
     match &tree {
         Ok(tree) => start(tree, PhysRange::new(device_tree.0, tree.size() as u64)),
-        Err(error) => refuse(format_args!("device tree: {error}")),
+        Err(error) => {
+            last_resort::prepare();
+            refuse(format_args!("{error}"))
+        }
     }
 }
 

@@ -6,6 +6,8 @@ pub mod fault;
 #[cfg(target_arch = "aarch64")]
 pub mod percpu;
 #[cfg(target_arch = "aarch64")]
+pub mod probe;
+#[cfg(target_arch = "aarch64")]
 pub mod regs;
 #[cfg(target_arch = "aarch64")]
 pub mod run;

@@ -24,6 +24,8 @@ pub const STACK_VA: u64 = 252 << 39;
 pub const DIRECT_VA: u64 = 256 << 39;
 /// Physical addresses at or above this have no place in the direct map.
 pub const DIRECT_LIMIT: u64 = 1 << 47;
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
 /// Bytes of a CPU's stack.
 pub const STACK_SIZE: u64 = 32 * 1024;
 /// Distance between the stacks of two CPUs.

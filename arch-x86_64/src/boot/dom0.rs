@@ -10,6 +10,7 @@ use xenolith_core::{
         bzimage::{self, BzImage},
         cmdline::Options,
         elf::Elf,
+        initrd,
     },
 };
 use xenolith_hal::{E820Entry, Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
@@ -113,6 +114,20 @@ pub(super) fn build(
     // Copies: the originals lie where dom0's memory will be.
     let command_line = String::from(module.command_line);
     let ramdisk_line = String::from(ramdisk.map_or("", |module| module.command_line));
+
+    // Where a loader's word cannot be believed there is nothing to look at.
+    let seen = |range: PhysRange| {
+        let whole = machine
+            .boot
+            .map
+            .iter()
+            .any(|entry| entry.kind == 1 && entry.range.contains(&range));
+        if whole { bytes(range) } else { &[] }
+    };
+    let file = ramdisk.map(|module| (module.range, seen(module.range)));
+    if let Some(warning) = initrd::warning("dom0", file, &command_line) {
+        log::warn!("{warning}");
+    }
 
     let kernel = unpack(module.range, &mut free)?;
     let elf = Elf::parse(bytes(kernel)).map_err(|e| format!("{e}"))?;

@@ -74,7 +74,7 @@ const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0b1110_0000;
 
 /// The compressed data after the header.
-fn body(file: &[u8]) -> Result<&[u8], GzipError> {
+pub(super) fn body(file: &[u8]) -> Result<&[u8], GzipError> {
     if !is_gzip(file) {
         return Err(GzipError::NotGzip);
     }

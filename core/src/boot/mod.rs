@@ -13,6 +13,7 @@ pub mod elf;
 pub mod fdt;
 pub mod gzip;
 pub mod image;
+pub mod initrd;
 pub mod memory;
 pub mod modules;
 pub mod placement;

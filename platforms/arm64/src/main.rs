@@ -6,6 +6,8 @@
     reason = "the global allocator and panic handler are the image's to name"
 )]
 
+mod boards;
+
 use core::fmt::Write;
 
 use xenolith_arch_aarch64::{console, cpu, heap::Heap};

@@ -3,7 +3,7 @@ use alloc::{string::ToString, vec, vec::Vec};
 use proptest::prelude::*;
 
 /// An xz file of `data` in stored chunks.
-fn xz(data: &[u8]) -> Vec<u8> {
+pub(in crate::boot) fn xz(data: &[u8]) -> Vec<u8> {
     let crc = |bytes: &[u8]| gzip::tests::checksum(bytes).to_le_bytes();
     let mut out = vec![0xfd, b'7', b'z', b'X', b'Z', 0];
     let flags = [0, 1];
@@ -46,7 +46,7 @@ fn xz(data: &[u8]) -> Vec<u8> {
     out
 }
 
-fn lz4(data: &[u8]) -> Vec<u8> {
+pub(in crate::boot) fn lz4(data: &[u8]) -> Vec<u8> {
     let mut out = vec![0x02, 0x21, 0x4c, 0x18];
     for block in data.chunks(LZ4_BLOCK) {
         let mut packed = vec![0; lz4_flex::block::get_maximum_output_size(block.len())];
@@ -57,7 +57,7 @@ fn lz4(data: &[u8]) -> Vec<u8> {
     out
 }
 
-fn zstd(data: &[u8]) -> Vec<u8> {
+pub(in crate::boot) fn zstd(data: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
 }
 

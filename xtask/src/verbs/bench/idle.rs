@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::boards::Board;
 use crate::console::{Console, Echo};
@@ -80,7 +80,7 @@ fn taken(board: &'static Board, on: On, count: usize) -> Result<i64> {
     for _ in 0..=count {
         console.wait_for("[guest] neighbour port")?;
     }
-    keys_to_hypervisor(&mut console, count)?;
+    console.keys_to_hypervisor(count)?;
     match on {
         On::Xenolith => {
             console.send("m")?;
@@ -97,19 +97,6 @@ fn taken(board: &'static Board, on: On, count: usize) -> Result<i64> {
             Ok(-free - own as i64 * count as i64)
         }
     }
-}
-
-/// Moves the keyboard on, past each domain that has a console, until the hypervisor has it.
-fn keys_to_hypervisor(console: &mut Console, domains: usize) -> Result<()> {
-    for _ in 0..domains + 2 {
-        console.send("\x01\x01\x01")?;
-        let said = console.wait_for("three times")?;
-        let line = said.lines().last().unwrap_or_default();
-        if line.contains("to Xen") {
-            return Ok(());
-        }
-    }
-    bail!("the hypervisor did not take the keys\n{}", console.tail())
 }
 
 /// Free frames, the free part of the heap, and each domain's frames, as Xenolith's key `m` tells them.

@@ -17,10 +17,15 @@ use crate::paths;
 use crate::prepare::MachineArgs;
 use crate::verbs::test::{Case, Needs};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Words that only a fault of the hypervisor itself prints.
-const FAULTS: &[&str] = &["panicked", "Unhandled exception", "unexpected exception"];
+const FAULTS: &[&str] = &[
+    "hypervisor fault",
+    "panicked",
+    "Unhandled exception",
+    "unexpected exception",
+];
 
 struct Row {
     name: &'static str,
@@ -38,6 +43,8 @@ enum Spoil {
     Tree(&'static str),
     /// The initrd's node tells this place; given are the kernel's and its own.
     Initrd(fn(Place, Place) -> Place),
+    /// dom0's initrd becomes these bytes, given what it was; or there is none.
+    InitrdFile(fn(&[u8]) -> Result<Option<Vec<u8>>>),
     /// There are no modules at all.
     NoModules,
 }
@@ -62,6 +69,34 @@ const ROWS: &[Row] = &[
         name: "truncated-gzip-kernel",
         spoil: Spoil::Kernel(|kernel| cut_gzip(&kernel)),
         says: &["kernel: ", "load the"],
+    },
+    Row {
+        name: "garbage-initrd",
+        spoil: Spoil::InitrdFile(|_| Ok(Some(garbage()))),
+        says: &["dom0's initrd at ", "neither cpio nor a known compression"],
+    },
+    Row {
+        name: "cut-cpio-initrd",
+        spoil: Spoil::InitrdFile(|initrd| Ok(Some(half(&unpacked(initrd)?)))),
+        says: &[
+            "dom0's initrd at ",
+            "truncated: the cpio archive",
+            "load the whole file",
+        ],
+    },
+    Row {
+        name: "cut-gzip-initrd",
+        spoil: Spoil::InitrdFile(|initrd| cut_for_sure(initrd).map(Some)),
+        says: &[
+            "dom0's initrd at ",
+            "truncated: the gzip data",
+            "load the whole file",
+        ],
+    },
+    Row {
+        name: "no-initrd",
+        spoil: Spoil::InitrdFile(|_| Ok(None)),
+        says: &["dom0 has no initrd and no root=", "load an initrd"],
     },
     Row {
         name: "unknown-word",
@@ -126,18 +161,36 @@ pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
     ROWS.iter().map(case).collect()
 }
 
+/// Rows that have a meaning where modules come by Multiboot.
+pub(crate) fn multiboot_cases(board: &'static Board) -> Vec<Case> {
+    let rows = ROWS
+        .iter()
+        .filter(|row| matches!(row.spoil, Spoil::InitrdFile(_)));
+    rows.map(|row| Case {
+        name: format!("bad-input/{}/{}", row.name, board.name),
+        needs: Needs::Emulator,
+        run: Box::new(move || check(board, row)),
+    })
+    .collect()
+}
+
 fn check(board: &'static Board, row: &Row) -> Result<()> {
-    let name = format!("bad-{}", row.name);
+    let name = format!("bad-{}-{}", row.name, board.name);
     let machine = spoilt(board, row, &name)?;
     let mut qemu = machine.command(Terminal::Pipes, &name)?;
     let mut console = Console::start(&mut qemu, &name, LIMIT, Echo::Log)?;
+    wait_for_line(&mut console, row.says)
+}
+
+/// Waits for a line that holds all of these words, in any case of letters.
+pub(super) fn wait_for_line(console: &mut Console, says: &[&str]) -> Result<()> {
     loop {
         let line = console.wait_for("\n")?;
         if let Some(fault) = FAULTS.iter().find(|fault| line.contains(**fault)) {
             bail!("the hypervisor faulted (\"{fault}\")\n{}", console.tail());
         }
         let line = line.to_lowercase();
-        if row.says.iter().all(|word| line.contains(word)) {
+        if says.iter().all(|word| line.contains(word)) {
             return Ok(());
         }
     }
@@ -153,6 +206,14 @@ fn spoilt(board: &'static Board, row: &Row, name: &str) -> Result<Machine> {
             }
         }
         Spoil::Words(words) => files.words = format!("{} {words}", files.words),
+        Spoil::InitrdFile(spoil) => {
+            if let Some(dom0) = &mut files.dom0
+                && let Some(initrd) = &dom0.initrd
+            {
+                let spoilt = spoil(&paths::read(initrd)?)?;
+                dom0.initrd = spoilt.map(|bytes| written(name, &bytes)).transpose()?;
+            }
+        }
         Spoil::Tree(text) => tree = Some((*text, String::new())),
         Spoil::Initrd(moved) => tree = Some(("", initrd_elsewhere(board, &files, *moved)?)),
         Spoil::NoModules => files.dom0 = None,
@@ -189,8 +250,8 @@ fn initrd_elsewhere(
     ))
 }
 
-/// 64 KiB that are no kernel, the same each time.
-fn garbage() -> Vec<u8> {
+/// 64 KiB that are nothing at all, the same each time.
+pub(super) fn garbage() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
         state = state
@@ -199,6 +260,29 @@ fn garbage() -> Vec<u8> {
         (state >> 56) as u8
     };
     std::iter::repeat_with(next).take(64 << 10).collect()
+}
+
+/// What a gzip file holds.
+fn unpacked(file: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut plain)?;
+    Ok(plain)
+}
+
+fn half(file: &[u8]) -> Vec<u8> {
+    file.get(..file.len() / 2).unwrap_or_default().to_vec()
+}
+
+/// About half of a gzip file, so that its last word is no length of an archive: three cuts of four show in this way.
+fn cut_for_sure(file: &[u8]) -> Result<Vec<u8>> {
+    let mut cut = half(file);
+    while let [.., low, _, _, _] = cut.as_slice() {
+        if !low.is_multiple_of(4) {
+            return Ok(cut);
+        }
+        cut.pop();
+    }
+    bail!("no part of the initrd shows that it is cut")
 }
 
 /// The first half of the compressed kernel.
@@ -212,7 +296,7 @@ fn cut_gzip(kernel: &[u8]) -> Vec<u8> {
 }
 
 fn written(name: &str, bytes: &[u8]) -> Result<PathBuf> {
-    let path = paths::work().join(format!("{name}.kernel"));
+    let path = paths::work().join(format!("{name}.bin"));
     paths::write(&path, bytes)?;
     Ok(path)
 }

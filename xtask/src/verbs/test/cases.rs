@@ -9,7 +9,9 @@ use crate::boards::{self, Board, Stage};
 use crate::console::Echo;
 use crate::prepare::MachineArgs;
 use crate::verbs::smoke;
-use crate::verbs::test::{Case, Needs, bad_input, guests, images, neighbours, ports};
+use crate::verbs::test::{
+    Case, Needs, alone, bad_input, bad_tree, guests, images, neighbours, ports,
+};
 
 /// A machine that is well needs a few seconds; this allows for a busy host.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -64,7 +66,11 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     ));
     cases.extend(guests::cases());
     cases.extend(neighbours::cases(virt));
+    cases.extend(alone::cases());
     cases.extend(bad_input::cases(virt));
+    cases.extend(bad_tree::cases());
+    let pc = boards::find(None, Some(Arch::X86_64))?;
+    cases.extend(bad_input::multiboot_cases(pc));
     cases.extend(ports::cases()?);
     Ok(cases)
 }

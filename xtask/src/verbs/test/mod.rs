@@ -3,7 +3,9 @@
 //! First the host's tests, each of which counts by itself; then the machines in the emulator. A further test is one entry
 //! in `cases.rs` or in a file that it lists.
 
+mod alone;
 mod bad_input;
+mod bad_tree;
 mod cases;
 mod differences;
 mod guests;
