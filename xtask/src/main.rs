@@ -3,6 +3,7 @@
 mod arch;
 mod boards;
 mod bochs;
+mod bzimage;
 mod console;
 mod cpio;
 mod debian;
@@ -12,6 +13,7 @@ mod domains;
 mod elf;
 mod emulator;
 mod fetch;
+mod grub;
 mod guest;
 mod icount;
 mod layout;
@@ -42,7 +44,7 @@ use crate::arch::Arch;
     disable_version_flag = true
 )]
 struct Cli {
-    /// Architecture [default: the board's, or aarch64]
+    /// Architecture [default: the board's, or x86_64]
     #[arg(long, global = true, value_name = "ARCH")]
     arch: Option<Arch>,
     #[command(subcommand)]
@@ -65,7 +67,7 @@ enum Verb {
     Bench(verbs::bench::BenchArgs),
     /// Check format, clippy, and the rules of layers and unsafe code
     Lint,
-    /// Make a disk image that a board boots by U-Boot, as one would write it to an SD card
+    /// Make images that boot by themselves: a CD and a disk with GRUB, or for an ARM board a disk with U-Boot's script
     Image(verbs::image::ImageArgs),
     /// List the boards
     Boards,

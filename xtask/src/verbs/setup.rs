@@ -17,10 +17,12 @@ const TOOLS: &[(&str, &str)] = &[
     ("dpkg-dev", "dpkg-parsechangelog"),
     ("gcc", "gcc"),
     ("grub-common", "grub-mkrescue"),
+    ("grub-efi-amd64-bin", ""),
     ("grub-pc-bin", ""),
     ("libxen-dev", ""),
     ("mtools", "mcopy"),
     ("opensbi", ""),
+    ("ovmf", ""),
     ("qemu-system-arm", "qemu-system-aarch64"),
     ("qemu-system-misc", "qemu-system-riscv64"),
     ("qemu-system-x86", "qemu-system-x86_64"),
@@ -28,6 +30,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("u-boot-tools", "mkimage"),
     ("vgabios", ""),
     ("xorriso", "xorriso"),
+    ("xz-utils", "xz"),
 ];
 
 /// Installs everything for every verb and every architecture.
@@ -46,6 +49,14 @@ pub(crate) fn run() -> Result<()> {
     println!("toolchain for bare metal: {}", Toolchain::find()?.origin);
     println!("everything is installed");
     Ok(())
+}
+
+/// Programs that only some runs need: checked each time, installed if they can be.
+pub(crate) fn ensure_programs(programs: &[&str]) -> Result<()> {
+    if programs.iter().all(|program| process::exists(program)) {
+        return Ok(());
+    }
+    run()
 }
 
 /// What `run` needs for one architecture: checked each time, installed if it can be.
