@@ -57,7 +57,7 @@ enum Verb {
     Setup,
     /// Build the hypervisor and the test guests for bare metal
     Build(verbs::build::BuildArgs),
-    /// Build, and boot Debian Linux as dom0 in QEMU, with a shell on this terminal
+    /// Build, and boot Debian Linux as dom0 in QEMU or Bochs, with a shell on this terminal
     Run(verbs::run::RunArgs),
     /// Boot dom0 without a terminal, run a few commands in it, and check what they say
     Smoke(verbs::smoke::SmokeArgs),
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
-    // A name of a board implies its architecture; otherwise the first architecture is meant.
+    // A name of a board implies its architecture; otherwise x86-64 is meant, but for `bench`.
     match &cli.verb {
         Verb::Setup => verbs::setup::run()?,
         Verb::Build(args) => verbs::build::run(args, cli.arch)?,

@@ -21,16 +21,16 @@ pub(crate) struct MachineArgs {
     /// Board to run (`cargo xtask boards` lists them) [default: the first of the architecture]
     #[arg(long, value_name = "NAME")]
     pub(crate) board: Option<String>,
-    /// Number of CPUs [default: the board's, usually 4]
+    /// Number of CPUs [default: the board's, usually 4; in Bochs 2]
     #[arg(long, value_name = "N")]
     pub(crate) smp: Option<u32>,
-    /// Memory, in MiB or with a suffix M or G [default: 2G]
+    /// Memory, in MiB or with a suffix M or G [default: 2G; in Bochs 768M]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub(crate) memory: Option<u64>,
-    /// Processor model, as QEMU names it [default: the board's]
+    /// Processor model, as the emulator names it [default: the board's]
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
-    /// Kernel for dom0 instead of Debian's
+    /// Kernel for dom0 instead of Debian's (which Bochs gets unpacked, because unpacking takes it minutes)
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// Initial root for dom0 instead of the one made from busybox
