@@ -33,18 +33,19 @@ const CODE: usize = 440;
 
 /// Writes a CD image. `folder` is for what goes onto it.
 pub(crate) fn disc(files: &Files, seconds: u32, folder: &Path, output: &Path) -> Result<()> {
-    let _ = std::fs::remove_dir_all(folder);
-    for (name, file) in content(files, seconds, folder)? {
-        let place = folder.join("cd").join(name);
-        if let Some(parent) = place.parent() {
-            paths::make_dir(parent)?;
-        }
-        std::fs::copy(&file, &place)
-            .with_context(|| format!("cannot copy {}", paths::shown(&file)))?;
-    }
     let mut make = Command::new("grub-mkrescue");
-    make.args(["--locales=", "--fonts=", "--themes=", "-o"]);
-    process::output(make.arg(output).arg(folder.join("cd"))).map(drop)
+    make.args(["--locales=", "--fonts=", "--themes=", "-o"])
+        .arg(output);
+    for (name, file) in content(files, seconds, folder)? {
+        make.arg(format!("{name}={}", grafted(&file)));
+    }
+    process::output(&mut make).map(drop)
+}
+
+/// A path as xorriso reads it behind the name that the file gets on the CD.
+fn grafted(file: &Path) -> String {
+    let path = file.display().to_string();
+    path.replace('\\', r"\\").replace('=', r"\=")
 }
 
 /// Writes a disk image. `folder` is for what goes onto it.
@@ -122,6 +123,11 @@ fn words(line: &str) -> String {
 mod tests {
     use super::*;
     use crate::emulator::Dom0;
+
+    #[test]
+    fn a_path_cannot_end_a_name_on_the_cd() {
+        assert_eq!(grafted(Path::new(r"/a=b/c\d")), r"/a\=b/c\\d");
+    }
 
     #[test]
     fn the_menu_names_the_files_with_their_words_in_the_order_of_modules() {
