@@ -26,14 +26,9 @@ const DOM0_WORDS: &str = "cryptomgr.notests";
 /// What it writes when the machine has switched itself off.
 const POWERED_OFF: &str = "soft power off";
 /// What a run needs beside the compilers.
-const TOOLS: &[&str] = &[
-    "bochs",
-    "grub-mkrescue",
-    "xorriso",
-    "mformat",
-    "script",
-    "xz",
-];
+const TOOLS: &[&str] = &["bochs", BIOS, VGA_BIOS, "script", "xz"];
+const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 
 /// The options of a run in Bochs, where the user left them open.
 pub(crate) fn options(given: &MachineArgs, board: &Board) -> Result<MachineArgs> {
@@ -46,7 +41,8 @@ pub(crate) fn options(given: &MachineArgs, board: &Board) -> Result<MachineArgs>
     if given.grub.is_some() || given.uboot {
         bail!("Bochs starts from a CD that is made for each run: leave --grub and --uboot out");
     }
-    setup::ensure_programs(TOOLS)?;
+    setup::ensure_these(TOOLS)?;
+    setup::ensure_these(grub::TOOLS)?;
     let mut options = given.clone();
     options.smp.get_or_insert(MOST_CPUS);
     options.memory.get_or_insert(MEMORY);
@@ -126,8 +122,8 @@ fn settings(machine: &Machine, disc: &Path, log: &Path) -> String {
     [
         format!("cpu: model={model}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1"),
         format!("memory: guest={memory}, host={memory}"),
-        "romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot".into(),
-        "vgaromimage: file=/usr/share/vgabios/vgabios.bin".into(),
+        format!("romimage: file={BIOS}, options=fastboot"),
+        format!("vgaromimage: file={VGA_BIOS}"),
         // A display that nobody looks at and that waits for nobody.
         "display_library: rfb, options=\"timeout=0\"".into(),
         "clock: sync=none".into(),

@@ -15,6 +15,15 @@ use anyhow::{Context, Result, ensure};
 use crate::emulator::Files;
 use crate::{disk, paths, process};
 
+/// What the images are made with.
+pub(crate) const TOOLS: &[&str] = &[
+    "grub-mkrescue",
+    "grub-mkimage",
+    "xorriso",
+    "mformat",
+    "/usr/lib/grub/i386-pc",
+    "/usr/lib/grub/x86_64-efi",
+];
 /// Where Debian's packages keep GRUB's parts.
 const GRUB: &str = "/usr/lib/grub";
 /// What GRUB on the disk can do: read the partition, read the menu, start.

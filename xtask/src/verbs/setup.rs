@@ -2,6 +2,8 @@
 //!
 //! A check costs one call of dpkg; apt runs only when something is missing.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::arch::Arch;
@@ -51,9 +53,12 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Programs that only some runs need: checked each time, installed if they can be.
-pub(crate) fn ensure_programs(programs: &[&str]) -> Result<()> {
-    if programs.iter().all(|program| process::exists(program)) {
+/// Programs, and files by their paths, that only some runs need: checked each time, installed if they can be.
+pub(crate) fn ensure_these(wanted: &[&str]) -> Result<()> {
+    let exists = |name: &&str| {
+        process::exists(name) || Path::new(name).is_absolute() && Path::new(name).exists()
+    };
+    if wanted.iter().all(exists) {
         return Ok(());
     }
     run()

@@ -17,8 +17,6 @@ use crate::{grub, paths};
 
 /// Debian's EFI firmware for QEMU's PCs.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
-/// What GRUB's images are made with.
-const GRUB_TOOLS: &[&str] = &["grub-mkrescue", "grub-mkimage", "xorriso", "mformat"];
 /// Seconds in which a person can stop GRUB's menu of an image.
 const MENU_SECONDS: u32 = 2;
 
@@ -76,7 +74,7 @@ fn write(board: &'static Board, files: &Files, output: &Path) -> Result<()> {
     let Modules::Multiboot = board.modules else {
         return uboot::write(board, files, output);
     };
-    setup::ensure_programs(GRUB_TOOLS)?;
+    setup::ensure_these(grub::TOOLS)?;
     if let Some(parent) = output.parent() {
         paths::make_dir(parent)?;
     }
@@ -106,9 +104,7 @@ pub(crate) fn boot_by_grub(
     };
     let mut words = Vec::new();
     if matches!(grub, Grub::EfiCd | Grub::EfiDisk) {
-        if !Path::new(OVMF).exists() {
-            bail!("{OVMF} is missing: `cargo xtask setup` installs it (package ovmf)");
-        }
+        setup::ensure_these(&[OVMF])?;
         words.extend(["-bios".to_string(), OVMF.to_string()]);
     }
     let (kind, drive) = match grub {

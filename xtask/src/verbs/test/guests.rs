@@ -136,7 +136,7 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
         },
     };
     let ours = guest::run(guest, On::Xenolith, &here)?;
-    let theirs = on_xen(guest, &how)?;
+    let theirs = on_xen(guest, &how, Ask::Once)?;
     let listed = differences::Listed::read();
     let places: &[&str] = match (board.arch, emulator) {
         (Arch::X86_64, Emulator::Qemu) => &[board.arch.name(), "svm"],
@@ -144,7 +144,12 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
         _ => &[board.arch.name()],
     };
     let known = |case: &str| listed.holds(&guest.name, places, case);
-    let found = results::differences(&ours, &theirs, &known);
+    let mut found = results::differences(&ours, &theirs, &known);
+    if !found.is_empty() && board.arch == Arch::X86_64 {
+        // QEMU's SVM makes Xen lose an interrupt once in a while (docs/assurance.md); that is no answer of Xen's.
+        let theirs = on_xen(guest, &how, Ask::Again)?;
+        found = results::differences(&ours, &theirs, &known);
+    }
     if !found.is_empty() {
         bail!(
             "{} of {} cases differ (mend them, or list them in docs/compatibility.md):\n{}",
@@ -156,15 +161,24 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
     Ok(())
 }
 
-/// What Xen answers, asked once for each machine and guest.
-fn on_xen(guest: &Built, how: &Run) -> Result<Results> {
+/// Whether an answer that is there will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Once,
+    Again,
+}
+
+/// What Xen answers on a machine to a guest.
+fn on_xen(guest: &Built, how: &Run, ask: Ask) -> Result<Results> {
     static KNOWN: Mutex<BTreeMap<String, Results>> = Mutex::new(BTreeMap::new());
     let key = format!(
         "{} {} {} {}",
         guest.name, how.board.name, how.cpus, how.words
     );
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(results) = known().get(&key) {
+    if ask == Ask::Once
+        && let Some(results) = known().get(&key)
+    {
         return Ok(results.clone());
     }
     let results = guest::run(guest, On::Xen, how)?;
