@@ -23,16 +23,18 @@ pub(crate) fn unpacked(kernel: &Path, output: &Path) -> Result<PathBuf> {
     let Some(payload) = payload(&file).filter(|bytes| bytes.starts_with(XZ)) else {
         return Ok(kernel.to_path_buf());
     };
-    // xz takes the end of the name away.
-    let packed = output.with_added_extension("xz");
+    // xz takes the end of the name away. The output's own name comes last, so that it never names half a file.
+    let whole = output.with_added_extension("whole");
+    let packed = whole.with_added_extension("xz");
     paths::write(&packed, payload)?;
     // The payload's length in clear stands behind the stream.
     let mut xz = Command::new("xz");
     xz.args(["--decompress", "--force", "--single-stream"]);
     process::output(xz.arg(&packed))?;
-    let mut elf = paths::read(output)?;
+    let mut elf = paths::read(&whole)?;
     leave_zeroes_out(&mut elf).context("the unpacked kernel is no whole ELF file")?;
     paths::write(output, &elf)?;
+    std::fs::remove_file(&whole)?;
     Ok(output.to_path_buf())
 }
 
