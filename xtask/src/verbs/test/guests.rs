@@ -12,7 +12,7 @@ use crate::boards::{self, Board, Stage};
 use crate::bochs;
 use crate::emulator::Emulator;
 use crate::guest::{self, On, Run};
-use crate::results::{self, Results};
+use crate::results::{self, Outcome, Results};
 use crate::verbs::build::{self, Built};
 use crate::verbs::test::{Case, Needs, differences};
 
@@ -136,7 +136,10 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
         },
     };
     let ours = guest::run(guest, On::Xenolith, &here)?;
-    let theirs = on_xen(guest, &how, Ask::Once)?;
+    let mut theirs = on_xen(guest, &how)?;
+    if board.arch == Arch::X86_64 {
+        spoilt_by_qemu(&mut theirs);
+    }
     let listed = differences::Listed::read();
     let places: &[&str] = match (board.arch, emulator) {
         (Arch::X86_64, Emulator::Qemu) => &[board.arch.name(), "svm"],
@@ -144,12 +147,7 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
         _ => &[board.arch.name()],
     };
     let known = |case: &str| listed.holds(&guest.name, places, case);
-    let mut found = results::differences(&ours, &theirs, &known);
-    if !found.is_empty() && board.arch == Arch::X86_64 {
-        // QEMU's SVM makes Xen lose an interrupt once in a while (docs/assurance.md); that is no answer of Xen's.
-        let theirs = on_xen(guest, &how, Ask::Again)?;
-        found = results::differences(&ours, &theirs, &known);
-    }
+    let found = results::differences(&ours, &theirs, &known);
     if !found.is_empty() {
         bail!(
             "{} of {} cases differ (mend them, or list them in docs/compatibility.md):\n{}",
@@ -161,24 +159,23 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
     Ok(())
 }
 
-/// Whether an answer that is there will do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    Once,
-    Again,
+/// A case that counts interrupts, some of which QEMU's SVM delivers twice as Xen gives them (docs/assurance.md): Xen passes it
+/// in every other run or so. Xenolith must pass.
+fn spoilt_by_qemu(theirs: &mut Results) {
+    if let Some(outcome) = theirs.cases.get_mut("ipi.ping_pong_1000") {
+        *outcome = Outcome::Ok;
+    }
 }
 
-/// What Xen answers on a machine to a guest.
-fn on_xen(guest: &Built, how: &Run, ask: Ask) -> Result<Results> {
+/// What Xen answers, asked once for each machine and guest.
+fn on_xen(guest: &Built, how: &Run) -> Result<Results> {
     static KNOWN: Mutex<BTreeMap<String, Results>> = Mutex::new(BTreeMap::new());
     let key = format!(
         "{} {} {} {}",
         guest.name, how.board.name, how.cpus, how.words
     );
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if ask == Ask::Once
-        && let Some(results) = known().get(&key)
-    {
+    if let Some(results) = known().get(&key) {
         return Ok(results.clone());
     }
     let results = guest::run(guest, On::Xen, how)?;
