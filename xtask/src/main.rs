@@ -44,7 +44,7 @@ use crate::arch::Arch;
     disable_version_flag = true
 )]
 struct Cli {
-    /// Architecture [default: the board's, or x86_64]
+    /// Architecture [default: the board's, or x86_64; for `bench` aarch64]
     #[arg(long, global = true, value_name = "ARCH")]
     arch: Option<Arch>,
     #[command(subcommand)]
