@@ -9,7 +9,7 @@ pub mod messages;
 use alloc::sync::Weak;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use xenolith_core::{Domain, DomainRef, Hypervisor};
+use xenolith_core::{Domain, DomainRef};
 use xenolith_hal::sync::{Mutex, Rank};
 
 use crate::{
@@ -110,25 +110,17 @@ pub fn taken(vector: u8) {
         return;
     };
     let kind = bound.load(Relaxed);
-    let level = kind == LEVEL;
     if kind == CONSOLE {
         if let Some(cpu) = PerCpu::try_current() {
             console::interrupt(cpu.hv);
         }
         return;
     }
-    if level {
+    if kind == LEVEL {
         ioapic::set_mask(line.into(), true);
     }
     let owner = OWNER.lock().upgrade();
     if let (Some(domain), Some(cpu)) = (owner, PerCpu::try_current()) {
-        raise(cpu.hv, &domain, line.into(), level);
-    }
-}
-
-fn raise(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, line: u32, level: bool) {
-    crate::guest::ioapic::set_line(hv, domain, line, true);
-    if !level {
-        crate::guest::ioapic::set_line(hv, domain, line, false);
+        crate::guest::ioapic::signal(cpu.hv, &domain, line.into());
     }
 }

@@ -13,7 +13,7 @@ mkdir -p /mnt /etc
 for disk in /sys/block/[sv]d?; do
 	disk=${disk##*/}
 	if mount -t vfat -o ro "/dev/${disk}1" /mnt; then
-		echo "devices: disk $disk $(cksum </mnt/known)"
+		echo "devices: disk $disk $(md5sum </mnt/known)"
 		umount /mnt
 	fi
 done
@@ -23,8 +23,7 @@ for card in /sys/class/net/eth?; do
 	rm -f /tmp/server /tmp/known
 	udhcpc -i "$card" -n -q -t 10 -T 1 -s /modules/lease >/dev/null
 	tftp -g -r known -l /tmp/known "$(cat /tmp/server)"
-	echo "devices: card $card $(cksum </tmp/known)"
-	ip link set "$card" down
+	echo "devices: card $card $(md5sum </tmp/known)"
 done
 grep -E 'ata|ahci|virtio|eth' /proc/interrupts | sed 's/^/devices: interrupt /'
 echo "devices: end"
