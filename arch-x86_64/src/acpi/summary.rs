@@ -31,7 +31,9 @@ impl ConfigSpace {
     pub fn range(&self) -> Option<PhysRange> {
         const BUS_SHIFT: u32 = 20;
         let buses = u64::from(self.last_bus.checked_sub(self.first_bus)?) + 1;
-        let start = self.base.checked_add(u64::from(self.first_bus) << BUS_SHIFT)?;
+        let start = self
+            .base
+            .checked_add(u64::from(self.first_bus) << BUS_SHIFT)?;
         PhysRange::new(start, buses << BUS_SHIFT)
     }
 }

@@ -164,10 +164,12 @@ pub fn find<H: Hardware>(cx: &Context<'_, H>, at: GuestPhys) -> Found {
     if pci.in_config(at.0).is_some() {
         return Found::Emulated(Memory::Config);
     }
-    pci.with(cx.hv(), domain, |functions, bus| match functions.place(at.0) {
-        Place::Table => Found::Emulated(Memory::Table),
-        Place::Registers if bus.map(functions, at) => Found::Mapped,
-        _ => Found::Nothing,
+    pci.with(cx.hv(), domain, |functions, bus| {
+        match functions.place(at.0) {
+            Place::Table => Found::Emulated(Memory::Table),
+            Place::Registers if bus.map(functions, at) => Found::Mapped,
+            _ => Found::Nothing,
+        }
     })
 }
 

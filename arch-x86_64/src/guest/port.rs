@@ -59,4 +59,3 @@ fn string<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     log::debug!("string access to port {:#x}", access.port);
     cx.raise(Event::PROTECTION);
 }
-

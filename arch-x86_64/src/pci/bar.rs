@@ -61,8 +61,7 @@ impl Bar {
 
     /// Whether an aligned register is one of this one's.
     pub(super) fn covers(&self, register: u16) -> bool {
-        register == self.register
-            || (self.kind == Kind::Memory64 && register == self.register + 4)
+        register == self.register || (self.kind == Kind::Memory64 && register == self.register + 4)
     }
 
     /// The bit of the command register that makes it count.
@@ -90,12 +89,20 @@ pub(super) fn find(bus: &mut impl Bus, at: Bdf, header: u8) -> Vec<Bar> {
         return found;
     };
     let old = bus.config_read(at, register::COMMAND, 2);
-    bus.config_write(at, register::COMMAND, 2, old & !(command::PORTS | command::MEMORY));
+    bus.config_write(
+        at,
+        register::COMMAND,
+        2,
+        old & !(command::PORTS | command::MEMORY),
+    );
     let mut index = 0;
     while index < count {
         let bar = probe(bus, at, register::BARS + index * 4, index + 1 < count);
         index += match bar {
-            Some(Bar { kind: Kind::Memory64, .. }) => 2,
+            Some(Bar {
+                kind: Kind::Memory64,
+                ..
+            }) => 2,
             _ => 1,
         };
         found.extend(bar.filter(|bar| bar.size != 0));
@@ -131,7 +138,13 @@ fn probe(bus: &mut impl Bus, at: Bdf, register: u16, has_next: bool) -> Option<B
     if stayed == 0 {
         return None;
     }
-    let bar = |kind, size| Some(Bar { register, kind, size });
+    let bar = |kind, size| {
+        Some(Bar {
+            register,
+            kind,
+            size,
+        })
+    };
     if stayed & PORTS != 0 {
         // Devices may leave the upper half of a port's address out.
         let size = !(stayed & !3) & 0xffff;

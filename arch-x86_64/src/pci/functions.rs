@@ -156,9 +156,7 @@ impl Functions {
 
     /// The domain is gone: nothing is sent, and nothing reaches memory.
     pub fn close(&mut self, bus: &mut impl Bus) {
-        self.all
-            .iter_mut()
-            .for_each(|function| function.close(bus));
+        self.all.iter_mut().for_each(|function| function.close(bus));
     }
 }
 
