@@ -46,6 +46,14 @@ pub struct Pci {
 impl Pci {
     /// Takes all functions over; none sends a message from now on.
     pub fn new(spaces: &[ConfigSpace]) -> Self {
+        // Firmware that says RAM is configuration space is not believed.
+        let believed = |space: &&ConfigSpace| {
+            space
+                .range()
+                .is_some_and(|range| !machine::has_memory(&range))
+        };
+        let spaces: Vec<ConfigSpace> = spaces.iter().filter(believed).copied().collect();
+        let spaces = spaces.as_slice();
         let mut bus = Machine {
             spaces,
             domain: None,

@@ -14,8 +14,9 @@ use crate::emulator::Terminal;
 use crate::fetch::Debian;
 use crate::prepare::MachineArgs;
 use crate::rootfs::{self, Extra};
+use crate::verbs::build;
 use crate::verbs::test::{Case, Needs};
-use crate::{disk, paths, process};
+use crate::{disk, elf, paths, process};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -120,7 +121,59 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
             run: Box::new(move || check(board, row)),
         });
     }
+    let q35 = boards::find(Some("qemu-q35"), None)?;
+    cases.push(Case {
+        name: "devices/q35/reach".into(),
+        needs: Needs::Emulator,
+        run: Box::new(move || reach(q35)),
+    });
     Ok(cases)
+}
+
+/// The hypervisor's memory, RAM that dom0 was not given, and addresses of nothing read as all ones, and stay so when they are
+/// written; a device's memory above all RAM is dom0's.
+fn reach(board: &'static Board) -> Result<()> {
+    const FREE_RAM: u64 = 0x3000_0000;
+    const NOTHING: u64 = 0x5000_0000;
+    const BESIDE_THE_IOAPIC: u64 = 0xfec1_0000;
+    let mut machine = machine(board, "")?;
+    let image = elf::flatten(&paths::read(&build::hypervisor(board.arch)?.elf)?)?.start;
+    let addresses = [image, image + 0x1000, FREE_RAM, NOTHING, BESIDE_THE_IOAPIC];
+    machine.extra = [
+        "-object",
+        "memory-backend-ram,id=far,size=4G,share=on",
+        "-device",
+        "ivshmem-plain,memdev=far",
+    ]
+    .map(str::to_string)
+    .to_vec();
+    let name = "devices-q35-reach";
+    let mut qemu = machine.command(Terminal::Pipes, name)?;
+    let mut console = Console::start(&mut qemu, name, LIMIT, Echo::Log)?;
+    console.wait_for(rootfs::PROMPT)?;
+    let list = addresses.map(|address| format!(" {address:#x}")).concat();
+    console.send(&format!("sh /modules/reach{list}\n"))?;
+    let said = console.wait_for("devices: end")?;
+    for address in addresses {
+        let line = format!("devices: at {address:#x} 0xFFFFFFFF 0xFFFFFFFF");
+        ensure!(said.contains(&line), "no \"{line}\"\n{}", console.tail());
+    }
+    let own = said
+        .lines()
+        .find_map(|line| line.split_once("devices: own 0x"));
+    let own = own.and_then(|(_, own)| own.trim().split_once(' '));
+    let (address, value) = own.context("the device with 4 GiB was not found")?;
+    ensure!(
+        u64::from_str_radix(address, 16)? >= 1 << 32 && value == "0x12345678",
+        "the device's memory at 0x{address} says {value}"
+    );
+    off(&mut console)
+}
+
+fn off(console: &mut Console) -> Result<()> {
+    console.send("exit\n")?;
+    console.wait_for("Power down")?;
+    console.wait_for_power_off()
 }
 
 fn check(board: &'static Board, row: &Row) -> Result<()> {
@@ -134,11 +187,9 @@ fn check(board: &'static Board, row: &Row) -> Result<()> {
     let mut console = Console::start(&mut qemu, &name, LIMIT, Echo::Log)?;
     console.wait_for(rootfs::PROMPT)?;
     console.send(&format!("sh /modules/check {}\n", DISKS + CARDS))?;
-    let said = console.wait_for("devices: end\n")?;
+    let said = console.wait_for("devices: end")?;
     compare(&said, &sum(&known)?, row.interrupts).with_context(|| console.tail())?;
-    console.send("exit\n")?;
-    console.wait_for("Power down")?;
-    console.wait_for_power_off()
+    off(&mut console)
 }
 
 /// A machine whose root has the drivers and the scripts.
@@ -156,6 +207,7 @@ fn machine(board: &'static Board, words: &str) -> Result<crate::emulator::Machin
         ("order", order.as_str()),
         ("check", include_str!("devices.sh")),
         ("lease", include_str!("lease.sh")),
+        ("reach", include_str!("reach.sh")),
     ];
     extra.extend(
         scripts.map(|(name, text)| Extra::new(&format!("modules/{name}"), text.as_bytes().into())),
