@@ -101,10 +101,10 @@ fn first_message() -> u8 {
 
 /// A device interrupt came; interrupts are masked, and no lock is held.
 pub fn taken(vector: u8) {
-    let line = vector.wrapping_sub(FIRST);
     if (first_message()..=LAST).contains(&vector) {
         return messages::taken(vector);
     }
+    let line = vector.wrapping_sub(FIRST);
     let Some(bound) = BOUND.get(usize::from(line)) else {
         log::warn!("interrupt with vector {vector:#x}, which nobody asked for");
         return;

@@ -107,8 +107,7 @@ pub(super) fn find(bus: &mut impl Bus, at: Bdf, header: u8) -> Vec<Bar> {
         };
         found.extend(bar.filter(|bar| bar.size != 0));
     }
-    let (kept, size) = ones(bus, at, rom, ROM_ADDRESS);
-    let _ = kept;
+    let (_, size) = ones(bus, at, rom, ROM_ADDRESS);
     if size & ROM_ADDRESS != 0 {
         found.push(Bar {
             register: rom,
