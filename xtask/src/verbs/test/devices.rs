@@ -217,6 +217,7 @@ fn machine(board: &'static Board, words: &str) -> Result<crate::emulator::Machin
         board: Some(board.name.to_string()),
         initrd: Some(root),
         smp: Some(1),
+        smp: Some(2),
         memory: Some(1024),
         append: Some(words.to_string()),
         ..MachineArgs::default()
