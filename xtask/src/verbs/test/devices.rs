@@ -216,7 +216,6 @@ fn machine(board: &'static Board, words: &str) -> Result<crate::emulator::Machin
     let args = MachineArgs {
         board: Some(board.name.to_string()),
         initrd: Some(root),
-        smp: Some(1),
         smp: Some(2),
         memory: Some(1024),
         append: Some(words.to_string()),
