@@ -18,7 +18,7 @@ pub fn flags(old: u64, a: u64, b: u64, size: usize) -> u64 {
     let mut new = old & !(CARRY | PARITY | ADJUST | ZERO | SIGN | OVERFLOW);
     let mut set = |flag, is: bool| new |= if is { flag } else { 0 };
     set(CARRY, a < b);
-    set(PARITY, (difference as u8).count_ones() % 2 == 0);
+    set(PARITY, (difference as u8).count_ones().is_multiple_of(2));
     set(ADJUST, a & 0xf < b & 0xf);
     set(ZERO, difference == 0);
     set(SIGN, difference & sign != 0);
