@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use crate::boards::Board;
 use crate::console::{Console, Echo};
-use crate::emulator::{Boot, Dom0, Files, Machine, Terminal};
+use crate::emulator::{Boot, Dom0, Emulator, Files, Machine, Terminal};
 use crate::fetch::Debian;
 use crate::results::Results;
 use crate::verbs::build::{self, Built};
@@ -57,6 +57,8 @@ pub(crate) struct Run<'a> {
     pub(crate) cpus: u32,
     /// Count instructions.
     pub(crate) icount: bool,
+    /// What runs the machine.
+    pub(crate) runs_in: Emulator,
     /// Another emulator than the installed one.
     pub(crate) emulator: Option<&'a Path>,
     /// Words for the guest.
@@ -73,7 +75,10 @@ pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
     let name = format!(
         "{}-{}-{}{}",
         guest.name,
-        run.board.name,
+        match run.runs_in {
+            Emulator::Qemu => run.board.name,
+            Emulator::Bochs => "bochs",
+        },
         on.name(),
         if run.icount {
             format!("-icount{}", run.cpus)
@@ -108,7 +113,12 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
         dom0: Some(dom0),
     };
     let mut machine = Machine::new(run.board, Boot::Direct(files));
-    (machine.cpus, machine.icount, machine.memory) = (run.cpus, run.icount, 1024);
+    (machine.cpus, machine.icount, machine.on) = (run.cpus, run.icount, run.runs_in);
+    machine.memory = match run.runs_in {
+        Emulator::Qemu => 1024,
+        // It clears its memory before it starts.
+        Emulator::Bochs => 512,
+    };
     machine.emulator = run.emulator.map(Path::to_path_buf);
     Ok(machine)
 }
