@@ -31,6 +31,14 @@ impl On {
         }
     }
 
+    /// Words that tell which kind dom0 is. A PVH dom0 of Xen wants an IOMMU unless told that there is none to use.
+    pub(crate) fn kind(self, board: &Board) -> &'static str {
+        match (self, board.arch) {
+            (On::Xen, Arch::X86_64) => "dom0=pvh dom0-iommu=none",
+            _ => "",
+        }
+    }
+
     /// The file that QEMU starts.
     pub(crate) fn image(self, board: &Board) -> Result<std::path::PathBuf> {
         match self {
@@ -92,11 +100,7 @@ pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
 
 /// The machine that runs a guest.
 pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
-    // A PVH dom0 of Xen wants an IOMMU unless told that there is none to use.
-    let kind = match (on, run.board.arch) {
-        (On::Xen, Arch::X86_64) => "dom0=pvh dom0-iommu=none",
-        _ => "",
-    };
+    let kind = on.kind(run.board);
     let words = format!("{} dom0_mem=256M {kind} {}", run.board.words, run.xen_words);
     let dom0 = Dom0 {
         kernel: guest.to_path_buf(),
