@@ -2,7 +2,9 @@
 
 use alloc::{format, string::String, vec::Vec};
 
-use xenolith_core::{DomId, DomainRef, Hypervisor, VcpuId, VcpuRef, domain::DomainConfig};
+use xenolith_core::{
+    DomId, DomainRef, Hypervisor, VcpuId, VcpuRef, boot::elf::Elf, domain::DomainConfig,
+};
 use xenolith_hal::{
     E820Entry, Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
     sync::{Mutex, Rank},
@@ -13,6 +15,7 @@ use crate::{
     acpi::summary::ConfigSpace,
     cpu::cpuid::cpuid,
     cpuid::{DomainFacts, Handled, Policy, xen},
+    domain_build::memory_map::GuestEntry,
     guest::{
         backend::Backend,
         fpu::{self, FpuContext},
@@ -111,11 +114,11 @@ pub(super) fn create(
     }
     let policy = policy(shape);
     let msrs = MsrPolicy::new(&policy, HostMsrs::default());
-    let pins = if shape.privileged {
-        ioapic::lines()
-    } else {
-        48
-    };
+    // Only whose lines lead to devices has an IOAPIC.
+    let ioapic = shape.privileged.then(|| {
+        let pins = ioapic::lines().clamp(24, 240) as u8;
+        Mutex::new(Rank::Interrupts, VIoApic::new(0, 0, pins))
+    });
     let arch = ArchDomain {
         callback_vector: 0.into(),
         tsc_offset: 0,
@@ -125,10 +128,7 @@ pub(super) fn create(
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,
-        ioapic: Some(Mutex::new(
-            Rank::Interrupts,
-            VIoApic::new(0, 0, pins.clamp(24, 240) as u8),
-        )),
+        ioapic,
     };
     let config = DomainConfig {
         id: shape.id,
@@ -158,6 +158,32 @@ pub(super) fn write_guest(domain: &DomainRef<X86_64>, at: u64, bytes: &[u8]) -> 
         let part = bytes.get(offset as usize..(offset + len) as usize)?;
         Direct::write(entry.mfn, address as usize % PAGE_SIZE, part).ok()
     })
+}
+
+/// Puts a kernel's segments where they belong.
+pub(super) fn load(domain: &DomainRef<X86_64>, name: &str, kernel: &Elf<'_>) -> Result<(), String> {
+    for segment in &kernel.segments {
+        let filled = segment.bytes.len() as u64;
+        let at = segment.memory.start();
+        if !write_guest(domain, at, segment.bytes)
+            || !zero_guest(domain, at + filled, segment.memory.size() - filled)
+        {
+            return Err(format!(
+                "{name}: no memory for its kernel at {}",
+                segment.memory
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An entry of a domain's memory map as `memory_op` tells it.
+pub(super) fn e820(entry: &GuestEntry) -> E820Entry {
+    E820Entry {
+        addr: entry.range.start(),
+        size: entry.range.size(),
+        kind: entry.kind.number(),
+    }
 }
 
 /// Fills a range of a domain's memory with zeroes; false where it has none.

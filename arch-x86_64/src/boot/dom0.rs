@@ -5,42 +5,37 @@ use alloc::{format, string::String, vec::Vec};
 use xenolith_abi::start_info::StartFlags;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
-    boot::{
-        PhysRange, RangeSet,
-        bzimage::{self, BzImage},
-        cmdline::Options,
-        elf::Elf,
-        initrd,
-    },
+    boot::{PhysRange, RangeSet, cmdline::Options, elf::Elf, initrd},
 };
-use xenolith_hal::{E820Entry, Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{
     build::{self, Shape},
-    info::BootInfo,
+    info::{BootInfo, Module},
+    modules::{bytes, room, unpack},
 };
 use crate::{
     X86_64,
     acpi::Acpi,
     domain_build::{
         acpi_tables,
-        memory_map::{self, GuestEntry, Plan, Request},
+        memory_map::{self, Plan, Request},
         start_info,
     },
     irq,
-    mm::hyp::Direct,
 };
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Frames of page tables and the like that dom0 may have beside its memory.
 const OVERHEAD: u64 = 4096;
 
-/// What is known of the machine when dom0 is made.
+/// What is known of the machine when domains are made.
+#[derive(Clone, Copy)]
 pub(super) struct Machine<'m> {
     pub(super) boot: &'m BootInfo<'m>,
     pub(super) options: &'m Options,
     pub(super) acpi: &'m Acpi<'m>,
-    /// The hypervisor's own memory.
+    /// Memory that dom0 does not get: the hypervisor's own, and what waits in it for other domains.
     pub(super) own: &'m RangeSet,
     /// Registers that dom0 does not reach.
     pub(super) hidden: &'m RangeSet,
@@ -48,56 +43,20 @@ pub(super) struct Machine<'m> {
     pub(super) cpus: usize,
 }
 
-/// A module's bytes, or those of what was unpacked.
-fn bytes(range: PhysRange) -> &'static [u8] {
-    // SAFETY: the range is RAM in the direct map that nobody writes until dom0 has been built.
-    unsafe {
-        core::slice::from_raw_parts(
-            Direct::address(range.base()) as *const u8,
-            range.size() as usize,
-        )
-    }
+/// dom0's files, as the loader left them.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'m> {
+    pub(super) kernel: Module<'m>,
+    pub(super) ramdisk: Option<Module<'m>>,
 }
 
-/// Free RAM as room to unpack in.
-fn room(range: PhysRange) -> &'static mut [u8] {
-    // SAFETY: the range was taken out of free RAM for this one use, and the direct map covers it.
-    unsafe {
-        core::slice::from_raw_parts_mut(
-            Direct::address(range.base()) as *mut u8,
-            range.size() as usize,
-        )
-    }
-}
-
-/// The kernel's ELF file: as it was loaded, or unpacked into free RAM.
-fn unpack(file: PhysRange, free: &mut RangeSet) -> Result<PhysRange, String> {
-    if !bzimage::is_bzimage(bytes(file)) {
-        return Ok(file);
-    }
-    let packed = BzImage::parse(bytes(file)).map_err(|e| format!("{e}"))?;
-    let mut take = |size: u64| {
-        let size = size.max(1).next_multiple_of(PAGE);
-        let range = free.highest_fit(size, PAGE)?;
-        free.remove(range);
-        Some(range)
-    };
-    let places = take(packed.length.into()).zip(take(packed.work_size() as u64));
-    let (out, work) =
-        places.ok_or("no free memory to unpack dom0's kernel in: give the machine more RAM")?;
-    let elf = packed
-        .unpack(room(out), room(work))
-        .map_err(|e| format!("{e}"))?;
-    Ok(PhysRange::between(
-        out.start(),
-        out.start() + elf.len() as u64,
-    ))
-}
-
-/// Makes dom0. `free` is RAM that nobody uses; afterwards the allocator has what dom0 does not.
+/// Makes dom0. `free` is RAM that nobody uses; afterwards the allocator has what dom0 does not. `others` bytes are for
+/// other domains.
 pub(super) fn build(
     hv: &'static Hypervisor<X86_64>,
     machine: &Machine<'_>,
+    files: &Files<'_>,
+    others: u64,
     mut free: RangeSet,
 ) -> Result<(), String> {
     let Machine {
@@ -106,11 +65,10 @@ pub(super) fn build(
         acpi,
         ..
     } = *machine;
-    let module = boot
-        .modules
-        .first()
-        .ok_or("no dom0: the boot loader gave no module with its kernel")?;
-    let ramdisk = boot.modules.get(1);
+    let Files {
+        kernel: module,
+        ramdisk,
+    } = *files;
     // Copies: the originals lie where dom0's memory will be.
     let command_line = String::from(module.command_line);
     let ramdisk_line = String::from(ramdisk.map_or("", |module| module.command_line));
@@ -129,7 +87,7 @@ pub(super) fn build(
         log::warn!("{warning}");
     }
 
-    let kernel = unpack(module.range, &mut free)?;
+    let kernel = unpack("dom0", module.range, &mut free)?;
     let elf = Elf::parse(bytes(kernel)).map_err(|e| format!("{e}"))?;
     let entry = elf.pvh_entry().map_err(|e| format!("{e}"))?;
     let segments: Vec<PhysRange> = elf.segments.iter().map(|s| s.memory).collect();
@@ -140,6 +98,7 @@ pub(super) fn build(
         own: machine.own,
         hidden: machine.hidden,
         memory: options.dom0_mem,
+        others,
         segments: &segments,
         kernel,
         ramdisk: ramdisk.map(|module| module.range),
@@ -165,7 +124,7 @@ pub(super) fn build(
         privileged: true,
         max_frames: (plan.ram.size() >> PAGE_SHIFT) + OVERHEAD,
         direct_map: true,
-        memory_map: plan.map.iter().map(e820).collect(),
+        memory_map: plan.map.iter().map(build::e820).collect(),
         config_spaces: &acpi.config_spaces,
     };
     let domain = build::create(hv, &shape)?;
@@ -179,18 +138,7 @@ pub(super) fn build(
     if let Some(pci) = &domain.arch.pci {
         pci.guard_tables(hv, &domain);
     }
-    for segment in &elf.segments {
-        let filled = segment.bytes.len() as u64;
-        let at = segment.memory.start();
-        if !build::write_guest(&domain, at, segment.bytes)
-            || !build::zero_guest(&domain, at + filled, segment.memory.size() - filled)
-        {
-            return Err(format!(
-                "dom0: no memory for its kernel at {}",
-                segment.memory
-            ));
-        }
-    }
+    build::load(&domain, "dom0", &elf)?;
     if !build::write_guest(&domain, plan.acpi.start(), &tables)
         || !build::write_guest(&domain, plan.start_info.start(), &info)
     {
@@ -207,21 +155,8 @@ pub(super) fn build(
     build::start(hv, &domain, entry, plan.start_info.start())
 }
 
-fn e820(entry: &GuestEntry) -> E820Entry {
-    E820Entry {
-        addr: entry.range.start(),
-        size: entry.range.size(),
-        kind: entry.kind.number(),
-    }
-}
-
-/// Gives the allocator all RAM but the hypervisor's own, and dom0 what is planned for it.
-fn take_memory(
-    hv: &'static Hypervisor<X86_64>,
-    domain: &DomainRef<X86_64>,
-    machine: &Machine<'_>,
-    plan: &Plan,
-) -> Result<(), String> {
+/// Gives the allocator all RAM but what is kept.
+pub(super) fn release_all(hv: &Hypervisor<X86_64>, machine: &Machine<'_>) {
     const RAM: u32 = 1;
     let mut all = RangeSet::new();
     let map = &machine.boot.map;
@@ -236,6 +171,16 @@ fn take_memory(
         hv.memory
             .release_at_boot(range.base().frame(), range.size() >> PAGE_SHIFT);
     }
+}
+
+/// Gives the allocator all RAM but what is kept, and dom0 what is planned for it.
+fn take_memory(
+    hv: &'static Hypervisor<X86_64>,
+    domain: &DomainRef<X86_64>,
+    machine: &Machine<'_>,
+    plan: &Plan,
+) -> Result<(), String> {
+    release_all(hv, machine);
     let tables = hv.tables(domain);
     let map = |range: PhysRange, kind: P2mType| {
         let (first, count) = (range.start() >> PAGE_SHIFT, range.size() >> PAGE_SHIFT);

@@ -5,8 +5,14 @@ mod build;
 #[cfg(target_os = "none")]
 mod dom0;
 #[cfg(target_os = "none")]
+mod domains;
+#[cfg(target_os = "none")]
+mod domu;
+#[cfg(target_os = "none")]
 mod head;
 pub mod info;
+#[cfg(target_os = "none")]
+mod modules;
 #[cfg(target_os = "none")]
 mod smp;
 #[cfg(target_os = "none")]

@@ -9,7 +9,7 @@ use xenolith_core::{
 use xenolith_hal::{CpuId, HostPhys, PAGE_SIZE};
 
 use super::{
-    dom0,
+    dom0, domains,
     info::{self, BootInfo, Protocol},
     smp,
 };
@@ -145,7 +145,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         hidden: &hidden,
         cpus: hv.sched.online_cpus().len(),
     };
-    dom0::build(hv, &machine, free).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    domains::build_all(hv, &machine, free).unwrap_or_else(|e| refuse(format_args!("{e}")));
     smp::run(boot_cpu)
 }
 

@@ -14,7 +14,7 @@ const HIDDEN: [&[u8; 4]; 8] = [
 
 const ROOT_POINTER: usize = 36;
 /// Where the root table starts, from the root pointer on.
-const ROOT_TABLE: usize = 64;
+pub(super) const ROOT_TABLE: usize = 64;
 /// The largest number that a xAPIC entry can hold.
 const LAST_XAPIC: u32 = 254;
 
@@ -53,7 +53,7 @@ pub fn build(acpi: &Acpi<'_>, vcpus: &[u32], at: u64) -> Vec<u8> {
     out
 }
 
-fn root_pointer(root_table: u64) -> Vec<u8> {
+pub(super) fn root_pointer(root_table: u64) -> Vec<u8> {
     const OLD: usize = 20;
     const REVISION: u8 = 2;
     let mut out = Vec::with_capacity(ROOT_POINTER);
@@ -71,7 +71,7 @@ fn root_pointer(root_table: u64) -> Vec<u8> {
     out
 }
 
-fn header(signature: &[u8; 4], revision: u8) -> Vec<u8> {
+pub(super) fn header(signature: &[u8; 4], revision: u8) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend(signature);
     out.extend([0; 4]);
@@ -84,7 +84,7 @@ fn header(signature: &[u8; 4], revision: u8) -> Vec<u8> {
 }
 
 /// Fills in a table's length and sum.
-fn seal(table: &mut [u8]) {
+pub(super) fn seal(table: &mut [u8]) {
     let length = (table.len() as u32).to_le_bytes();
     set(table, 4, &length);
     let missing = sum(table);
@@ -99,13 +99,30 @@ fn sum(bytes: &[u8]) -> u8 {
         .wrapping_neg()
 }
 
-fn set(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn set(bytes: &mut [u8], at: usize, value: &[u8]) {
     for (to, from) in bytes.iter_mut().skip(at).zip(value) {
         *to = *from;
     }
 }
 
 fn madt(acpi: &Acpi<'_>, vcpus: &[u32]) -> Vec<u8> {
+    let mut out = local_apics(vcpus);
+    for ioapic in &acpi.madt.ioapics {
+        out.extend([entry::IO_APIC, 12, ioapic.id, 0]);
+        out.extend(ioapic.at.to_le_bytes());
+        out.extend(ioapic.first.to_le_bytes());
+    }
+    for change in &acpi.madt.overrides {
+        out.extend([entry::OVERRIDE, 10, 0, change.source]);
+        out.extend(change.gsi.to_le_bytes());
+        out.extend(change.flags.to_le_bytes());
+    }
+    seal(&mut out);
+    out
+}
+
+/// A MADT with the local APICs of virtual CPUs, not sealed yet.
+pub(super) fn local_apics(vcpus: &[u32]) -> Vec<u8> {
     let mut out = header(b"APIC", 4);
     out.extend(0xfee0_0000u32.to_le_bytes());
     out.extend(0u32.to_le_bytes());
@@ -121,16 +138,5 @@ fn madt(acpi: &Acpi<'_>, vcpus: &[u32]) -> Vec<u8> {
             out.extend(uid.to_le_bytes());
         }
     }
-    for ioapic in &acpi.madt.ioapics {
-        out.extend([entry::IO_APIC, 12, ioapic.id, 0]);
-        out.extend(ioapic.at.to_le_bytes());
-        out.extend(ioapic.first.to_le_bytes());
-    }
-    for change in &acpi.madt.overrides {
-        out.extend([entry::OVERRIDE, 10, 0, change.source]);
-        out.extend(change.gsi.to_le_bytes());
-        out.extend(change.flags.to_le_bytes());
-    }
-    seal(&mut out);
     out
 }

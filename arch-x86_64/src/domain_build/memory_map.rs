@@ -14,11 +14,11 @@ use xenolith_core::boot::{
 
 use crate::boot::info::MapEntry;
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// Linux reads its start-of-day data with so much mapped.
-const EARLY: PhysRange = PhysRange::between(1 << 20, 1 << 30);
+pub(super) const EARLY: PhysRange = PhysRange::between(1 << 20, 1 << 30);
 /// Where a ramdisk may be: kernels read its address in 32 bits.
-const BELOW_4G: PhysRange = PhysRange::between(1 << 20, 1 << 32);
+pub(super) const BELOW_4G: PhysRange = PhysRange::between(1 << 20, 1 << 32);
 /// The screen's memory and ROMs of the PC, which no map lists.
 const LEGACY: PhysRange = PhysRange::between(0xa_0000, 0x10_0000);
 
@@ -42,6 +42,8 @@ pub struct Request<'r> {
     pub hidden: &'r RangeSet,
     /// `dom0_mem`.
     pub memory: Dom0Memory,
+    /// Bytes that other domains will take.
+    pub others: u64,
     /// Where the kernel's segments go.
     pub segments: &'r [PhysRange],
     /// Where the unpacked ELF file lies now.
@@ -105,17 +107,17 @@ impl fmt::Display for MapError {
         match self {
             Self::TooLittleMemory { asked, free } => write!(
                 f,
-                "{} MiB of memory asked for, {} MiB free: lower dom0_mem, or give the machine more RAM",
+                "{} MiB of memory asked for, {} MiB free: lower dom0_mem (or the domain's \"memory\"), or give the machine more RAM",
                 asked >> 20,
                 free >> 20
             ),
             Self::KernelPlace(at) => write!(
                 f,
-                "kernel: linked to {at}, where dom0 has no RAM: raise dom0_mem, or link it elsewhere"
+                "kernel: linked to {at}, where the domain has no RAM: raise dom0_mem (or the domain's \"memory\"), or link it elsewhere"
             ),
             Self::NoRoom(what, size) => write!(
                 f,
-                "no room in dom0's memory for {what} of {} KiB: raise dom0_mem",
+                "no room in the domain's memory for {what} of {} KiB: raise dom0_mem (or its \"memory\")",
                 size.div_ceil(1024)
             ),
         }
@@ -133,7 +135,7 @@ fn host_ram(map: &[MapEntry]) -> RangeSet {
     frames.collect()
 }
 
-fn without(from: &RangeSet, taken: impl Iterator<Item = PhysRange>) -> RangeSet {
+pub(super) fn without(from: &RangeSet, taken: impl Iterator<Item = PhysRange>) -> RangeSet {
     let mut rest = from.clone();
     for range in taken {
         rest.remove(range.page_outer().unwrap_or(range));
@@ -142,7 +144,7 @@ fn without(from: &RangeSet, taken: impl Iterator<Item = PhysRange>) -> RangeSet 
 }
 
 /// The part of a set that lies in a window.
-fn within(set: &RangeSet, window: PhysRange) -> RangeSet {
+pub(super) fn within(set: &RangeSet, window: PhysRange) -> RangeSet {
     set.iter().map(|r| r.intersection(&window)).collect()
 }
 
@@ -162,7 +164,7 @@ fn lowest(set: &RangeSet, size: u64) -> RangeSet {
 pub fn plan(request: &Request<'_>) -> Result<Plan, MapError> {
     let machine = host_ram(request.map);
     let free = without(&machine, request.own.iter());
-    let asked = dom0_memory(&request.memory, free.size(), 0);
+    let asked = dom0_memory(&request.memory, free.size(), request.others);
     let asked = align_down(asked.saturating_add(PAGE - 1), PAGE);
     if asked > free.size() {
         return Err(MapError::TooLittleMemory {
@@ -230,7 +232,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, MapError> {
     })
 }
 
-fn take(room: &RangeSet, size: u64, what: &'static str) -> Result<PhysRange, MapError> {
+pub(super) fn take(room: &RangeSet, size: u64, what: &'static str) -> Result<PhysRange, MapError> {
     room.highest_fit(size.max(1), PAGE)
         .ok_or(MapError::NoRoom(what, size))
 }

@@ -1,8 +1,11 @@
-//! Building dom0 as a PVH guest: its memory, its ACPI tables and what it finds at its entry. Pure; the caller copies.
+//! Building PVH guests: their memory, their ACPI tables and what they find at their entry. Pure; the caller copies.
 //!
 //! Order of use: unpack the kernel ([`xenolith_core::boot::bzimage`], [`xenolith_core::boot::elf`]),
-//! [`acpi_tables::size`], [`start_info::size`], [`memory_map::plan`], [`acpi_tables::build`], [`start_info::build`].
+//! [`acpi_tables::size`], [`start_info::size`], [`memory_map::plan`], [`acpi_tables::build`], [`start_info::build`]; for a
+//! domain beside dom0 [`domu_tables`] and [`domu::plan`] in their places.
 
 pub mod acpi_tables;
+pub mod domu;
+pub mod domu_tables;
 pub mod memory_map;
 pub mod start_info;

@@ -2,6 +2,8 @@
 //!
 //! The bindings are those of Xen (`misc/arm/device-tree/booting` of its documentation), on every architecture:
 //! `multiboot,module` nodes and `xen,domain` nodes under `/chosen`, as U-Boot scripts and QEMU's guest-loader write them.
+//! Where the loader itself gives a list of modules (Multiboot, PVH), `module-index` names one by its number in the list,
+//! counted from 0, as Xen's hyperlaunch design has it; `reg` names one by its place.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
@@ -112,6 +114,8 @@ pub enum ModuleError {
     Nothing,
     /// A module without usable `reg`.
     BadReg(String),
+    /// A `module-index` beyond the loader's list, which has so many modules.
+    NoModule(String, u32, usize),
     /// Two modules of one kind for one domain.
     Twice(String, &'static str, String),
     /// A domain lacks something.
@@ -129,7 +133,11 @@ impl fmt::Display for ModuleError {
             ),
             Self::BadReg(node) => write!(
                 f,
-                "boot module {node}: reg is missing or malformed; write its address and size with the parent's #address-cells and #size-cells"
+                "boot module {node}: reg is missing or malformed; write its module-index, or its address and size with the parent's #address-cells and #size-cells"
+            ),
+            Self::NoModule(node, index, count) => write!(
+                f,
+                "boot module {node}: module-index is {index}, and the loader gave {count} modules, counted from 0; correct it or load the file"
             ),
             Self::Twice(node, what, first) => write!(
                 f,
@@ -152,11 +160,24 @@ impl<'a> BootInfo<'a> {
         tree: &Tree<'a>,
         first_word: &dyn Fn(PhysRange) -> Option<u32>,
     ) -> Result<Self, ModuleError> {
+        Self::with_modules(tree, &[], first_word)
+    }
+
+    /// The same, where the loader gave these modules and nodes may name them by number.
+    pub fn with_modules(
+        tree: &Tree<'a>,
+        modules: &[PhysRange],
+        first_word: &dyn Fn(PhysRange) -> Option<u32>,
+    ) -> Result<Self, ModuleError> {
+        let loaded = &Loaded {
+            modules,
+            first_word,
+        };
         let Some(chosen) = tree.node("/chosen") else {
             return Err(ModuleError::Nothing);
         };
         let mut info = Self::default();
-        let mut files = Files::collect(chosen, first_word)?;
+        let mut files = Files::collect(chosen, loaded)?;
         if files.ramdisk.is_none() {
             files.ramdisk = linux_initrd(chosen);
         }
@@ -182,7 +203,7 @@ impl<'a> BootInfo<'a> {
             .children()
             .filter(|n| n.is_compatible(&["xen,domain"]))
         {
-            let (domain, rest) = domain(node, first_word)?;
+            let (domain, rest) = domain(node, loaded)?;
             info.domains.push(domain);
             info.unused.extend(rest);
         }
@@ -256,19 +277,16 @@ struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    fn collect(
-        parent: Node<'_, 'a>,
-        first_word: &dyn Fn(PhysRange) -> Option<u32>,
-    ) -> Result<Self, ModuleError> {
+    fn collect(parent: Node<'_, 'a>, loaded: &Loaded<'_>) -> Result<Self, ModuleError> {
         let mut files = Self::default();
         let mut unspecified = 0;
         for node in parent.children().filter(is_module) {
-            let range = module_range(node)?;
+            let range = loaded.range(node)?;
             let kind = named_kind(node).unwrap_or_else(|| {
                 unspecified += 1;
                 match unspecified {
                     1 => ModuleKind::Kernel,
-                    _ if first_word(range) == Some(XSM_MAGIC) => ModuleKind::XsmPolicy,
+                    _ if (loaded.first_word)(range) == Some(XSM_MAGIC) => ModuleKind::XsmPolicy,
                     2 => ModuleKind::Ramdisk,
                     _ => ModuleKind::Other,
                 }
@@ -315,19 +333,37 @@ fn named_kind(node: Node<'_, '_>) -> Option<ModuleKind> {
     })
 }
 
-fn module_range(node: Node<'_, '_>) -> Result<PhysRange, ModuleError> {
-    let first = node.reg().and_then(|reg| reg.first().copied());
-    first
-        .and_then(|(start, size)| PhysRange::new(start, size))
-        .ok_or_else(|| ModuleError::BadReg(node.path()))
+/// What is in memory beside the tree.
+struct Loaded<'l> {
+    /// The loader's list, where it gave one.
+    modules: &'l [PhysRange],
+    first_word: &'l dyn Fn(PhysRange) -> Option<u32>,
+}
+
+impl Loaded<'_> {
+    /// Where a node's module lies.
+    fn range(&self, node: Node<'_, '_>) -> Result<PhysRange, ModuleError> {
+        if let Some(index) = node.u32("module-index") {
+            let found = usize::try_from(index)
+                .ok()
+                .and_then(|i| self.modules.get(i));
+            return found
+                .copied()
+                .ok_or_else(|| ModuleError::NoModule(node.path(), index, self.modules.len()));
+        }
+        let first = node.reg().and_then(|reg| reg.first().copied());
+        first
+            .and_then(|(start, size)| PhysRange::new(start, size))
+            .ok_or_else(|| ModuleError::BadReg(node.path()))
+    }
 }
 
 fn domain<'a>(
     node: Node<'_, 'a>,
-    first_word: &dyn Fn(PhysRange) -> Option<u32>,
+    loaded: &Loaded<'_>,
 ) -> Result<(DomainSpec<'a>, Vec<Module<'a>>), ModuleError> {
     let missing = |what| ModuleError::Missing(node.path(), what);
-    let files = Files::collect(node, first_word)?;
+    let files = Files::collect(node, loaded)?;
     let kernel = files
         .kernel
         .ok_or_else(|| missing("a \"multiboot,kernel\" module"))?;

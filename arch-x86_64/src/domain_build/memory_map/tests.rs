@@ -60,6 +60,7 @@ impl Case {
             own: &self.own,
             hidden: &self.hidden,
             memory: self.memory,
+            others: 0,
             segments: &self.segments,
             kernel: self.kernel,
             ramdisk: self.ramdisk,

@@ -1,0 +1,159 @@
+//! Makes a domain that an `xen,domain` node describes: a PVH guest without devices, beside dom0 or without one.
+
+use alloc::{format, string::String, vec::Vec};
+
+use xenolith_abi::start_info::StartFlags;
+use xenolith_core::{
+    DomId, DomainRef, Hypervisor,
+    boot::{PhysRange, elf::Elf, initrd},
+    domain::Destroyed,
+    memory::Place,
+};
+use xenolith_hal::{Gfn, P2m, P2mType, PAGE_SHIFT};
+
+use super::{
+    build::{self, Shape},
+    modules::{Other, bytes},
+};
+use crate::{
+    X86_64,
+    domain_build::{
+        domu::{self, Plan},
+        domu_tables, start_info,
+    },
+    mm::hyp::Direct,
+};
+
+/// As many as a MADT and Xen's shared info with registered areas bear, and more than an emulator runs.
+const MOST_CPUS: u32 = 128;
+
+/// Bytes of RAM that a domain will take: its memory, and room for tables and the like.
+pub(super) fn memory_needed(other: &Other) -> u64 {
+    let memory = other.spec.memory;
+    memory.saturating_add(memory >> 8).saturating_add(1 << 20)
+}
+
+/// Makes one domain and lets it go.
+pub(super) fn build(
+    hv: &'static Hypervisor<X86_64>,
+    other: &Other,
+    id: DomId,
+) -> Result<(), String> {
+    let spec = &other.spec;
+    if spec.cpus > MOST_CPUS {
+        return Err(format!(
+            "cpus = {} is not possible, 1 to {MOST_CPUS} are",
+            spec.cpus
+        ));
+    }
+    if spec.vpl011 || spec.direct_map || spec.device_tree.is_some() {
+        log::warn!(
+            "{}: vpl011, direct-map and a device tree mean nothing on x86-64",
+            spec.name
+        );
+    }
+    let file = other.ramdisk.map(|range| (range, bytes(range)));
+    if file.is_some()
+        && let Some(warning) = initrd::warning(spec.name, file, spec.bootargs)
+    {
+        log::warn!("{warning}");
+    }
+    let kernel = Elf::parse(bytes(other.kernel)).map_err(|e| format!("{e}"))?;
+    let entry = kernel.pvh_entry().map_err(|e| format!("{e}"))?;
+    let segments: Vec<PhysRange> = kernel.segments.iter().map(|s| s.memory).collect();
+    let apic_ids: Vec<u32> = (0..spec.cpus).map(|index| index * 2).collect();
+    let line = spec.bootargs.as_bytes();
+    let plan = domu::plan(&domu::Request {
+        memory: spec.memory,
+        segments: &segments,
+        ramdisk_size: other.ramdisk.map(|range| range.size()),
+        acpi_size: domu_tables::size(&apic_ids) as u64,
+        start_info_size: start_info::size(line, &[], 0),
+    })
+    .map_err(|e| format!("{e}"))?;
+    let shape = Shape {
+        id,
+        vcpus: spec.cpus as u16,
+        privileged: false,
+        max_frames: plan.ram.size() >> PAGE_SHIFT,
+        direct_map: false,
+        memory_map: plan.map.iter().map(build::e820).collect(),
+        config_spaces: &[],
+    };
+    let domain = build::create(hv, &shape)?;
+    if let Err(error) = fill_in(hv, other, &domain, &kernel, &plan, &apic_ids) {
+        // Nothing of it ran: it goes in one piece unless interrupts come in between.
+        while hv.destroy(&domain) == Destroyed::NotYet {}
+        return Err(error);
+    }
+    log::info!(
+        "{}: domain {}, {} MiB, {} vCPUs",
+        spec.name,
+        id.0,
+        plan.ram.size() >> 20,
+        spec.cpus
+    );
+    build::start(hv, &domain, entry, plan.start_info.start())
+}
+
+/// Gives a new domain its memory and what goes in.
+fn fill_in(
+    hv: &'static Hypervisor<X86_64>,
+    other: &Other,
+    domain: &DomainRef<X86_64>,
+    kernel: &Elf<'_>,
+    plan: &Plan,
+    apic_ids: &[u32],
+) -> Result<(), String> {
+    for bank in plan.ram.iter() {
+        own_memory(hv, domain, bank)?;
+    }
+    build::load(domain, other.spec.name, kernel)?;
+    let contents = start_info::Contents {
+        flags: StartFlags::empty(),
+        command_line: other.spec.bootargs.as_bytes(),
+        ramdisk: plan.ramdisk.map(|range| (range, &[][..])),
+        rsdp: plan.acpi.start(),
+        map: &plan.map,
+    };
+    let tables = domu_tables::build(apic_ids, plan.acpi.start());
+    let info = start_info::build(&contents, plan.start_info.start());
+    let ramdisk = plan.ramdisk.zip(other.ramdisk);
+    let whole = build::write_guest(domain, plan.acpi.start(), &tables)
+        && build::write_guest(domain, plan.start_info.start(), &info)
+        && ramdisk.is_none_or(|(to, from)| build::write_guest(domain, to.start(), bytes(from)));
+    if whole {
+        Ok(())
+    } else {
+        Err("its start info or ramdisk does not fit its place".into())
+    }
+}
+
+/// Takes memory anywhere, in the largest pieces to be had, cleared: firmware may have left something in it.
+fn own_memory(
+    hv: &'static Hypervisor<X86_64>,
+    domain: &DomainRef<X86_64>,
+    bank: PhysRange,
+) -> Result<(), String> {
+    let (mut gfn, end) = (bank.start() >> PAGE_SHIFT, bank.end() >> PAGE_SHIFT);
+    while gfn < end {
+        // Only as large as the guest address is aligned, so that one block maps it.
+        let aligned = 1u64 << gfn.trailing_zeros().min(40);
+        let (mfn, order) = hv
+            .allocate_largest_for(domain, (end - gfn).min(aligned), Place::ANY)
+            .map_err(|_| "memory ran out")?;
+        Direct::zero(mfn, order);
+        domain
+            .p2m
+            .map(
+                Gfn(gfn),
+                mfn,
+                1 << order,
+                P2mType::RamRw,
+                &hv.tables(domain),
+            )
+            .map_err(|e| format!("memory cannot be mapped: {e:?}"))?;
+        gfn += 1 << order;
+    }
+    Ok(())
+}
