@@ -77,11 +77,7 @@ fn chosen(dom0: &Dom0, layout: &Layout) -> String {
 /// The node of one boot module.
 pub(crate) fn node(kind: &str, place: Place, words: &str) -> String {
     let Place { address, size } = place;
-    let words = if words.is_empty() {
-        String::new()
-    } else {
-        format!("   bootargs = {};\n", quoted(words))
-    };
+    let words = words_property(words);
     format!(
         "  module@{address:x} {{\n   compatible = \"{kind}\", \"multiboot,module\";\n   reg = <{:#x} {:#x} {:#x} {:#x}>;\n{words}  }};\n",
         address >> 32,
@@ -89,6 +85,22 @@ pub(crate) fn node(kind: &str, place: Place, words: &str) -> String {
         size >> 32,
         size & 0xffff_ffff
     )
+}
+
+/// The node of a boot module that is named by its number in the loader's list.
+pub(crate) fn numbered_node(kind: &str, index: usize, words: &str) -> String {
+    let words = words_property(words);
+    format!(
+        "  module@{index} {{\n   compatible = \"{kind}\", \"multiboot,module\";\n   module-index = <{index}>;\n{words}  }};\n"
+    )
+}
+
+fn words_property(words: &str) -> String {
+    if words.is_empty() {
+        String::new()
+    } else {
+        format!("   bootargs = {};\n", quoted(words))
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -50,6 +50,8 @@ pub(crate) struct Machine {
     pub(crate) gdb: Option<u16>,
     /// Further words for QEMU.
     pub(crate) extra: Vec<String>,
+    /// Where the loader takes a list of modules: those behind dom0's.
+    pub(crate) more_modules: Vec<PathBuf>,
 }
 
 /// What a machine starts from.
@@ -125,6 +127,7 @@ impl Machine {
             tree: None,
             gdb: None,
             extra: Vec::new(),
+            more_modules: Vec::new(),
         }
     }
 
@@ -264,7 +267,7 @@ impl Machine {
             return self.tree_alone(qemu, name);
         };
         if let Modules::Multiboot = self.board.modules {
-            multiboot(qemu, dom0);
+            multiboot(qemu, dom0, &self.more_modules);
             return Ok(());
         }
         let layout = self.place(files, dom0)?;
@@ -323,10 +326,10 @@ fn guest_loader(qemu: &mut Command, dom0: &Dom0, layout: &Layout) {
 }
 
 /// The modules as QEMU's Multiboot loader takes them: a list of files, each with its words behind it.
-fn multiboot(qemu: &mut Command, dom0: &Dom0) {
+fn multiboot(qemu: &mut Command, dom0: &Dom0, more: &[PathBuf]) {
     let mut list = escaped(format!("{} {}", dom0.kernel.display(), dom0.words).trim());
-    if let Some(initrd) = &dom0.initrd {
-        list = format!("{list},{}", escaped(&initrd.display().to_string()));
+    for file in dom0.initrd.iter().chain(more) {
+        list = format!("{list},{}", escaped(&file.display().to_string()));
     }
     qemu.arg("-initrd").arg(list);
 }

@@ -1,5 +1,6 @@
 //! Ports (IN and OUT): a domain that owns the machine's devices reaches most by itself, as its permission map says; what
-//! exits is answered here. Nothing answers at other ports: reads give all ones, writes go nowhere.
+//! exits is answered here. Other domains have one port, 0xe9, to which they print a character (Linux: `earlyprintk=xen`).
+//! Nothing answers at other ports: reads give all ones, writes go nowhere.
 
 use super::{
     exit::Context,
@@ -18,6 +19,9 @@ pub const KEPT: [core::ops::RangeInclusive<u16>; 6] = [
     0xcf8..=0xcff,
 ];
 
+/// Where a domain without devices prints early messages.
+const DEBUG: u16 = 0xe9;
+
 /// Serves a port access.
 pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     if access.string {
@@ -35,9 +39,18 @@ pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
             rax & !mask | value
         };
     } else {
-        pci::port_write(cx, access.port, access.size, (rax & mask) as u32);
+        write(cx, access.port, access.size, (rax & mask) as u32);
     }
     advance(cx, access);
+}
+
+fn write<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8, value: u32) {
+    let domain = cx.vcpu.domain();
+    if domain.arch.owns_devices {
+        pci::port_write(cx, port, size, value);
+    } else if port == DEBUG {
+        cx.hv().console.guest_lines(cx.hv(), domain, &[value as u8]);
+    }
 }
 
 fn advance<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {

@@ -1,4 +1,5 @@
 use super::super::{
+    PhysRange,
     fdt::{Tree, Writer},
     modules::{BootInfo, Enhanced, ModuleKind},
 };
@@ -208,4 +209,39 @@ fn what_is_missing_is_named() {
     );
     let no_cpus = error(|w| domain(w, "domU1", |w| module(w, KERNEL, 0x4900_0000, 1, None)));
     assert!(no_cpus.contains("\"cpus\""), "{no_cpus}");
+}
+
+/// A domain whose kernel is named by its number in the loader's list.
+fn numbered(w: &mut Writer, index: u32) {
+    w.begin("guest");
+    w.text("compatible", "xen,domain");
+    w.u32("cpus", 1);
+    w.u64("memory", 65536);
+    w.begin("kernel");
+    w.texts("compatible", KERNEL);
+    w.u32("module-index", index);
+    w.text("bootargs", "seed=1");
+    w.end();
+    w.end();
+}
+
+#[test]
+fn a_module_may_be_named_by_its_number() {
+    let list = [0x10_0000, 0x20_0000].map(|at| PhysRange::between(at, at + 0x1000));
+    let blob = machine(1 << 30, |w| numbered(w, 1));
+    let tree = Tree::parse(&blob).unwrap();
+    let info = BootInfo::with_modules(&tree, &list, &|_| None).unwrap();
+    assert!(info.dom0.is_none());
+    assert_eq!(info.domains[0].kernel.range, list[1]);
+    assert_eq!(info.domains[0].bootargs, "seed=1");
+    assert_eq!(info.domains[0].memory, 64 << 20);
+}
+
+#[test]
+fn a_number_beyond_the_list_is_refused() {
+    let said = error(|w| numbered(w, 3));
+    assert!(
+        said.contains("module-index is 3, and the loader gave 0"),
+        "{said}"
+    );
 }

@@ -90,6 +90,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     let pc = boards::find(None, Some(Arch::X86_64))?;
     cases.extend(bad_input::multiboot_cases(pc));
     cases.extend(devices::cases()?);
+    cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(ports::cases()?);
     Ok(cases)
 }

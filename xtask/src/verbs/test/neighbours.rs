@@ -17,28 +17,79 @@ use crate::verbs::test::{Case, Needs};
 /// A guest that runs beside dom0.
 struct Plan {
     guest: &'static str,
+    /// Stands behind the guest's name where one runs twice.
+    variant: &'static str,
     words: &'static str,
+    end: End,
     /// How long it may take, in seconds.
     limit: u64,
+}
+
+/// How the guest comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It says its results, all good.
+    Done,
+    /// Its CPU gives up, and the hypervisor says this.
+    Crash(&'static str),
 }
 
 const PLANS: &[Plan] = &[
     Plan {
         guest: "guest-neighbour",
+        variant: "",
         words: "seconds=2",
+        end: End::Done,
         limit: 180,
     },
     Plan {
         guest: "guest-fuzz",
+        variant: "",
         words: "calls=1000000",
+        end: End::Done,
         limit: 600,
     },
 ];
 
+const X86_PLANS: &[Plan] = &[
+    Plan {
+        guest: "guest-neighbour",
+        variant: "/qemu-q35",
+        words: "seconds=2",
+        end: End::Done,
+        limit: 180,
+    },
+    // Each call is many more instructions of the emulator than on ARM.
+    Plan {
+        guest: "guest-fuzz",
+        variant: "/qemu-q35",
+        words: "calls=20000",
+        end: End::Done,
+        limit: 300,
+    },
+    Plan {
+        guest: "guest-fuzz",
+        variant: "/qemu-q35/triple-fault",
+        words: "calls=100 fault=1",
+        end: End::Crash("domain 1 crashed: triple fault"),
+        limit: 180,
+    },
+];
+
+/// The same on x86-64.
+pub(crate) fn x86_cases(board: &'static Board) -> Vec<Case> {
+    let case = |plan: &'static Plan| Case {
+        name: format!("beside-linux/{}{}", plan.guest, plan.variant),
+        needs: Needs::Emulator,
+        run: Box::new(move || check(board, plan, false)),
+    };
+    X86_PLANS.iter().map(case).collect()
+}
+
 /// One test per guest.
 pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
     let case = |plan: &'static Plan| Case {
-        name: format!("beside-linux/{}", plan.guest),
+        name: format!("beside-linux/{}{}", plan.guest, plan.variant),
         needs: Needs::Emulator,
         run: Box::new(move || check(board, plan, false)),
     };
@@ -58,7 +109,8 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
     let guest =
         guest.with_context(|| format!("package xenolith-guests has no program {}", plan.guest))?;
     let on = if reference { "xen" } else { "xenolith" };
-    let name = format!("beside-linux-{}-{on}", plan.guest);
+    let variant = plan.variant.replace('/', "-");
+    let name = format!("beside-linux-{}{variant}-{on}", plan.guest);
     let args = MachineArgs {
         board: Some(board.name.to_string()),
         // What a domain without a console of its own prints is a guest's message, which Xen keeps to itself otherwise.
@@ -79,7 +131,7 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
     let mut console = Console::start(&mut qemu, &name, Duration::from_secs(plan.limit), Echo::Log)?;
     console.wait_for(rootfs::PROMPT)?;
     // The guest may have ended before dom0's prompt came, so the whole text counts, from the start.
-    while Results::parse(console.text()).done.is_none() {
+    while !has_ended(console.text(), plan.end) {
         alive(&mut console)?;
     }
     alive(&mut console)?;
@@ -98,6 +150,16 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
     console.send("exit\n")?;
     console.wait_for("Power down")?;
     console.wait_for_power_off()
+}
+
+fn has_ended(text: &str, end: End) -> bool {
+    match end {
+        End::Done => Results::parse(text).done.is_some(),
+        // With its registers before it.
+        End::Crash(line) => text
+            .split_once("(XEN) d1v0: rip ")
+            .is_some_and(|(_, behind)| behind.contains(line)),
+    }
 }
 
 /// dom0 runs a process and says what only it can know.

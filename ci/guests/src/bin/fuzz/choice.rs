@@ -120,6 +120,10 @@ fn confine(call: &mut Call, words: &mut Words) {
                 words.word()
             } else {
                 words.below(5)
+            };
+            // Entries get their answers written: a long row of them from low memory on would run over the guest.
+            if call.args[2] > MOST_ENTRIES && words.leads_to_ram(call.args[1]) {
+                call.args[1] = arch::UNMAPPED;
             }
         }
         nr::VCPU_OP => {

@@ -81,6 +81,11 @@ impl Words {
         })
     }
 
+    /// Whether an address below the window of the sacrificial pages is one of RAM.
+    pub(crate) fn leads_to_ram(&self, address: u64) -> bool {
+        address < self.sacrifice + SACRIFICE
+    }
+
     fn domain(&mut self) -> u16 {
         match self.below(8) {
             0..=2 => 0x7ff0,

@@ -1,6 +1,6 @@
 //! Random use of what only x86-64 has. With `machine=1` on the command line: every model-specific register of the
 //! ranges in use is read and given random values, every port is read. With `code=N`: N random instructions
-//! run in ring 0, one at a time, which may end this domain but no other.
+//! run in ring 0, one at a time, which may end this domain but no other. With `fault=1`: at the end a triple fault.
 #![allow(unsafe_code)] // Runs bytes that are no function.
 
 use core::arch::asm;
@@ -18,6 +18,7 @@ pub(crate) const CASES: &[(&str, fn() -> Outcome)] = &[
     ("fuzz.every_model_specific_register", every_msr),
     ("fuzz.every_port_reads", every_port),
     ("fuzz.random_code", random_code),
+    ("fuzz.triple_fault", triple_fault),
 ];
 
 const HALT: u8 = 0xf4;
@@ -123,4 +124,14 @@ fn random_code() -> Outcome {
     arch::unmap_page(0);
     value("fuzz.instructions_that_faulted", faults);
     still_answers()
+}
+
+/// An exception without a table of handlers: nothing of this guest comes after it.
+fn triple_fault() -> Outcome {
+    if bootargs::number("fault", 0) == 0 {
+        return Ok(());
+    }
+    let none = [0u16; 5];
+    // SAFETY: it ends the domain, which is what was asked for.
+    unsafe { asm!("lidt [{}]", "ud2", in(reg) &raw const none, options(noreturn)) }
 }
