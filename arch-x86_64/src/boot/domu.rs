@@ -24,7 +24,7 @@ use crate::{
     mm::hyp::Direct,
 };
 
-/// As many as a MADT and Xen's shared info with registered areas bear, and more than an emulator runs.
+/// As many as Xen gives a guest in hardware virtualization (`HVM_MAX_VCPUS`).
 const MOST_CPUS: u32 = 128;
 
 /// Bytes of RAM that a domain will take: its memory, and room for tables and the like.

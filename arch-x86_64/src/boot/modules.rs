@@ -1,8 +1,8 @@
 //! Boot modules in memory: the bytes of one, a kernel unpacked, and which module is whose.
 //!
 //! A device tree among them, known by its first word, describes domains beside dom0 and is nobody's otherwise; the
-//! modules that it names are theirs. The first of the rest is dom0's kernel, the next its ramdisk. What belongs to other
-//! domains is taken to the end of RAM, for dom0 may get the memory where it lies.
+//! modules that it names are theirs. Where it does not name dom0's, the first of the rest is dom0's kernel, the next its
+//! ramdisk. What belongs to other domains is taken to the end of RAM, for dom0 may get the memory where it lies.
 
 use alloc::{format, string::String, vec::Vec};
 
@@ -121,12 +121,15 @@ impl<'m> Parts<'m> {
             match described(tree.range, boot, free, &mut parts.kept) {
                 Ok(info) => {
                     named.extend(info.modules().iter().map(|module| module.range));
+                    parts.dom0 = info.dom0.as_ref().and_then(|dom0| named_dom0(dom0, boot));
                     for spec in info.domains {
-                        let files = [Some(&spec.kernel), spec.ramdisk.as_ref()];
-                        if files.iter().flatten().all(|m| in_ram(m.range)) {
+                        // What is free, or the hypervisor's, is nobody's file.
+                        let is_file =
+                            |m: &modules::Module<'_>| in_ram(m.range) && loaded(m, boot).is_some();
+                        if is_file(&spec.kernel) && spec.ramdisk.as_ref().is_none_or(is_file) {
                             parts.add(spec, free);
                         } else {
-                            log::error!("{}: its files lie outside RAM", spec.name);
+                            log::error!("{}: its files are no boot modules in RAM", spec.name);
                         }
                     }
                 }
@@ -134,9 +137,11 @@ impl<'m> Parts<'m> {
             }
         }
         let mut rest = boot.modules.iter().filter(|m| !named.contains(&m.range));
-        parts.dom0 = rest.next().map(|kernel| Files {
-            kernel: *kernel,
-            ramdisk: rest.next().copied(),
+        parts.dom0 = parts.dom0.or_else(|| {
+            Some(Files {
+                kernel: *rest.next()?,
+                ramdisk: rest.next().copied(),
+            })
         });
         parts
     }
@@ -175,6 +180,28 @@ impl<'m> Parts<'m> {
     fn keep(&mut self, range: PhysRange) {
         self.kept.insert(range.page_outer().unwrap_or(range));
     }
+}
+
+/// The loader's own word for a module that the tree names.
+fn loaded<'m>(module: &modules::Module<'_>, boot: &BootInfo<'m>) -> Option<Module<'m>> {
+    let mut all = boot.modules.iter();
+    all.find(|m| m.range == module.range).copied()
+}
+
+/// dom0's files, where the tree says which they are.
+fn named_dom0<'m>(dom0: &modules::Dom0<'static>, boot: &BootInfo<'m>) -> Option<Files<'m>> {
+    let kernel = loaded(&dom0.kernel, boot)?;
+    let command_line = match dom0.bootargs {
+        "" => kernel.command_line,
+        line => line,
+    };
+    Some(Files {
+        kernel: Module {
+            command_line,
+            ..kernel
+        },
+        ramdisk: dom0.ramdisk.as_ref().and_then(|m| loaded(m, boot)),
+    })
 }
 
 /// What the tree says, read from a copy of it.
