@@ -23,7 +23,7 @@ use crate::{
         firmware,
         hyp::{self, FourLevels},
     },
-    power, timer,
+    power, speculation, timer,
 };
 
 /// Memory below this is firmware's and real mode's, and not used otherwise.
@@ -96,6 +96,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     power::init(&acpi);
     timer::read_clock();
     apic::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    speculation::apply::init(options.spec_ctrl.as_deref());
     if let Err(error) = machine::find_virtualization() {
         log::warn!("{error}");
     }
