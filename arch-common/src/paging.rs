@@ -232,6 +232,25 @@ impl<P: Paging> Tables<P> {
         Ok(Self::map_window(va, pa, len, Access::Device)? as *mut u8)
     }
 
+    /// Makes one page of device registers that was mapped, as a page, lead elsewhere; false if it was not. Nobody uses the
+    /// address meanwhile, and who does afterwards first drops what its CPU cached of it.
+    pub fn redirect(va: u64, pa: HostPhys) -> bool {
+        let mut table = Self::root().0;
+        for level in 0..P::LEVELS {
+            let shift = 12 + 9 * (P::LEVELS - 1 - level);
+            let slot = &Self::entries(table)[(va >> shift) as usize & 511];
+            match P::decode(slot.load(Ordering::Relaxed), level) {
+                Entry::Table(next) => table = next,
+                Entry::Leaf if level + 1 == P::LEVELS => {
+                    slot.store(P::leaf(pa.0, level, Access::Device), Ordering::Release);
+                    return true;
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+
     /// Maps a stack for a CPU from frames and gives its top. The page below stays unmapped.
     pub fn map_stack(cpu: u64, frames: Mfn) -> Result<u64, NoMemory> {
         let bottom = P::STACK_VA + cpu * STACK_STRIDE + PAGE_SIZE as u64;

@@ -157,10 +157,14 @@ pub fn send_startup(id: u32, page: HostPhys) {
     send(id, ASSERT | STARTUP | (page.frame().0 as u32 & 0xff));
 }
 
+/// The APIC number of a CPU that has come up.
+pub fn id_of(cpu: CpuId) -> u32 {
+    IDS.get(cpu.index()).map_or(0, |slot| slot.load(Relaxed))
+}
+
 /// Makes another CPU leave its sleep or its guest.
 pub fn kick(cpu: CpuId) {
-    let id = IDS.get(cpu.index()).map_or(0, |slot| slot.load(Relaxed));
-    send(id, ASSERT | u32::from(vectors::KICK));
+    send(id_of(cpu), ASSERT | u32::from(vectors::KICK));
 }
 
 /// Whether an interrupt waits for this CPU.

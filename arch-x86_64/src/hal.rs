@@ -188,6 +188,9 @@ impl Hal for X86_64 {
         if domain.owns_devices {
             irq::release();
         }
+        if let Some(pci) = &domain.pci {
+            pci.close();
+        }
     }
 
     fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {

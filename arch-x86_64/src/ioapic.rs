@@ -4,7 +4,10 @@
 //! the moment it is taken until the guest says it has handled it, so it does not come again before.
 
 use alloc::vec::Vec;
-use core::ops::Range;
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use spin::Once;
 use tock_registers::{LocalRegisterCopy, interfaces::Writeable};
@@ -83,6 +86,7 @@ impl Controller {
     }
 }
 
+static LINES: AtomicU32 = AtomicU32::new(0);
 static CONTROLLERS: Once<Mutex<Vec<Controller>>> = Once::new();
 
 /// Finds the controllers and masks every line. `places`: physical address of the registers, first line.
@@ -102,15 +106,15 @@ pub fn init(places: &[(u64, u32)]) -> Result<(), &'static str> {
         }
         found.push(controller);
     }
+    let lines = found.iter().map(|c| c.lines.end).max().unwrap_or(0);
+    LINES.store(lines, Relaxed);
     CONTROLLERS.call_once(|| Mutex::new(Rank::Console, found));
     Ok(())
 }
 
 /// How many lines all controllers have, holes counted.
 pub fn lines() -> u32 {
-    CONTROLLERS.get().map_or(0, |all| {
-        all.lock().iter().map(|c| c.lines.end).max().unwrap_or(0)
-    })
+    LINES.load(Relaxed)
 }
 
 fn with_line(line: u32, f: impl FnOnce(&Controller)) {

@@ -1,12 +1,15 @@
 //! Interrupts of the machine's devices, and the domain that gets them.
 //!
 //! Each line of the IOAPICs has the vector `FIRST + line`. The domain's own emulated IOAPIC decides what becomes of it: a
-//! line is bound when the guest opens its entry there, with the trigger that the guest says.
+//! line is bound when the guest opens its entry there, with the trigger that the guest says. The vectors above the last
+//! line's, up to `LAST`, are for messages ([`messages`]).
+
+pub mod messages;
 
 use alloc::sync::Weak;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use xenolith_core::{Domain, DomainRef, Hypervisor};
+use xenolith_core::{Domain, DomainRef};
 use xenolith_hal::sync::{Mutex, Rank};
 
 use crate::{
@@ -17,8 +20,10 @@ use crate::{
 
 /// Vector of line 0.
 const FIRST: u8 = 0x30;
-/// Lines that have a vector.
-const LINES: usize = 0xb0;
+/// The last vector of devices; the hypervisor's own follow.
+const LAST: u8 = 0xdf;
+/// Lines that have a vector, at most.
+const LINES: usize = 0x80;
 
 /// How a line is bound.
 const UNBOUND: u8 = 0;
@@ -89,33 +94,33 @@ pub fn handled(line: u32) {
     }
 }
 
+/// The first vector that is no line's.
+fn first_message() -> u8 {
+    FIRST + ioapic::lines().min(LINES as u32) as u8
+}
+
 /// A device interrupt came; interrupts are masked, and no lock is held.
 pub fn taken(vector: u8) {
+    if (first_message()..=LAST).contains(&vector) {
+        return messages::taken(vector);
+    }
     let line = vector.wrapping_sub(FIRST);
     let Some(bound) = BOUND.get(usize::from(line)) else {
         log::warn!("interrupt with vector {vector:#x}, which nobody asked for");
         return;
     };
     let kind = bound.load(Relaxed);
-    let level = kind == LEVEL;
     if kind == CONSOLE {
         if let Some(cpu) = PerCpu::try_current() {
             console::interrupt(cpu.hv);
         }
         return;
     }
-    if level {
+    if kind == LEVEL {
         ioapic::set_mask(line.into(), true);
     }
     let owner = OWNER.lock().upgrade();
     if let (Some(domain), Some(cpu)) = (owner, PerCpu::try_current()) {
-        raise(cpu.hv, &domain, line.into(), level);
-    }
-}
-
-fn raise(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, line: u32, level: bool) {
-    crate::guest::ioapic::set_line(hv, domain, line, true);
-    if !level {
-        crate::guest::ioapic::set_line(hv, domain, line, false);
+        crate::guest::ioapic::signal(cpu.hv, &domain, line.into());
     }
 }

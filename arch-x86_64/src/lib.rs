@@ -21,6 +21,7 @@ pub mod domain_build;
 pub mod guest;
 pub mod mm;
 pub mod msr;
+pub mod pci;
 pub mod pmtimer;
 pub mod speculation;
 pub mod svm;

@@ -40,10 +40,9 @@ pub fn set_ram(ram: RangeSet) {
     RAM.call_once(|| ram);
 }
 
-/// Whether a frame is, even in part, memory of the machine.
-pub fn is_memory(mfn: Mfn) -> bool {
-    let frame = PhysRange::between(mfn.base().0, mfn.base().0 + PAGE_SIZE as u64);
-    RAM.get().is_none_or(|ram| ram.overlaps(&frame))
+/// Whether a range is, even in part, memory of the machine.
+pub fn has_memory(range: &PhysRange) -> bool {
+    RAM.get().is_none_or(|ram| ram.overlaps(range))
 }
 
 /// Most places of registers that the hypervisor keeps to itself.
@@ -87,7 +86,12 @@ pub fn keep(page: HostPhys) {
     }
 }
 
-/// Whether the hypervisor keeps this page of registers to itself.
-pub fn is_kept(mfn: Mfn) -> bool {
-    KEPT.iter().any(|kept| kept.load(Relaxed) == mfn.0)
+/// Whether the hypervisor keeps registers in this range to itself.
+pub fn keeps(range: &PhysRange) -> bool {
+    let page = |frame: u64| {
+        let start = Mfn(frame).base().0;
+        PhysRange::new(start, PAGE_SIZE as u64)
+    };
+    let mut kept = KEPT.iter().map(|kept| kept.load(Relaxed));
+    kept.any(|frame| frame != u64::MAX && page(frame).is_some_and(|page| page.overlaps(range)))
 }

@@ -22,6 +22,9 @@ impl Arch {
     /// All of them, in the order of the help text.
     pub(crate) const ALL: [Arch; 3] = [Arch::Aarch64, Arch::Riscv64, Arch::X86_64];
 
+    /// The one that is meant where neither an architecture nor a board is named.
+    pub(crate) const DEFAULT: Arch = Arch::X86_64;
+
     /// The name on the command line, in file names and in Rust's target names.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -2,13 +2,18 @@
 //!
 //! Bochs wants a terminal for its serial line, so `script` gives it one and passes on what is said and typed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::emulator::{Boot, Files, Machine};
-use crate::{paths, process};
+use crate::arch::Arch;
+use crate::boards::Board;
+use crate::emulator::{Boot, Files, Machine, Terminal};
+use crate::fetch::Debian;
+use crate::prepare::MachineArgs;
+use crate::verbs::setup;
+use crate::{bzimage, grub, paths};
 
 /// Its CPU model: the newest of Intel's servers that it has.
 const MODEL: &str = "corei7_skylake_x";
@@ -16,35 +21,99 @@ const MODEL: &str = "corei7_skylake_x";
 pub(crate) const MOST_CPUS: u32 = 2;
 /// Memory in MiB; more takes Bochs longer to start than the rest does.
 pub(crate) const MEMORY: u64 = 768;
-/// The console line, and the words that spare dom0 minutes of testing its ciphers.
-pub(crate) const DOM0_WORDS: &str = "cryptomgr.notests";
+/// Words that spare dom0 minutes of testing its ciphers.
+const DOM0_WORDS: &str = "cryptomgr.notests";
+/// What it writes when the machine has switched itself off.
+const POWERED_OFF: &str = "soft power off";
+/// What a run needs beside the compilers.
+const TOOLS: &[&str] = &["bochs", BIOS, VGA_BIOS, "script", "xz"];
+const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 
-/// The command that runs the machine with its console on plain pipes.
-pub(crate) fn command(machine: &Machine, name: &str) -> Result<Command> {
+/// The options of a run in Bochs, where the user left them open.
+pub(crate) fn options(given: &MachineArgs, board: &Board) -> Result<MachineArgs> {
+    if board.arch != Arch::X86_64 {
+        bail!(
+            "Bochs is an x86_64 machine; {} is not: leave --emulator out",
+            board.name
+        );
+    }
+    if given.grub.is_some() || given.uboot {
+        bail!("Bochs starts from a CD that is made for each run: leave --grub and --uboot out");
+    }
+    setup::ensure_these(TOOLS)?;
+    setup::ensure_these(grub::TOOLS)?;
+    let mut options = given.clone();
+    options.smp.get_or_insert(MOST_CPUS);
+    options.memory.get_or_insert(MEMORY);
+    if options.kernel.is_none() && !options.reference {
+        // Xenolith unpacks it in a few seconds of QEMU's time, and in minutes of Bochs'.
+        let output = paths::work().join("bochs-kernel");
+        let kernel = bzimage::unpacked(&Debian::fetch(board.arch)?.kernel()?, &output)?;
+        options.kernel = Some(kernel);
+    }
+    let words = options.append.get_or_insert_default();
+    *words = format!("{DOM0_WORDS} {words}").trim_end().to_string();
+    Ok(options)
+}
+
+/// The command that runs the machine. It ends well if the machine switched itself off.
+pub(crate) fn command(machine: &Machine, terminal: Terminal<'_>, name: &str) -> Result<Command> {
     if machine.cpus == 0 || machine.cpus > MOST_CPUS {
         bail!("Bochs has 1 to {MOST_CPUS} CPUs here, not {}", machine.cpus);
     }
+    if machine.gdb.is_some() {
+        bail!("gdb needs QEMU: leave --emulator out");
+    }
     let Boot::Direct(files) = &machine.boot else {
-        bail!("Bochs starts from a CD that is made for each run: leave --uboot out");
+        bail!("Bochs starts from a CD that is made for each run");
     };
     let folder = paths::work().join(format!("bochs-{name}"));
-    let place = |file: &str| folder.join(file);
-    let disc = place("boot.iso");
-    disc_image(files, &place("cd"), &disc)?;
-    let settings = settings(machine, &disc, &place("bochs.log"));
-    paths::write(&place("bochsrc"), settings.as_bytes())?;
-    // Debian's Bochs has a debugger, which is told to go on.
-    paths::write(&place("go"), b"c\n")?;
-    // It calls the end of the machine a failure; what the machine said tells more.
-    let bochs = format!(
-        "bochs -q -f '{}' -rc '{}' >'{}' 2>&1 </dev/null; true",
-        place("bochsrc").display(),
-        place("go").display(),
-        place("output").display(),
-    );
+    let run = Run::make(machine, files, &folder)?;
+    let transcript = match terminal {
+        Terminal::Users { log } => log,
+        Terminal::Pipes => Path::new("/dev/null"),
+    };
     let mut command = Command::new("script");
-    command.args(["-q", "-f", "-e", "-c", &bochs, "/dev/null"]);
+    command
+        .args(["-q", "-f", "-e", "-c", &run.shell_line()])
+        .arg(transcript);
     Ok(command)
+}
+
+/// The files of one run.
+struct Run {
+    settings: PathBuf,
+    /// What is typed to its debugger, which Debian's Bochs has: to go on.
+    go: PathBuf,
+    /// Everything that it says itself.
+    output: PathBuf,
+}
+
+impl Run {
+    fn make(machine: &Machine, files: &Files, folder: &Path) -> Result<Run> {
+        let place = |file: &str| folder.join(file);
+        let disc = place("boot.iso");
+        grub::disc(files, 0, folder, &disc)?;
+        let run = Run {
+            settings: place("bochsrc"),
+            go: place("go"),
+            output: place("output"),
+        };
+        let settings = settings(machine, &disc, &place("bochs.log"));
+        paths::write(&run.settings, settings.as_bytes())?;
+        paths::write(&run.go, b"c\n")?;
+        Ok(run)
+    }
+
+    /// Bochs calls every end a failure: how it came to its end stands in what it said.
+    fn shell_line(&self) -> String {
+        let (settings, go) = (self.settings.display(), self.go.display());
+        let output = self.output.display();
+        format!(
+            "bochs -q -f '{settings}' -rc '{go}' >'{output}' 2>&1 </dev/null; grep -q '{POWERED_OFF}' '{output}'"
+        )
+    }
 }
 
 fn settings(machine: &Machine, disc: &Path, log: &Path) -> String {
@@ -53,8 +122,9 @@ fn settings(machine: &Machine, disc: &Path, log: &Path) -> String {
     [
         format!("cpu: model={model}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1"),
         format!("memory: guest={memory}, host={memory}"),
-        "romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot".into(),
-        "vgaromimage: file=/usr/share/vgabios/vgabios.bin".into(),
+        format!("romimage: file={BIOS}, options=fastboot"),
+        format!("vgaromimage: file={VGA_BIOS}"),
+        // A display that nobody looks at and that waits for nobody.
         "display_library: rfb, options=\"timeout=0\"".into(),
         "clock: sync=none".into(),
         "sound: driver=dummy".into(),
@@ -66,30 +136,4 @@ fn settings(machine: &Machine, disc: &Path, log: &Path) -> String {
         String::new(),
     ]
     .join("\n")
-}
-
-/// Makes a CD with GRUB, the hypervisor and dom0's files.
-fn disc_image(files: &Files, folder: &Path, disc: &Path) -> Result<()> {
-    let boot = folder.join("boot");
-    paths::make_dir(&boot.join("grub"))?;
-    let copy = |file: &Path, name: &str| {
-        std::fs::copy(file, boot.join(name))
-            .with_context(|| format!("cannot copy {}", paths::shown(file)))
-    };
-    copy(&files.hypervisor, "hypervisor")?;
-    let mut menu = format!(
-        "set timeout=0\nmenuentry x {{\nmultiboot2 /boot/hypervisor {}\n",
-        files.words
-    );
-    if let Some(dom0) = &files.dom0 {
-        copy(&dom0.kernel, "kernel")?;
-        menu += &format!("module2 /boot/kernel {}\n", dom0.words);
-        if let Some(initrd) = &dom0.initrd {
-            copy(initrd, "initrd")?;
-            menu += "module2 /boot/initrd\n";
-        }
-    }
-    menu += "}\n";
-    paths::write(&boot.join("grub/grub.cfg"), menu.as_bytes())?;
-    process::output(Command::new("grub-mkrescue").arg("-o").args([disc, folder])).map(drop)
 }

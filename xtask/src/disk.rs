@@ -3,6 +3,7 @@
 //! The partition table is written here (the classic one in the first sector); the file system by mtools, which works on
 //! a file at an offset and so needs no rights.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,10 @@ use anyhow::{Context, Result};
 
 use crate::{paths, process};
 
-const SECTOR: u64 = 512;
+/// Bytes of a sector.
+pub(crate) const SECTOR: u64 = 512;
 /// The partition starts at 1 MiB, as partitioning tools place it.
-const START: u64 = 1 << 20;
+pub(crate) const START: u64 = 1 << 20;
 /// The smallest partition: below 33 MiB it could not be FAT32, which every firmware reads.
 const SMALLEST: u64 = 64 << 20;
 const FAT32_WITH_LBA: u8 = 0x0c;
@@ -43,6 +45,9 @@ pub(crate) fn write(output: &Path, files: &[(&str, PathBuf)]) -> Result<()> {
     mtools(Command::new("mformat").args([
         "-i", &partition, "-F", "-T", &sectors, "-h", "64", "-s", "32", "-v", "XENOLITH", "::",
     ]))?;
+    for folder in folders(files) {
+        mtools(Command::new("mmd").args(["-i", &partition, &format!("::{folder}")]))?;
+    }
     for (name, file) in files {
         mtools(
             Command::new("mcopy")
@@ -57,6 +62,12 @@ pub(crate) fn write(output: &Path, files: &[(&str, PathBuf)]) -> Result<()> {
 fn mtools(command: &mut Command) -> Result<()> {
     // mtools doubts geometries that no drive has; nothing here depends on them.
     process::output(command.env("MTOOLS_SKIP_CHECK", "1")).map(drop)
+}
+
+/// The folders that the names lie in, each behind the one that it lies in.
+fn folders<'a>(files: &[(&'a str, PathBuf)]) -> BTreeSet<&'a str> {
+    let above = |name: &'a str| name.match_indices('/').filter_map(|(at, _)| name.get(..at));
+    files.iter().flat_map(|(name, _)| above(name)).collect()
 }
 
 /// The content and a quarter more, in whole MiB.
@@ -94,6 +105,21 @@ mod tests {
         assert_eq!(table[454..458], 2048_u32.to_le_bytes());
         assert_eq!(table[458..462], 131_072_u32.to_le_bytes());
         assert_eq!(table[510..], [0x55, 0xaa]);
+    }
+
+    #[test]
+    fn every_folder_of_a_name_is_made_once_and_after_the_one_around_it() {
+        let file = |name| (name, PathBuf::new());
+        let found = folders(&[
+            file("boot/grub/a"),
+            file("b"),
+            file("boot/c"),
+            file("EFI/d"),
+        ]);
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            ["EFI", "boot", "boot/grub"]
+        );
     }
 
     #[test]

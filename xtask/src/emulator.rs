@@ -1,21 +1,35 @@
-//! The QEMU command line of one machine: board, boot files, console.
+//! The emulator's command line of one machine: board, boot files, console. QEMU's is here, that of Bochs in `bochs.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 
 use crate::arch::Arch;
 use crate::boards::{Board, Modules};
+use crate::bochs;
 use crate::device_tree::{self, Tree};
 use crate::layout::{self, Layout, Sizes};
 use crate::{paths, process};
+
+/// The program that plays the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Emulator {
+    /// QEMU
+    #[default]
+    Qemu,
+    /// Bochs, which has Intel's VMX
+    Bochs,
+}
 
 /// A machine to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     /// The board that QEMU models.
     pub(crate) board: &'static Board,
+    /// What runs it.
+    pub(crate) on: Emulator,
     /// Processors.
     pub(crate) cpus: u32,
     /// Memory in MiB.
@@ -43,12 +57,10 @@ pub(crate) struct Machine {
 pub(crate) enum Boot {
     /// QEMU loads the files itself.
     Direct(Files),
-    /// U-Boot reads them from a disk image.
-    Disk {
-        /// The disk image.
-        image: PathBuf,
-        /// U-Boot's file.
-        firmware: PathBuf,
+    /// Firmware and a boot loader read them from an image.
+    Image {
+        /// QEMU's words for the firmware and for what the image is in.
+        words: Vec<String>,
     },
 }
 
@@ -102,6 +114,7 @@ impl Machine {
     pub(crate) fn new(board: &'static Board, boot: Boot) -> Machine {
         Machine {
             board,
+            on: Emulator::Qemu,
             cpus: board.cpus,
             memory: board.memory,
             emulator: None,
@@ -115,8 +128,15 @@ impl Machine {
         }
     }
 
-    /// QEMU's command line. `name` distinguishes files made for this run from those of another at the same time.
+    /// The emulator's command line. `name` distinguishes files made for this run from those of another at the same time.
     pub(crate) fn command(&self, terminal: Terminal<'_>, name: &str) -> Result<Command> {
+        match self.on {
+            Emulator::Qemu => self.qemu(terminal, name),
+            Emulator::Bochs => bochs::command(self, terminal, name),
+        }
+    }
+
+    fn qemu(&self, terminal: Terminal<'_>, name: &str) -> Result<Command> {
         if self.cpus == 0 || self.cpus > self.board.most_cpus {
             bail!(
                 "board {} has 1 to {} CPUs, not {}",
@@ -158,7 +178,7 @@ impl Machine {
         console(&mut qemu, terminal);
         match &self.boot {
             Boot::Direct(files) => self.direct(&mut qemu, files, name)?,
-            Boot::Disk { image, firmware } => self.disk(&mut qemu, image, firmware)?,
+            Boot::Image { words } => drop(qemu.args(words)),
         }
         if let Some(port) = self.gdb {
             qemu.args(["-S", "-gdb"])
@@ -196,7 +216,7 @@ impl Machine {
                 .as_ref()
                 .map(|dom0| self.place(files, dom0))
                 .transpose(),
-            Boot::Disk { .. } => Ok(None),
+            Boot::Image { .. } => Ok(None),
         }
     }
 
@@ -257,21 +277,6 @@ impl Machine {
             Modules::Multiboot => {}
             Modules::None => bail!("no domain runs on board {} yet", self.board.name),
         }
-        Ok(())
-    }
-
-    fn disk(&self, qemu: &mut Command, image: &Path, firmware: &Path) -> Result<()> {
-        let Some(uboot) = &self.board.uboot else {
-            bail!("board {} has no U-Boot here", self.board.name)
-        };
-        qemu.arg("-bios").arg(firmware);
-        let image = escaped(&image.display().to_string());
-        qemu.args(
-            uboot
-                .disk
-                .iter()
-                .map(|word| word.replace("{image}", &image)),
-        );
         Ok(())
     }
 }
@@ -363,6 +368,6 @@ pub(crate) fn size(file: &Path) -> Result<u64> {
 }
 
 /// A value inside a QEMU option list: a comma is written twice.
-fn escaped(value: &str) -> String {
+pub(crate) fn escaped(value: &str) -> String {
     value.replace(',', ",,")
 }

@@ -24,8 +24,11 @@ impl Debian {
     pub(crate) fn fetch(arch: Arch) -> Result<Debian> {
         let folder = paths::cache().join(format!("debian-{}", arch.debian()));
         let stamp = folder.join("packages");
-        if !stamp.exists() {
+        let members = folder.join("members");
+        let complete = fs::read_to_string(&members).is_ok_and(|have| have == listed(arch));
+        if !stamp.exists() || !complete {
             fill(arch, &folder)?;
+            paths::write(&members, listed(arch).as_bytes())?;
             // The stamp comes last: an interrupted fetch starts again.
         }
         Ok(Debian { folder })
@@ -51,6 +54,12 @@ impl Debian {
         Ok(self.one_in("usr/lib", "linux-image-")?.join(file))
     }
 
+    /// A module of the kernel, by its file's name.
+    pub(crate) fn module(&self, file: &str) -> Result<PathBuf> {
+        let folder = self.folder.join("lib/modules");
+        find(&folder, file).with_context(|| incomplete(&folder))
+    }
+
     fn one_in(&self, folder: &str, prefix: &str) -> Result<PathBuf> {
         let folder = self.folder.join(folder);
         let entries = fs::read_dir(&folder).with_context(|| incomplete(&folder))?;
@@ -67,6 +76,21 @@ impl Debian {
             .next()
             .with_context(|| incomplete(&folder))
     }
+}
+
+/// The file of this name in a folder or below it.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter_map(|path| {
+            if path.is_dir() {
+                find(&path, name)
+            } else {
+                path.ends_with(name).then_some(path)
+            }
+        })
+        .next()
 }
 
 fn incomplete(folder: &Path) -> String {
@@ -97,16 +121,43 @@ const ARM64: Wanted = Wanted {
 
 const AMD64: Wanted = Wanted {
     kernel: "linux-image-amd64",
-    kernel_members: &["./boot/vmlinuz-*"],
+    // The drivers of the devices that tests put into the machine, and what they need.
+    kernel_members: &[
+        "./boot/vmlinuz-*",
+        "./lib/modules/*/kernel/block/*.ko",
+        "./lib/modules/*/kernel/crypto/crct10dif_common.ko",
+        "./lib/modules/*/kernel/drivers/ata/*.ko",
+        "./lib/modules/*/kernel/drivers/block/virtio_blk.ko",
+        "./lib/modules/*/kernel/drivers/net/*.ko",
+        "./lib/modules/*/kernel/drivers/net/ethernet/intel/e1000*",
+        "./lib/modules/*/kernel/drivers/scsi/s*.ko",
+        "./lib/modules/*/kernel/drivers/virtio/*.ko",
+        "./lib/modules/*/kernel/fs/fat/*.ko",
+        "./lib/modules/*/kernel/fs/nls/*.ko",
+        "./lib/modules/*/kernel/lib/crc*.ko",
+        "./lib/modules/*/kernel/net/core/failover.ko",
+    ],
     xen: "xen-hypervisor-4.17-amd64",
     xen_members: &["./boot/xen-4.17-amd64.gz"],
 };
 
+fn wanted(arch: Arch) -> Option<Wanted> {
+    match arch {
+        Arch::Aarch64 => Some(ARM64),
+        Arch::X86_64 => Some(AMD64),
+        Arch::Riscv64 => None,
+    }
+}
+
+/// What is taken out of the kernel's package: a cache from before another list is not complete.
+fn listed(arch: Arch) -> String {
+    wanted(arch).map_or(String::new(), |wanted| wanted.kernel_members.join("\n"))
+}
+
 fn fill(arch: Arch, folder: &Path) -> Result<()> {
-    let wanted = match arch {
-        Arch::Aarch64 => ARM64,
-        Arch::X86_64 => AMD64,
-        Arch::Riscv64 => bail!(
+    let wanted = match wanted(arch) {
+        Some(wanted) => wanted,
+        None => bail!(
             "no domain runs on {} yet, so there is nothing to fetch for it",
             arch.name()
         ),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use crate::boards::Board;
 use crate::console::{Console, Echo};
-use crate::emulator::{Boot, Dom0, Files, Machine, Terminal};
+use crate::emulator::{Boot, Dom0, Emulator, Files, Machine, Terminal};
 use crate::fetch::Debian;
 use crate::results::Results;
 use crate::verbs::build::{self, Built};
@@ -31,6 +31,14 @@ impl On {
         }
     }
 
+    /// Words that tell which kind dom0 is. A PVH dom0 of Xen wants an IOMMU unless told that there is none to use.
+    pub(crate) fn kind(self, board: &Board) -> &'static str {
+        match (self, board.arch) {
+            (On::Xen, Arch::X86_64) => "dom0=pvh dom0-iommu=none",
+            _ => "",
+        }
+    }
+
     /// The file that QEMU starts.
     pub(crate) fn image(self, board: &Board) -> Result<std::path::PathBuf> {
         match self {
@@ -49,6 +57,8 @@ pub(crate) struct Run<'a> {
     pub(crate) cpus: u32,
     /// Count instructions.
     pub(crate) icount: bool,
+    /// What runs the machine.
+    pub(crate) runs_in: Emulator,
     /// Another emulator than the installed one.
     pub(crate) emulator: Option<&'a Path>,
     /// Words for the guest.
@@ -65,7 +75,10 @@ pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
     let name = format!(
         "{}-{}-{}{}",
         guest.name,
-        run.board.name,
+        match run.runs_in {
+            Emulator::Qemu => run.board.name,
+            Emulator::Bochs => "bochs",
+        },
         on.name(),
         if run.icount {
             format!("-icount{}", run.cpus)
@@ -87,11 +100,7 @@ pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
 
 /// The machine that runs a guest.
 pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
-    // A PVH dom0 of Xen wants an IOMMU unless told that there is none to use.
-    let kind = match (on, run.board.arch) {
-        (On::Xen, Arch::X86_64) => "dom0=pvh dom0-iommu=none",
-        _ => "",
-    };
+    let kind = on.kind(run.board);
     let words = format!("{} dom0_mem=256M {kind} {}", run.board.words, run.xen_words);
     let dom0 = Dom0 {
         kernel: guest.to_path_buf(),
@@ -104,7 +113,12 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
         dom0: Some(dom0),
     };
     let mut machine = Machine::new(run.board, Boot::Direct(files));
-    (machine.cpus, machine.icount, machine.memory) = (run.cpus, run.icount, 1024);
+    (machine.cpus, machine.icount, machine.on) = (run.cpus, run.icount, run.runs_in);
+    machine.memory = match run.runs_in {
+        Emulator::Qemu => 1024,
+        // It clears its memory before it starts.
+        Emulator::Bochs => 512,
+    };
     machine.emulator = run.emulator.map(Path::to_path_buf);
     Ok(machine)
 }

@@ -3,6 +3,7 @@
 mod arch;
 mod boards;
 mod bochs;
+mod bzimage;
 mod console;
 mod cpio;
 mod debian;
@@ -12,6 +13,7 @@ mod domains;
 mod elf;
 mod emulator;
 mod fetch;
+mod grub;
 mod guest;
 mod icount;
 mod layout;
@@ -42,7 +44,7 @@ use crate::arch::Arch;
     disable_version_flag = true
 )]
 struct Cli {
-    /// Architecture [default: the board's, or aarch64]
+    /// Architecture [default: the board's, or x86_64; for `bench` aarch64]
     #[arg(long, global = true, value_name = "ARCH")]
     arch: Option<Arch>,
     #[command(subcommand)]
@@ -55,7 +57,7 @@ enum Verb {
     Setup,
     /// Build the hypervisor and the test guests for bare metal
     Build(verbs::build::BuildArgs),
-    /// Build, and boot Debian Linux as dom0 in QEMU, with a shell on this terminal
+    /// Build, and boot Debian Linux as dom0 in QEMU or Bochs, with a shell on this terminal
     Run(verbs::run::RunArgs),
     /// Boot dom0 without a terminal, run a few commands in it, and check what they say
     Smoke(verbs::smoke::SmokeArgs),
@@ -65,7 +67,7 @@ enum Verb {
     Bench(verbs::bench::BenchArgs),
     /// Check format, clippy, and the rules of layers and unsafe code
     Lint,
-    /// Make a disk image that a board boots by U-Boot, as one would write it to an SD card
+    /// Make images that boot by themselves: a CD and a disk with GRUB, or for an ARM board a disk with U-Boot's script
     Image(verbs::image::ImageArgs),
     /// List the boards
     Boards,
@@ -85,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
-    // A name of a board implies its architecture; otherwise the first architecture is meant.
+    // A name of a board implies its architecture; otherwise x86-64 is meant, but for `bench`.
     match &cli.verb {
         Verb::Setup => verbs::setup::run()?,
         Verb::Build(args) => verbs::build::run(args, cli.arch)?,

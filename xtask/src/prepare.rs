@@ -8,11 +8,12 @@ use clap::Args;
 
 use crate::arch::Arch;
 use crate::boards::{self, Board, Modules, Stage};
-use crate::emulator::{Boot, Dom0, Files, Machine};
+use crate::emulator::{Boot, Dom0, Emulator, Files, Machine};
 use crate::fetch::Debian;
 use crate::verbs::build::{self, Features};
+use crate::verbs::image::Grub;
 use crate::verbs::{image, setup};
-use crate::{paths, rootfs};
+use crate::{bochs, paths, rootfs};
 
 /// Options that choose a machine and what it boots; `run` and `smoke` share them.
 #[derive(Args, Clone, Debug, Default)]
@@ -20,16 +21,16 @@ pub(crate) struct MachineArgs {
     /// Board to run (`cargo xtask boards` lists them) [default: the first of the architecture]
     #[arg(long, value_name = "NAME")]
     pub(crate) board: Option<String>,
-    /// Number of CPUs [default: the board's, usually 4]
+    /// Number of CPUs [default: the board's, usually 4; in Bochs 2]
     #[arg(long, value_name = "N")]
     pub(crate) smp: Option<u32>,
-    /// Memory, in MiB or with a suffix M or G [default: 2G]
+    /// Memory, in MiB or with a suffix M or G [default: 2G; in Bochs 768M]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub(crate) memory: Option<u64>,
-    /// Processor model, as QEMU names it [default: the board's]
+    /// Processor model, as the emulator names it [default: the board's]
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
-    /// Kernel for dom0 instead of Debian's
+    /// Kernel for dom0 instead of Debian's (which Bochs gets unpacked, because unpacking takes it minutes)
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// Initial root for dom0 instead of the one made from busybox
@@ -44,6 +45,12 @@ pub(crate) struct MachineArgs {
     /// Boot from a disk image by U-Boot (see `cargo xtask image`) instead of loading the files directly
     #[arg(long)]
     pub(crate) uboot: bool,
+    /// Boot from an image by GRUB (see `cargo xtask image`) instead of loading the files directly
+    #[arg(long, value_name = "FROM", conflicts_with = "uboot")]
+    pub(crate) grub: Option<Grub>,
+    /// The emulator; Bochs is for x86_64, and has Intel's VMX
+    #[arg(long, value_name = "NAME", default_value = "qemu")]
+    pub(crate) emulator: Emulator,
     /// Seconds until the machine is stopped by force
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
@@ -68,14 +75,22 @@ impl MachineArgs {
     /// Makes everything that the machine needs, and describes it.
     pub(crate) fn machine(&self, arch: Option<Arch>) -> Result<Machine> {
         let board = self.board(arch)?;
+        match self.emulator {
+            Emulator::Qemu => self.machine_of(board),
+            Emulator::Bochs => bochs::options(self, board)?.machine_of(board),
+        }
+    }
+
+    fn machine_of(&self, board: &'static Board) -> Result<Machine> {
         setup::ensure(board.arch)?;
         let files = self.files(board)?;
-        let boot = if self.uboot {
-            image::boot(board, &files, self.reference)?
-        } else {
-            Boot::Direct(files)
+        let boot = match self.grub {
+            Some(grub) => image::boot_by_grub(board, &files, grub, self.reference)?,
+            None if self.uboot => image::boot_by_uboot(board, &files, self.reference)?,
+            None => Boot::Direct(files),
         };
         let mut machine = Machine::new(board, boot);
+        machine.on = self.emulator;
         machine.cpus = self.smp.unwrap_or(board.cpus);
         machine.memory = self.memory.unwrap_or(board.memory);
         machine.cpu = self.cpu.clone();

@@ -54,15 +54,37 @@ poweroff -f
 
 /// Makes the root around a statically linked busybox, if it is not there already, and returns the file.
 pub(crate) fn dom0(arch: &str, busybox: &Path) -> Result<PathBuf> {
-    let archive = write_archive(&paths::read(busybox)?)?;
-    let path = paths::work().join(format!("dom0-{arch}.cpio.gz"));
+    with(arch, busybox, "", &[])
+}
+
+/// A further file in the root.
+pub(crate) struct Extra {
+    path: String,
+    content: Vec<u8>,
+}
+
+impl Extra {
+    /// A program or data; `path` has no slash in front.
+    pub(crate) fn new(path: &str, content: Vec<u8>) -> Extra {
+        Extra {
+            path: path.to_string(),
+            content,
+        }
+    }
+}
+
+/// The same root with more files, all in one folder of the root.
+pub(crate) fn with(arch: &str, busybox: &Path, folder: &str, extra: &[Extra]) -> Result<PathBuf> {
+    let archive = write_archive(&paths::read(busybox)?, folder, extra)?;
+    let end = if folder.is_empty() { "" } else { "-" };
+    let path = paths::work().join(format!("dom0-{arch}{end}{folder}.cpio.gz"));
     if std::fs::read(&path).ok().as_deref() != Some(&archive) {
         paths::write(&path, &archive)?;
     }
     Ok(path)
 }
 
-fn write_archive(busybox: &[u8]) -> Result<Vec<u8>> {
+fn write_archive(busybox: &[u8], folder: &str, extra: &[Extra]) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for folder in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
         cpio.folder(folder, 0o755)?;
@@ -74,6 +96,12 @@ fn write_archive(busybox: &[u8]) -> Result<Vec<u8>> {
     cpio.file("etc/passwd", 0o644, b"root::0:0:root:/:/bin/sh\n")?;
     cpio.file("etc/group", 0o644, b"root:x:0:\n")?;
     cpio.file("init", 0o755, INIT.as_bytes())?;
+    if !folder.is_empty() {
+        cpio.folder(folder, 0o755)?;
+    }
+    for file in extra {
+        cpio.file(&file.path, 0o755, &file.content)?;
+    }
     let mut archive = cpio.finish()?;
     archive.flush()?;
     Ok(archive.finish()?)
@@ -87,7 +115,12 @@ mod tests {
 
     #[test]
     fn the_root_is_a_gzipped_cpio_with_an_init() {
-        let archive = write_archive(b"busybox").unwrap();
+        let archive = write_archive(
+            b"busybox",
+            "more",
+            &[Extra::new("more/file", b"x".to_vec())],
+        )
+        .unwrap();
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(archive.as_slice())
             .read_to_end(&mut plain)

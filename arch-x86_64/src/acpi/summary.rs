@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use xenolith_core::boot::PhysRange;
+
 use super::{
     HEADER, Look, Table,
     fadt::{self, Fadt, SleepType},
@@ -21,6 +23,19 @@ pub struct ConfigSpace {
     pub first_bus: u8,
     /// Last bus.
     pub last_bus: u8,
+}
+
+impl ConfigSpace {
+    /// Where the configuration of its buses lies.
+    #[must_use]
+    pub fn range(&self) -> Option<PhysRange> {
+        const BUS_SHIFT: u32 = 20;
+        let buses = u64::from(self.last_bus.checked_sub(self.first_bus)?) + 1;
+        let start = self
+            .base
+            .checked_add(u64::from(self.first_bus) << BUS_SHIFT)?;
+        PhysRange::new(start, buses << BUS_SHIFT)
+    }
 }
 
 /// What the tables say.

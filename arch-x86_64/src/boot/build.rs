@@ -10,13 +10,14 @@ use xenolith_hal::{
 
 use crate::{
     X86_64,
+    acpi::summary::ConfigSpace,
     cpu::cpuid::cpuid,
     cpuid::{DomainFacts, Handled, Policy, xen},
     guest::{
         backend::Backend,
         fpu::{self, FpuContext},
         hardware::{Hardware, Segment, SegmentName},
-        pci::ConfigPorts,
+        pci::Pci,
         port,
         vcpu::{ArchDomain, ArchVcpu, HwVcpu},
     },
@@ -32,13 +33,15 @@ use crate::{
 };
 
 /// What is particular to a domain when it is made.
-pub(super) struct Shape {
+pub(super) struct Shape<'s> {
     pub(super) id: DomId,
     pub(super) vcpus: u16,
     pub(super) privileged: bool,
     pub(super) max_frames: u64,
     pub(super) direct_map: bool,
     pub(super) memory_map: Vec<E820Entry>,
+    /// Where the configuration of PCI devices is in memory, for the domain that owns them.
+    pub(super) config_spaces: &'s [ConfigSpace],
 }
 
 fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -47,7 +50,7 @@ fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
 }
 
 /// What the domain reads through CPUID.
-fn policy(shape: &Shape) -> Policy {
+fn policy(shape: &Shape<'_>) -> Policy {
     let handled = Handled {
         xsave: fpu::kind().states.is_some(),
         spec_ctrl: speculation::apply::guests_have_controls(),
@@ -79,7 +82,7 @@ fn policy(shape: &Shape) -> Policy {
 /// Makes a domain with nothing in it.
 pub(super) fn create(
     hv: &'static Hypervisor<X86_64>,
-    shape: &Shape,
+    shape: &Shape<'_>,
 ) -> Result<DomainRef<X86_64>, String> {
     let none = || format!("domain {} cannot be made: no memory", shape.id.0);
     let virtualization = machine::virtualization().ok_or("no way to run guests")?;
@@ -120,7 +123,7 @@ pub(super) fn create(
         tsc_offset: 0,
         ports,
         owns_devices: shape.privileged,
-        pci: shape.privileged.then(ConfigPorts::default),
+        pci: shape.privileged.then(|| Pci::new(shape.config_spaces)),
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,

@@ -166,6 +166,7 @@ pub(super) fn build(
         max_frames: (plan.ram.size() >> PAGE_SHIFT) + OVERHEAD,
         direct_map: true,
         memory_map: plan.map.iter().map(e820).collect(),
+        config_spaces: &acpi.config_spaces,
     };
     let domain = build::create(hv, &shape)?;
     for step in &plan.moves {
@@ -175,6 +176,9 @@ pub(super) fn build(
     // The file may have moved; its segments are read from where it is now.
     let elf = Elf::parse(bytes(plan.kernel)).map_err(|e| format!("{e}"))?;
     take_memory(hv, &domain, machine, &plan)?;
+    if let Some(pci) = &domain.arch.pci {
+        pci.guard_tables(hv, &domain);
+    }
     for segment in &elf.segments {
         let filled = segment.bytes.len() as u64;
         let at = segment.memory.start();

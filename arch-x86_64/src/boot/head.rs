@@ -62,6 +62,14 @@ multiboot2_header:
     .long   0                           // i386 protected mode
     .long   multiboot2_end - multiboot2_header
     .long   -(0xe85250d6 + (multiboot2_end - multiboot2_header))
+    .word   2, 0                        // addresses, so that a loader needs no ELF headers
+    .long   24
+    .long   multiboot2_header - DELTA   // header_addr
+    .long   _load_pa                    // load_addr
+    .long   _file_end_pa                // load_end_addr
+    .long   _end_pa                     // bss_end_addr
+    .word   6, 0                        // modules on page borders
+    .long   8
     .word   3, 0                        // entry address
     .long   12
     .long   multiboot_entry - DELTA

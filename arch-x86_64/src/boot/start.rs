@@ -15,13 +15,14 @@ use super::{
 };
 use crate::{
     X86_64,
-    acpi::{self, Acpi},
+    acpi::{self, Acpi, summary::ConfigSpace},
     apic, console, cpu,
     ioapic::{self, Line},
     irq, machine,
     mm::{
         firmware,
         hyp::{self, FourLevels},
+        peephole,
     },
     power, speculation, timer,
 };
@@ -130,6 +131,11 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         machine::keep(HostPhys(at));
         hidden.insert(PhysRange::between(at, at + PAGE_SIZE as u64));
     }
+    let spaces = acpi.config_spaces.iter();
+    spaces
+        .filter_map(ConfigSpace::range)
+        .for_each(|range| hidden.insert(range));
+    peephole::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
     machine::set_ram(ram.ram.clone());
     let free = ram.free();
     let machine = dom0::Machine {

@@ -1,16 +1,15 @@
 //! dom0's ACPI: its own root pointer, root table and interrupt-controller table (MADT), which lists virtual CPUs and the
 //! machine's I/O APICs; every other table is the machine's, at its place.
 //!
-//! What would make dom0 drive what is the hypervisor's is left out: IOMMUs, the HPET, NUMA tables, PCI configuration in
-//! memory. ACPI Specification 6.4, 5.2.5 to 5.2.12.
+//! What would make dom0 drive what is the hypervisor's is left out: IOMMUs, the HPET, NUMA tables. ACPI Specification 6.4, 5.2.5 to 5.2.12.
 
 use alloc::vec::Vec;
 
 use crate::acpi::{Acpi, HEADER, madt::entry};
 
 /// Tables that dom0 does not see. Its MADT is its own.
-const HIDDEN: [&[u8; 4]; 9] = [
-    b"APIC", b"DMAR", b"IVRS", b"HPET", b"SRAT", b"SLIT", b"MCFG", b"WAET", b"ERST",
+const HIDDEN: [&[u8; 4]; 8] = [
+    b"APIC", b"DMAR", b"IVRS", b"HPET", b"SRAT", b"SLIT", b"WAET", b"ERST",
 ];
 
 const ROOT_POINTER: usize = 36;

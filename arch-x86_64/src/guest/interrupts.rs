@@ -180,7 +180,7 @@ pub fn carry_out<H: Hardware>(cx: &mut Context<'_, H>, effect: Effect) {
             Some(cx.vcpu.arch.index),
             &message,
         ),
-        Effect::Eoi(vector) => super::ioapic::end_of_interrupt(cx.hv(), cx.vcpu.domain(), vector),
+        Effect::Eoi(vector) => super::ioapic::end_of_interrupt(cx.vcpu.domain(), vector),
         Effect::Mode(_) => {
             let deadline = cx.vcpu.arch.lapic.deadline();
             set_timer(cx.hv(), cx.vcpu, deadline);

@@ -62,34 +62,31 @@ fn post(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, message: Option<Mes
     }
 }
 
-/// A line of the machine went up or down.
-pub fn set_line(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, gsi: u32, up: bool) {
+/// A line of the machine signalled. One that does so by level is masked until the guest has handled it, and comes again then
+/// if its device still asks; so the guest's line is let down at once, and whether it is up is never out of date.
+pub fn signal(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, gsi: u32) {
     let Some(ioapic) = &domain.arch.ioapic else {
         return;
     };
-    let message = ioapic.lock().set_line(gsi, up);
+    let message = {
+        let mut ioapic = ioapic.lock();
+        let message = ioapic.set_line(gsi, true);
+        ioapic.set_line(gsi, false);
+        message
+    };
     post(hv, domain, message);
 }
 
 /// The guest handled an interrupt that came by level. The machine's line may come again: if the device still asks, it
 /// does at once.
-pub fn end_of_interrupt(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, vector: u8) {
+pub fn end_of_interrupt(domain: &DomainRef<X86_64>, vector: u8) {
     let Some(ioapic) = &domain.arch.ioapic else {
         return;
     };
-    let mut ended = 0u64;
-    {
-        let mut ioapic = ioapic.lock();
-        ioapic.eoi(vector, |pin| {
-            ended |= 1u64.checked_shl(pin.gsi).unwrap_or(0)
-        });
-    }
-    while ended != 0 {
-        let gsi = ended.trailing_zeros();
-        ended &= ended - 1;
+    // What a line asked for went out when it came, and the line was let down then: nothing new is to be sent here.
+    ioapic.lock().eoi(vector, |pin| {
         if domain.arch.owns_devices {
-            set_line(hv, domain, gsi, false);
-            irq::handled(gsi);
+            irq::handled(pin.gsi);
         }
-    }
+    });
 }

@@ -104,6 +104,22 @@ pub fn fetch_opcode<H: Hardware>(cx: &Context<'_, H>, at: u64) -> Option<[u8; 4]
     opcode.ok()?
 }
 
+/// Reads for an instruction of the guest's; false: it got a fault.
+pub fn read<H: Hardware>(cx: &mut Context<'_, H>, at: u64, bytes: &mut [u8]) -> bool {
+    let done = with(&cx.vcpu.arch, &cx.vcpu.domain().p2m, |space| {
+        space.read(GuestVirt(at), bytes)
+    });
+    done.map_err(|error| raise(cx, error)).is_ok()
+}
+
+/// Writes for an instruction of the guest's; false: it got a fault.
+pub fn write<H: Hardware>(cx: &mut Context<'_, H>, at: u64, bytes: &[u8]) -> bool {
+    let done = with(&cx.vcpu.arch, &cx.vcpu.domain().p2m, |space| {
+        space.write(GuestVirt(at), bytes)
+    });
+    done.map_err(|error| raise(cx, error)).is_ok()
+}
+
 fn raise<H: Hardware>(cx: &mut Context<'_, H>, error: WalkError) {
     const PAGE_FAULT: u8 = 14;
     match error {

@@ -1,16 +1,14 @@
-//! Accesses that the second-level tables stopped: emulated registers, devices mapped on demand, nothing at all.
+//! Accesses that the second-level tables stopped: emulated registers, memory of devices mapped on demand, nothing at all.
 
-use xenolith_hal::{GuestPhys, Mfn, P2m, P2mType};
+use xenolith_hal::{GuestPhys, P2m, P2mType};
 
 use super::{
     exit::{Context, Name},
     hardware::{Event, Hardware, MemoryFault},
     ioapic, mmio,
+    pci::{self, Found},
 };
-use crate::{
-    machine,
-    vlapic::{DEFAULT_ADDRESS, Mode},
-};
+use crate::vlapic::{DEFAULT_ADDRESS, Mode};
 
 const PAGE: u64 = 0xfff;
 
@@ -34,28 +32,12 @@ pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
             mmio::emulate(cx, fault, &mut LapicPage);
         }
         ioapic::ADDRESS => mmio::emulate(cx, fault, &mut ioapic::Page),
-        _ if map_device(cx, gpa) => {}
-        _ => mmio::emulate(cx, fault, &mut mmio::Nothing),
+        _ => match pci::find(cx, gpa) {
+            Found::Mapped => {}
+            Found::Emulated(mut memory) => mmio::emulate(cx, fault, &mut memory),
+            Found::Nothing => mmio::emulate(cx, fault, &mut mmio::Nothing),
+        },
     }
-}
-
-/// Maps a page of a device for the domain that owns the machine's devices: what is neither RAM nor an interrupt controller.
-fn map_device<H: Hardware>(cx: &Context<'_, H>, gpa: GuestPhys) -> bool {
-    let domain = cx.vcpu.domain();
-    let gfn = gpa.frame();
-    let mfn = Mfn(gfn.0);
-    if !domain.arch.owns_devices
-        || machine::is_memory(mfn)
-        || machine::is_kept(mfn)
-        || gfn >= domain.p2m.limit()
-    {
-        return false;
-    }
-    let tables = cx.hv().tables(domain);
-    domain
-        .p2m
-        .map(gfn, mfn, 1, P2mType::MmioDirect, &tables)
-        .is_ok()
 }
 
 /// The local APIC's registers.

@@ -1,5 +1,6 @@
 //! Accesses to device registers that are emulated: the instruction is decoded, the register read or written, and the
-//! guest goes on behind it. What kernels use for registers is understood: moves, with and without extension.
+//! guest goes on behind it. What kernels use for registers is understood: moves, with and without extension, and string
+//! instructions.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
@@ -7,6 +8,7 @@ use super::{
     exit::Context,
     hardware::{Event, Hardware, MemoryFault},
     instruction,
+    strings::{self, Done},
 };
 
 /// Something with registers in memory.
@@ -27,7 +29,7 @@ impl<H> Device<H> for Nothing {
     fn write(&mut self, _: &mut Context<'_, H>, _: u64, _: usize, _: u64) {}
 }
 
-const fn mask(size: usize) -> u64 {
+pub(super) const fn mask(size: usize) -> u64 {
     match size {
         0 => 0,
         1..8 => (1 << (size * 8)) - 1,
@@ -44,7 +46,15 @@ pub fn emulate<H: Hardware>(
     let Some(instruction) = instruction::decode(cx) else {
         return;
     };
-    if fault.walk || fault.fetch || !access(cx, &instruction, fault.address, device) {
+    let usable = !fault.walk && !fault.fetch;
+    if usable {
+        match strings::emulate(cx, &instruction, fault, device) {
+            Done::Other => {}
+            Done::Finished => return cx.skip(instruction.len() as u64),
+            Done::Partly | Done::Faulted => return,
+        }
+    }
+    if !usable || !access(cx, &instruction, fault.address, device) {
         log::debug!(
             "{}: no such access to device registers at {:#x}: {:?} at {:#x}",
             super::exit::Name(cx.vcpu),

@@ -1,5 +1,6 @@
 //! A guest in hardware virtualization: its state, its exits, what it is given to see.
 
+pub mod compare;
 pub mod hardware;
 pub mod paging;
 pub mod regs;
@@ -37,6 +38,8 @@ pub mod pci;
 pub mod physdev;
 #[cfg(target_os = "none")]
 pub mod port;
+#[cfg(target_os = "none")]
+pub mod strings;
 #[cfg(target_os = "none")]
 pub mod time;
 #[cfg(target_os = "none")]

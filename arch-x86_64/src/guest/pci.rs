@@ -1,115 +1,311 @@
-//! Configuration space of PCI (mechanism 1, PCI Local Bus Specification 3.0, 3.2.2.3.2) for the domain that owns the
-//! devices.
-//!
-//! Accesses go to the machine, but for two things: a device's capabilities to signal by messages (MSI, MSI-X) are shown as
-//! empty ones, for a message would reach the machine's interrupt controllers and not the domain's; and the ports of
-//! address and data are one step, so that the hypervisor's own accesses do not meet them.
+//! PCI for the domain that owns the machine's devices: configuration space by ports (mechanism 1, PCI Local Bus
+//! Specification 3.0, 3.2.2.3.2) and in memory (PCI Firmware Specification 3.0, 4.1), the devices' memory, and the tables of
+//! their messages. What it may do there is [`Functions`]'s to decide; here is the machine under it.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use x86_64::instructions::port::Port;
-use xenolith_hal::sync::{Mutex, Rank};
+use xenolith_core::{DomainRef, Hypervisor, boot::PhysRange};
+use xenolith_hal::{
+    Gfn, GuestPhys, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE,
+    sync::{Mutex, Rank},
+};
+
+use super::{exit::Context, hardware::Hardware, mmio, port};
+use crate::{
+    X86_64,
+    acpi::summary::ConfigSpace,
+    irq::messages,
+    machine,
+    mm::peephole,
+    pci::{Bdf, Bus, Functions, Place, Signal, Slot},
+};
 
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
-const MSI: u8 = 0x05;
-const MSIX: u8 = 0x11;
-/// Status and command, and the bit that says "there is a list of capabilities".
-const STATUS: u8 = 0x04;
-const HAS_LIST: u32 = 1 << 20;
-const HEADER_KIND: u8 = 0x0c;
-const CARDBUS: u32 = 2;
-/// First byte behind the standard header.
-const FIRST_CAPABILITY: u8 = 0x40;
-/// More than fit in the space.
-const MOST_CAPABILITIES: usize = 48;
+const PAGE: u64 = PAGE_SIZE as u64;
+/// Registers that the ports reach.
+const BY_PORTS: u16 = 0x100;
+/// Where messages go: no device's registers are there.
+const MESSAGES: PhysRange = PhysRange::between(0xfee0_0000, 0xfef0_0000);
+/// What real mode reaches is RAM, or the chipset's.
+const LOW: PhysRange = PhysRange::between(0, 1 << 20);
 
-/// Held around each access to the two ports.
+/// Makes address and data one step.
 static PORTS: Mutex<()> = Mutex::new(Rank::Console, ());
 
-/// A function, as the address port has it.
+/// The functions, and what the domain wrote to the address port.
+pub struct Pci {
+    address: AtomicU32,
+    spaces: Vec<ConfigSpace>,
+    functions: Mutex<Functions>,
+}
+
+impl Pci {
+    /// Takes all functions over; none sends a message from now on.
+    pub fn new(spaces: &[ConfigSpace]) -> Self {
+        // Firmware that says RAM is configuration space is not believed.
+        let believed = |space: &&ConfigSpace| {
+            space
+                .range()
+                .is_some_and(|range| !machine::has_memory(&range))
+        };
+        let spaces: Vec<ConfigSpace> = spaces.iter().filter(believed).copied().collect();
+        let spaces = spaces.as_slice();
+        let mut bus = Machine {
+            spaces,
+            domain: None,
+        };
+        let extended = |at: Bdf| extended_place(spaces, at, 0).is_some();
+        let functions = Functions::find(&mut bus, extended);
+        log::debug!("PCI: {} functions", functions.count());
+        Self {
+            address: AtomicU32::new(0),
+            spaces: spaces.to_vec(),
+            functions: Mutex::new(Rank::Vcpu, functions),
+        }
+    }
+
+    fn with<R>(
+        &self,
+        hv: &Hypervisor<X86_64>,
+        domain: &DomainRef<X86_64>,
+        f: impl FnOnce(&mut Functions, &mut Machine<'_>) -> R,
+    ) -> R {
+        let mut functions = self.functions.lock();
+        let mut bus = Machine {
+            spaces: &self.spaces,
+            domain: Some((hv, domain)),
+        };
+        f(&mut functions, &mut bus)
+    }
+
+    /// The domain's memory is mapped: nothing of it shows a table of messages.
+    pub fn guard_tables(&self, hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>) {
+        self.with(hv, domain, |functions, bus| {
+            functions.tables().for_each(|table| bus.forget(table));
+        });
+    }
+
+    /// The domain is gone: its devices do nothing more.
+    pub fn close(&self) {
+        let mut bus = Machine {
+            spaces: &self.spaces,
+            domain: None,
+        };
+        self.functions.lock().close(&mut bus);
+    }
+
+    /// What an access of the data port means, if the address is enabled.
+    fn target(&self, port: u16) -> Option<(Bdf, u16)> {
+        let byte = port.checked_sub(DATA).filter(|byte| *byte < 4)?;
+        let address = self.address.load(Relaxed);
+        if address & ENABLE == 0 {
+            return None;
+        }
+        Some((Bdf((address >> 8) as u16), address as u16 & 0xfc | byte))
+    }
+
+    /// Whether an address is in configuration space, and where: none for a segment that has no ports, which stays hidden.
+    fn in_config(&self, address: u64) -> Option<Option<(Bdf, u16)>> {
+        self.spaces.iter().find_map(|space| {
+            let range = space.range()?;
+            let at = PhysRange::new(address, 1)?;
+            range.contains(&at).then(|| {
+                let offset = address - space.base;
+                let function = Bdf((offset >> 12) as u16);
+                (space.segment == 0).then_some((function, (offset & 0xfff) as u16))
+            })
+        })
+    }
+}
+
+/// Reads a port; all ones where nothing is.
+pub fn port_read<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8) -> u32 {
+    let domain = cx.vcpu.domain();
+    let Some(pci) = &domain.arch.pci else {
+        return u32::MAX;
+    };
+    if port == ADDRESS && size == 4 {
+        return pci.address.load(Relaxed);
+    }
+    pci.target(port).map_or(u32::MAX, |(at, register)| {
+        pci.with(cx.hv(), domain, |functions, bus| {
+            functions.read(bus, at, register, size)
+        })
+    })
+}
+
+/// Writes a port.
+pub fn port_write<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8, value: u32) {
+    let domain = cx.vcpu.domain();
+    let Some(pci) = &domain.arch.pci else {
+        return;
+    };
+    if port == ADDRESS && size == 4 {
+        pci.address.store(value & 0x80ff_fffc, Relaxed);
+    } else if let Some((at, register)) = pci.target(port) {
+        pci.with(cx.hv(), domain, |functions, bus| {
+            functions.write(bus, at, register, size, value);
+        });
+    }
+}
+
+/// What is behind an address that is not mapped.
+pub enum Found {
+    /// Registers, which are mapped now.
+    Mapped,
+    /// Something that is emulated.
+    Emulated(Memory),
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks at an address that the domain touched, and maps it if registers are there that are its own to touch.
+pub fn find<H: Hardware>(cx: &Context<'_, H>, at: GuestPhys) -> Found {
+    let domain = cx.vcpu.domain();
+    let Some(pci) = &domain.arch.pci else {
+        return Found::Nothing;
+    };
+    if pci.in_config(at.0).is_some() {
+        return Found::Emulated(Memory::Config);
+    }
+    pci.with(cx.hv(), domain, |functions, bus| {
+        match functions.place(at.0) {
+            Place::Table => Found::Emulated(Memory::Table),
+            Place::Registers if bus.map(functions, at) => Found::Mapped,
+            _ => Found::Nothing,
+        }
+    })
+}
+
+/// Memory of PCI that is emulated.
 #[derive(Clone, Copy)]
-struct Function(u32);
+pub enum Memory {
+    /// Configuration space.
+    Config,
+    /// A page with a table of messages.
+    Table,
+}
 
-impl Function {
-    fn select(self, register: u8) {
-        // SAFETY: the address port; the lock makes it one step with the access that follows.
-        unsafe { Port::<u32>::new(ADDRESS).write(self.0 | u32::from(register & 0xfc)) }
+impl<H: Hardware> mmio::Device<H> for Memory {
+    fn read(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize) -> u64 {
+        let domain = cx.vcpu.domain();
+        let Some(pci) = &domain.arch.pci else {
+            return u64::MAX;
+        };
+        pci.with(cx.hv(), domain, |functions, bus| match self {
+            Self::Table => functions.memory_read(bus, address, size),
+            Self::Config => {
+                let mut word = |address| match pci.in_config(address) {
+                    Some(Some((at, register))) => functions.read(bus, at, register, size as u8),
+                    _ => u32::MAX,
+                };
+                match size {
+                    8 => u64::MAX,
+                    _ => word(address).into(),
+                }
+            }
+        })
     }
 
-    fn read(self, register: u8) -> u32 {
-        self.select(register);
-        // SAFETY: reading the standard header and the capability list changes nothing.
-        unsafe { Port::<u32>::new(DATA).read() }
+    fn write(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize, value: u64) {
+        let domain = cx.vcpu.domain();
+        let Some(pci) = &domain.arch.pci else {
+            return;
+        };
+        pci.with(cx.hv(), domain, |functions, bus| match self {
+            Self::Table => functions.memory_write(bus, address, size, value),
+            Self::Config => {
+                if let Some(Some((at, register))) = pci.in_config(address) {
+                    functions.write(bus, at, register, size as u8, value as u32);
+                }
+            }
+        });
     }
+}
 
-    /// Whether a word-aligned register begins a capability that is not shown.
-    fn hides(self, register: u8) -> bool {
-        let kind = self.read(HEADER_KIND) >> 16 & 0x7f;
-        if register < FIRST_CAPABILITY || kind >= CARDBUS || self.read(STATUS) & HAS_LIST == 0 {
+/// The machine's buses.
+struct Machine<'a> {
+    spaces: &'a [ConfigSpace],
+    /// Whose memory shows device registers; none before it has any, and after its end.
+    domain: Option<(&'a Hypervisor<X86_64>, &'a DomainRef<X86_64>)>,
+}
+
+/// Where in memory a register of a function's configuration is.
+fn extended_place(spaces: &[ConfigSpace], at: Bdf, register: u16) -> Option<u64> {
+    let bus = (at.0 >> 8) as u8;
+    let space = spaces
+        .iter()
+        .find(|space| space.segment == 0 && (space.first_bus..=space.last_bus).contains(&bus))?;
+    space
+        .base
+        .checked_add(u64::from(at.0) << 12 | u64::from(register))
+}
+
+fn select(at: Bdf, register: u16) -> u16 {
+    let address = ENABLE | u32::from(at.0) << 8 | u32::from(register & 0xfc);
+    // SAFETY: the address port; the caller's lock makes it one step with the access that follows.
+    unsafe { Port::<u32>::new(ADDRESS).write(address) }
+    DATA + (register & 3)
+}
+
+impl Machine<'_> {
+    /// Maps the page, or the block of pages if all of it is one device's.
+    fn map(&self, functions: &Functions, at: GuestPhys) -> bool {
+        const BLOCK: u64 = 512;
+        let Some((hv, domain)) = self.domain else {
+            return false;
+        };
+        let range = |gfn: Gfn, count: u64| PhysRange::new(gfn.0 << PAGE_SHIFT, count * PAGE);
+        let page = at.frame();
+        let block = Gfn(page.0 & !(BLOCK - 1));
+        let whole = range(block, BLOCK).is_some_and(|range| functions.is_registers(&range));
+        let (first, count) = if whole { (block, BLOCK) } else { (page, 1) };
+        if first >= domain.p2m.limit() || !range(first, count).is_some_and(|r| self.may_hold(r)) {
             return false;
         }
-        let mut at = self.read(0x34) as u8 & 0xfc;
-        for _ in 0..MOST_CAPABILITIES {
-            if at < FIRST_CAPABILITY {
-                return false;
-            }
-            let [kind, next, ..] = self.read(at).to_le_bytes();
-            if at == register {
-                return kind == MSI || kind == MSIX;
-            }
-            at = next & 0xfc;
-        }
-        false
+        let tables = hv.tables(domain);
+        let kind = P2mType::MmioDirect;
+        let mapped = domain.p2m.map(first, Mfn(first.0), count, kind, &tables);
+        mapped.is_ok()
     }
 }
 
-/// What a domain wrote to the address port.
-#[derive(Default)]
-pub struct ConfigPorts {
-    address: AtomicU32,
-}
-
-impl ConfigPorts {
-    /// Reads `size` bytes of a port; `None` for one that is not of this mechanism.
-    pub fn read(&self, port: u16, size: u8) -> Option<u32> {
-        if port == ADDRESS && size == 4 {
-            return Some(self.address.load(Relaxed));
+impl Bus for Machine<'_> {
+    fn config_read(&mut self, at: Bdf, register: u16, size: u8) -> u32 {
+        if register >= BY_PORTS {
+            return match extended_place(self.spaces, at, register) {
+                // SAFETY: the configuration of a device, where firmware says; reading changes nothing of the hypervisor's.
+                Some(place) => unsafe { peephole::read(place, size.into()) as u32 },
+                None => u32::MAX,
+            };
         }
-        let (function, register) = self.target(port)?;
         let _held = PORTS.lock();
-        let hidden = function.hides(register & 0xfc);
-        function.select(register);
-        let port = DATA + u16::from(register & 3);
-        // SAFETY: the domain owns the devices; the address was selected under the same lock.
-        let value = unsafe {
+        let port = select(at, register);
+        // SAFETY: the data port, with the address selected under the same lock.
+        unsafe {
             match size {
                 1 => Port::<u8>::new(port).read().into(),
                 2 => Port::<u16>::new(port).read().into(),
                 _ => Port::<u32>::new(port).read(),
             }
-        };
-        // The capability's number is its first byte.
-        Some(match register & 3 {
-            0 if hidden => value & !0xff,
-            _ => value,
-        })
+        }
     }
 
-    /// Writes `size` bytes; false for a port that is not of this mechanism.
-    pub fn write(&self, port: u16, size: u8, value: u32) -> bool {
-        if port == ADDRESS && size == 4 {
-            self.address.store(value & 0x80ff_fffc, Relaxed);
-            return true;
+    fn config_write(&mut self, at: Bdf, register: u16, size: u8, value: u32) {
+        if register >= BY_PORTS {
+            if let Some(place) = extended_place(self.spaces, at, register) {
+                // SAFETY: as above; the emulation keeps back what would move memory or messages.
+                unsafe { peephole::write(place, size.into(), value.into()) }
+            }
+            return;
         }
-        let Some((function, register)) = self.target(port) else {
-            return false;
-        };
         let _held = PORTS.lock();
-        function.select(register);
-        let port = DATA + u16::from(register & 3);
-        // SAFETY: the domain owns the devices; the address was selected under the same lock.
+        let port = select(at, register);
+        // SAFETY: as above.
         unsafe {
             match size {
                 1 => Port::<u8>::new(port).write(value as u8),
@@ -117,16 +313,63 @@ impl ConfigPorts {
                 _ => Port::<u32>::new(port).write(value),
             }
         }
-        true
     }
 
-    /// What an access of the data port means, if the address is enabled.
-    fn target(&self, port: u16) -> Option<(Function, u8)> {
-        let byte = port.checked_sub(DATA).filter(|byte| *byte < 4)?;
-        let address = self.address.load(Relaxed);
-        if address & ENABLE == 0 {
-            return None;
+    fn memory_read(&mut self, address: u64, size: usize) -> u64 {
+        // SAFETY: memory that a device decodes, and no RAM: it was looked at when the device began to.
+        unsafe { peephole::read(address, size) }
+    }
+
+    fn memory_write(&mut self, address: u64, size: usize, value: u64) {
+        // SAFETY: as above.
+        unsafe { peephole::write(address, size, value) }
+    }
+
+    fn open(&mut self, signal: Signal) -> Option<(Slot, Signal)> {
+        messages::open(self.domain?.0, signal)
+    }
+
+    fn change(&mut self, slot: Slot, signal: Signal) {
+        messages::change(slot, signal);
+    }
+
+    fn close(&mut self, slot: Slot) {
+        messages::close(slot);
+    }
+
+    fn may_hold(&self, range: PhysRange) -> bool {
+        let spaces = self.spaces.iter().filter_map(ConfigSpace::range);
+        !machine::has_memory(&range)
+            && !machine::keeps(&range)
+            && !spaces
+                .chain([MESSAGES, LOW])
+                .any(|taken| taken.overlaps(&range))
+    }
+
+    fn may_have_ports(&self, first: u64, size: u64) -> bool {
+        let last = first.saturating_add(size.saturating_sub(1));
+        !port::KEPT
+            .iter()
+            .any(|kept| first <= u64::from(*kept.end()) && u64::from(*kept.start()) <= last)
+    }
+
+    fn forget(&mut self, range: PhysRange) {
+        let (Some((hv, domain)), Some(range)) = (self.domain, range.page_outer()) else {
+            return;
+        };
+        let tables = hv.tables(domain);
+        let end = range.end() >> PAGE_SHIFT;
+        let mut next = range.start() >> PAGE_SHIFT;
+        while let Some((gfn, entry, count)) = domain.p2m.next_mapped(Gfn(next)) {
+            if gfn.0 >= end {
+                break;
+            }
+            let count = count.min(end - gfn.0);
+            // What else the domain may have put there, a grant perhaps, stays.
+            if entry.kind == P2mType::MmioDirect {
+                let _ = domain.p2m.unmap(gfn, count, &tables);
+            }
+            next = gfn.0 + count;
         }
-        Some((Function(address & !0xff), address as u8 & 0xfc | byte as u8))
     }
 }

@@ -4,7 +4,7 @@
 use super::{
     exit::Context,
     hardware::{Event, Hardware, PortAccess},
-    instruction,
+    instruction, pci,
 };
 
 /// Ports that a domain with devices does not reach itself: the hypervisor's interrupt controllers, interval timer, the
@@ -27,15 +27,15 @@ pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     let mask = u64::MAX >> (64 - bits.clamp(8, 32));
     let rax = cx.regs.rax;
     if access.input {
-        let value = u64::from(read(cx, access.port, access.size)) & mask;
+        let value = u64::from(pci::port_read(cx, access.port, access.size)) & mask;
         // A 32-bit result clears the upper half, narrower ones leave the rest.
         cx.regs.rax = if bits == 32 {
             value
         } else {
             rax & !mask | value
         };
-    } else if let Some(pci) = &cx.vcpu.domain().arch.pci {
-        pci.write(access.port, access.size, (rax & mask) as u32);
+    } else {
+        pci::port_write(cx, access.port, access.size, (rax & mask) as u32);
     }
     advance(cx, access);
 }
@@ -58,9 +58,4 @@ fn advance<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
 fn string<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
     log::debug!("string access to port {:#x}", access.port);
     cx.raise(Event::PROTECTION);
-}
-
-fn read<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8) -> u32 {
-    let pci = cx.vcpu.domain().arch.pci.as_ref();
-    pci.and_then(|pci| pci.read(port, size)).unwrap_or(u32::MAX)
 }

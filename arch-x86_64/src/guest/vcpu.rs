@@ -13,7 +13,7 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-use super::{fpu::FpuContext, pci::ConfigPorts, regs::GuestRegs, start::Start};
+use super::{fpu::FpuContext, pci::Pci, regs::GuestRegs, start::Start};
 use crate::{
     cpuid::Policy,
     mm::{guest_access::TranslationCache, hardware::Ram},
@@ -164,10 +164,10 @@ pub struct ArchDomain {
     pub tsc_offset: u64,
     /// The port permission map, where the domain has its own.
     pub ports: Option<HostPhys>,
-    /// The domain owns the machine's devices: what is no memory of anybody is a device's.
+    /// The domain owns the machine's devices.
     pub owns_devices: bool,
-    /// Configuration space of PCI, for the domain that owns the devices.
-    pub pci: Option<ConfigPorts>,
+    /// The functions of PCI, for the domain that owns the devices.
+    pub pci: Option<Pci>,
     /// Its memory map in the E820 form of the BIOS, for `memory_op`.
     pub memory_map: Vec<E820Entry>,
     /// What CPUID says.

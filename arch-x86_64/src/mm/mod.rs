@@ -10,6 +10,8 @@ pub mod hyp;
 pub mod layout;
 #[cfg(target_os = "none")]
 pub mod nested;
+#[cfg(target_os = "none")]
+pub mod peephole;
 pub mod pte;
 pub mod second_level;
 pub mod walk;

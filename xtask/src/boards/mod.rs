@@ -99,11 +99,11 @@ pub(crate) struct UBoot {
     pub(crate) disk: &'static [&'static str],
 }
 
-/// The board of this name, or the default one of the architecture.
+/// The board of this name, or the first of the architecture; the first of the default one where nothing is named.
 pub(crate) fn find(name: Option<&str>, arch: Option<Arch>) -> Result<&'static Board> {
-    let of_arch = |board: &&&'static Board| arch.is_none_or(|arch| board.arch == arch);
     let Some(name) = name else {
-        return match ALL.iter().find(of_arch) {
+        let arch = arch.unwrap_or(Arch::DEFAULT);
+        return match ALL.iter().find(|board| board.arch == arch) {
             Some(board) => Ok(board),
             None => bail!("no board of this architecture: `cargo xtask boards` lists them"),
         };
@@ -136,6 +136,7 @@ mod tests {
         for arch in Arch::ALL {
             assert_eq!(find(None, Some(arch)).unwrap().arch, arch);
         }
+        assert_eq!(find(None, None).unwrap().arch, Arch::DEFAULT);
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(crate) fn run(args: &BuildArgs, arch: Option<Arch>) -> Result<()> {
     let arches: Vec<Arch> = if args.all {
         Arch::ALL.to_vec()
     } else {
-        vec![arch.unwrap_or(Arch::Aarch64)]
+        vec![arch.unwrap_or(Arch::DEFAULT)]
     };
     for arch in arches {
         shown(&hypervisor_with(arch, &args.features)?);

@@ -14,12 +14,14 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::boards::{Board, Stage};
 use crate::console::{self, Console, Echo};
-use crate::emulator::{Machine, Terminal};
+use crate::emulator::{Emulator, Machine, Terminal};
 use crate::prepare::{self, MachineArgs};
 use crate::{paths, process, rootfs};
 
 /// The time limit of a machine without a person, unless `--timeout` says otherwise.
 const LIMIT: u64 = 300;
+/// The same in Bochs.
+const BOCHS_LIMIT: u64 = 900;
 const GDB_PORT: u16 = 1234;
 
 /// How to run.
@@ -31,7 +33,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     gdb: bool,
     /// No terminal: lines of standard input are typed at dom0's prompt, then the shell is left; the machine is stopped
-    /// after --timeout seconds [default: 300]
+    /// after --timeout seconds [default: 300, in Bochs 900]
     #[arg(long)]
     headless: bool,
 }
@@ -52,17 +54,19 @@ pub(crate) fn run(args: &RunArgs, arch: Option<Arch>) -> Result<()> {
     let log = console::log_path("run");
     paths::make_dir(&paths::logs())?;
     console::forget_log(&log);
-    let mut qemu = machine.command(Terminal::Users { log: &log }, "run")?;
+    let mut command = machine.command(Terminal::Users { log: &log }, "run")?;
     announce(&machine);
-    eprintln!(
-        "Ctrl-] x stops the machine at once; the console is logged in {}",
-        paths::shown(&log)
-    );
-    let status = crate::terminal::run(&mut qemu, args.machine.timeout.map(Duration::from_secs))?;
+    let stops = match machine.on {
+        Emulator::Qemu => "Ctrl-] x stops the machine at once; ",
+        Emulator::Bochs => "",
+    };
+    eprintln!("{stops}the console is logged in {}", paths::shown(&log));
+    let limit = args.machine.timeout.map(Duration::from_secs);
+    let status = crate::terminal::run(&mut command, limit)?;
     if !status.success() {
         bail!(
-            "QEMU ended with {status}; its command was\n    {}",
-            process::shown(&qemu)
+            "the emulator ended with {status}; its command was\n    {}",
+            process::shown(&command)
         );
     }
     Ok(())
@@ -70,9 +74,13 @@ pub(crate) fn run(args: &RunArgs, arch: Option<Arch>) -> Result<()> {
 
 /// Runs the machine with nobody at the console.
 fn unattended(args: &RunArgs, machine: &Machine) -> Result<()> {
-    let mut qemu = machine.command(Terminal::Pipes, "run")?;
+    let mut command = machine.command(Terminal::Pipes, "run")?;
     announce(machine);
-    let mut console = Console::start(&mut qemu, "run", args.machine.limit(LIMIT), Echo::Stdout)?;
+    let limit = args.machine.limit(match machine.on {
+        Emulator::Qemu => LIMIT,
+        Emulator::Bochs => BOCHS_LIMIT,
+    });
+    let mut console = Console::start(&mut command, "run", limit, Echo::Stdout)?;
     if types_at_the_prompt(args, machine.board) {
         type_lines(&mut console)?;
     }
@@ -82,7 +90,12 @@ fn unattended(args: &RunArgs, machine: &Machine) -> Result<()> {
 fn announce(machine: &Machine) {
     eprintln!(
         "starting {} with {} CPUs and {} MiB",
-        machine.board.name, machine.cpus, machine.memory
+        match machine.on {
+            Emulator::Qemu => machine.board.name,
+            Emulator::Bochs => "Bochs",
+        },
+        machine.cpus,
+        machine.memory
     );
 }
 

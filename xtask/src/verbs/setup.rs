@@ -2,6 +2,8 @@
 //!
 //! A check costs one call of dpkg; apt runs only when something is missing.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::arch::Arch;
@@ -17,10 +19,12 @@ const TOOLS: &[(&str, &str)] = &[
     ("dpkg-dev", "dpkg-parsechangelog"),
     ("gcc", "gcc"),
     ("grub-common", "grub-mkrescue"),
+    ("grub-efi-amd64-bin", ""),
     ("grub-pc-bin", ""),
     ("libxen-dev", ""),
     ("mtools", "mcopy"),
     ("opensbi", ""),
+    ("ovmf", ""),
     ("qemu-system-arm", "qemu-system-aarch64"),
     ("qemu-system-misc", "qemu-system-riscv64"),
     ("qemu-system-x86", "qemu-system-x86_64"),
@@ -28,6 +32,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("u-boot-tools", "mkimage"),
     ("vgabios", ""),
     ("xorriso", "xorriso"),
+    ("xz-utils", "xz"),
 ];
 
 /// Installs everything for every verb and every architecture.
@@ -46,6 +51,17 @@ pub(crate) fn run() -> Result<()> {
     println!("toolchain for bare metal: {}", Toolchain::find()?.origin);
     println!("everything is installed");
     Ok(())
+}
+
+/// Programs, and files by their paths, that only some runs need: checked each time, installed if they can be.
+pub(crate) fn ensure_these(wanted: &[&str]) -> Result<()> {
+    let exists = |name: &&str| {
+        process::exists(name) || Path::new(name).is_absolute() && Path::new(name).exists()
+    };
+    if wanted.iter().all(exists) {
+        return Ok(());
+    }
+    run()
 }
 
 /// What `run` needs for one architecture: checked each time, installed if it can be.

@@ -10,9 +10,8 @@ use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
 use crate::boards::Stage;
-use crate::bochs;
 use crate::console::{Console, Echo};
-use crate::emulator::{Machine, Terminal};
+use crate::emulator::{Emulator, Machine, Terminal};
 use crate::prepare::MachineArgs;
 use crate::rootfs;
 
@@ -29,9 +28,6 @@ pub(crate) struct SmokeArgs {
     /// How dom0 runs, on x86_64
     #[arg(long, value_name = "KIND")]
     pub(crate) dom0: Option<Dom0Kind>,
-    /// The emulator
-    #[arg(long, value_name = "NAME", default_value = "qemu")]
-    pub(crate) emulator: Emulator,
 }
 
 /// How dom0 runs on x86-64.
@@ -43,25 +39,9 @@ pub(crate) enum Dom0Kind {
     Pvh,
 }
 
-/// The machine emulator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Emulator {
-    /// QEMU
-    #[default]
-    Qemu,
-    /// Bochs, which has Intel's VMX
-    Bochs,
-}
-
 /// Runs the smoke test; an error says what was wrong.
 pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
     let board = args.machine.board(arch)?;
-    if args.emulator == Emulator::Bochs && board.arch != Arch::X86_64 {
-        bail!(
-            "Bochs is an x86_64 machine; {} is not: leave --emulator out",
-            board.name
-        );
-    }
     match args.dom0 {
         Some(_) if board.arch != Arch::X86_64 => bail!(
             "--dom0 chooses how dom0 runs on x86_64; {} has one kind: leave it out",
@@ -70,33 +50,23 @@ pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
         Some(Dom0Kind::Pv) => bail!("dom0 runs by PVH so far: use --dom0 pvh"),
         _ => {}
     }
-    let name = log_name(args, board.name);
-    if args.emulator == Emulator::Bochs {
-        return in_bochs(&args.machine, arch, &format!("{name}-bochs"));
-    }
     let machine = args.machine.machine(arch)?;
-    check(&machine, &name, args.machine.limit(LIMIT), Echo::Stdout)
-}
-
-/// The same in Bochs, which is slower and has fewer CPUs.
-fn in_bochs(options: &MachineArgs, arch: Option<Arch>, name: &str) -> Result<()> {
-    let mut options = options.clone();
-    options.smp.get_or_insert(bochs::MOST_CPUS);
-    options.memory.get_or_insert(bochs::MEMORY);
-    let words = options.append.get_or_insert_default();
-    *words = format!("{words} {}", bochs::DOM0_WORDS);
-    let machine = options.machine(arch)?;
-    let mut command = bochs::command(&machine, name)?;
-    let limit = options.limit(BOCHS_LIMIT);
-    let mut console = Console::start(&mut command, name, limit, Echo::Log)?;
-    dom0(&mut console, machine.board.arch, machine.cpus, Echo::Stdout)
+    let limit = args.machine.limit(match machine.on {
+        Emulator::Qemu => LIMIT,
+        Emulator::Bochs => BOCHS_LIMIT,
+    });
+    check(&machine, &log_name(args, board.name), limit, Echo::Stdout)
 }
 
 /// The name of the log of a smoke run with these options.
 pub(crate) fn log_name(args: &SmokeArgs, board: &str) -> String {
     let on = if args.machine.reference { "-xen" } else { "" };
     let by = if args.machine.uboot { "-uboot" } else { "" };
-    format!("smoke-{board}{on}{by}")
+    let emulator = match args.machine.emulator {
+        Emulator::Qemu => "",
+        Emulator::Bochs => "-bochs",
+    };
+    format!("smoke-{board}{on}{by}{emulator}")
 }
 
 /// Boots the machine and asks of it what its port has reached.

@@ -177,7 +177,24 @@ fn dom0_sees_its_own_cpus_and_the_machine_s_other_tables() {
     assert_eq!(dom0.madt.ioapics, host.madt.ioapics);
     assert_eq!(dom0.madt.overrides, host.madt.overrides);
     assert_eq!((dom0.fadt, dom0.power_off), (host.fadt, host.power_off));
-    assert!(dom0.has(b"SSDT") && !dom0.has(b"HPET") && !dom0.has(b"MCFG"));
+    assert!(dom0.has(b"SSDT") && !dom0.has(b"HPET"));
+    assert_eq!(dom0.config_spaces, host.config_spaces);
+}
+
+#[test]
+fn configuration_of_buses_from_another_than_the_first_lies_behind_the_base() {
+    let mut space = ConfigSpace {
+        base: 0xb000_0000,
+        segment: 0,
+        first_bus: 2,
+        last_bus: 3,
+    };
+    let range = PhysRange::between(0xb020_0000, 0xb040_0000);
+    assert_eq!(space.range(), Some(range));
+    space.last_bus = 1;
+    assert_eq!(space.range(), None);
+    (space.base, space.last_bus) = (u64::MAX, 255);
+    assert_eq!(space.range(), None);
 }
 
 proptest! {

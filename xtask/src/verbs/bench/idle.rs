@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::boards::Board;
 use crate::console::{Console, Echo};
 use crate::domains::{self, Domain};
-use crate::emulator::Terminal;
+use crate::emulator::{Emulator, Terminal};
 use crate::guest::{self, On};
 use crate::verbs::bench::table::{Goal, Row};
 use crate::verbs::build;
@@ -59,6 +59,7 @@ fn taken(board: &'static Board, on: On, count: usize) -> Result<i64> {
         board,
         cpus: 1,
         icount: false,
+        runs_in: Emulator::Qemu,
         emulator: None,
         // Without a word for dom0's kernel, Xen takes its own for the kernel's.
         words: "seconds=0",

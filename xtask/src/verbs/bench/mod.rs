@@ -19,6 +19,7 @@ use clap::Args;
 
 use crate::arch::Arch;
 use crate::boards::{self, Board};
+use crate::emulator::Emulator;
 use crate::guest::{self, On};
 use crate::results::Results;
 use crate::verbs::bench::plan::{Figure, Plan, PlannedRun};
@@ -121,6 +122,7 @@ fn guest_results(board: &'static Board, run: &PlannedRun, on: On) -> Result<Resu
         board,
         cpus: run.cpus,
         icount: true,
+        runs_in: Emulator::Qemu,
         emulator: newer.as_deref(),
         words: &run.words,
         xen_words: &run.xen_words,

@@ -7,14 +7,18 @@ use anyhow::Result;
 use crate::arch::Arch;
 use crate::boards::{self, Board, Stage};
 use crate::console::Echo;
+use crate::emulator::Emulator;
 use crate::prepare::MachineArgs;
+use crate::verbs::image::Grub;
 use crate::verbs::smoke;
 use crate::verbs::test::{
-    Case, Needs, alone, bad_input, bad_tree, guests, images, neighbours, ports,
+    Case, Needs, alone, bad_input, bad_tree, devices, guests, images, neighbours, ports,
 };
 
 /// A machine that is well needs a few seconds; this allows for a busy host.
 const LIMIT: Duration = Duration::from_secs(120);
+/// The same in Bochs.
+const BOCHS_LIMIT: Duration = Duration::from_secs(600);
 
 /// Every test beside the host's.
 pub(crate) fn all() -> Result<Vec<Case>> {
@@ -64,13 +68,28 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             ..MachineArgs::default()
         },
     ));
-    cases.extend(guests::cases());
+    let pc = boards::find(None, Some(Arch::X86_64))?;
+    cases.extend(
+        [("/cd", Grub::Cd), ("/efi-disk", Grub::EfiDisk)].map(|(name, grub)| {
+            smoke(
+                pc,
+                name,
+                MachineArgs {
+                    grub: Some(grub),
+                    ..MachineArgs::default()
+                },
+            )
+        }),
+    );
+    cases.push(in_bochs(pc));
+    cases.extend(guests::cases()?);
     cases.extend(neighbours::cases(virt));
     cases.extend(alone::cases());
     cases.extend(bad_input::cases(virt));
     cases.extend(bad_tree::cases());
     let pc = boards::find(None, Some(Arch::X86_64))?;
     cases.extend(bad_input::multiboot_cases(pc));
+    cases.extend(devices::cases()?);
     cases.extend(ports::cases()?);
     Ok(cases)
 }
@@ -89,6 +108,24 @@ fn smoke(board: &'static Board, variant: &str, mut args: MachineArgs) -> Case {
     let run = move || smoke::check(&args.machine(None)?, &log, LIMIT, Echo::Log);
     Case {
         name: format!("smoke/{}{variant}", board.name),
+        needs: Needs::Emulator,
+        run: Box::new(run),
+    }
+}
+
+/// dom0 on a machine with Intel's VMX.
+fn in_bochs(board: &'static Board) -> Case {
+    let args = MachineArgs {
+        emulator: Emulator::Bochs,
+        smp: Some(1),
+        ..MachineArgs::default()
+    };
+    let run = move || {
+        let machine = args.machine(Some(board.arch))?;
+        smoke::check(&machine, "smoke-bochs", BOCHS_LIMIT, Echo::Log)
+    };
+    Case {
+        name: "smoke/bochs".into(),
         needs: Needs::Emulator,
         run: Box::new(run),
     }

@@ -1,14 +1,19 @@
-//! Our test guests, as dom0 on Xenolith and on Debian's Xen: both must answer alike.
+//! Our test guests, as dom0 on Xenolith and on Debian's Xen: both must answer alike. In Bochs, for Intel's VMX, only
+//! Xenolith runs; its answers are held against those of Xen in QEMU.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::boards::{self, Board, Stage};
+use crate::bochs;
+use crate::emulator::Emulator;
 use crate::guest::{self, On, Run};
-use crate::results;
-use crate::verbs::build;
+use crate::results::{self, Outcome, Results};
+use crate::verbs::build::{self, Built};
 use crate::verbs::test::{Case, Needs, differences};
 
 /// A guest and how it is run.
@@ -69,27 +74,36 @@ const PLANS: &[Plan] = &[
     },
 ];
 
-/// One test per guest and board.
-pub(crate) fn cases() -> Vec<Case> {
+/// One test per guest and board, and per guest in Bochs.
+pub(crate) fn cases() -> Result<Vec<Case>> {
     let boards = boards::ALL
         .iter()
         .filter(|board| matches!(board.stage, Stage::Dom0));
-    boards
+    let in_qemu = boards
         .flat_map(|board| PLANS.iter().map(move |plan| (*board, plan)))
         .filter(|(board, plan)| plan.only.is_none_or(|arch| arch == board.arch))
-        .map(|(board, plan)| case(board, plan))
-        .collect()
+        .map(|(board, plan)| case(board, Emulator::Qemu, plan));
+    let pc = boards::find(None, Some(Arch::X86_64))?;
+    let in_bochs = PLANS
+        .iter()
+        .filter(|plan| plan.variant.is_empty())
+        .map(|plan| case(pc, Emulator::Bochs, plan));
+    Ok(in_qemu.chain(in_bochs).collect())
 }
 
-fn case(board: &'static Board, plan: &'static Plan) -> Case {
+fn case(board: &'static Board, emulator: Emulator, plan: &'static Plan) -> Case {
+    let machine = match emulator {
+        Emulator::Qemu => board.name,
+        Emulator::Bochs => "bochs",
+    };
     Case {
-        name: format!("guest/{}/{}{}", plan.guest, board.name, plan.variant),
+        name: format!("guest/{}/{machine}{}", plan.guest, plan.variant),
         needs: Needs::Emulator,
-        run: Box::new(move || compare(board, plan)),
+        run: Box::new(move || compare(board, emulator, plan)),
     }
 }
 
-fn compare(board: &'static Board, plan: &Plan) -> Result<()> {
+fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()> {
     let guests = build::guests(board.arch)?;
     let guest = guests.iter().find(|guest| guest.name == plan.guest);
     let guest =
@@ -104,15 +118,35 @@ fn compare(board: &'static Board, plan: &Plan) -> Result<()> {
         board,
         cpus: plan.cpus,
         icount: false,
+        runs_in: Emulator::Qemu,
         emulator: None,
         words: words.trim(),
         xen_words: "",
         limit: Duration::from_secs(plan.limit),
     };
-    let ours = guest::run(guest, On::Xenolith, &how)?;
-    let theirs = guest::run(guest, On::Xen, &how)?;
+    let here = match emulator {
+        Emulator::Qemu => how,
+        Emulator::Bochs => Run {
+            runs_in: emulator,
+            cpus: plan.cpus.min(bochs::MOST_CPUS),
+            // Here the machine shall go off.
+            words: plan.words,
+            limit: how.limit * 2,
+            ..how
+        },
+    };
+    let ours = guest::run(guest, On::Xenolith, &here)?;
+    let mut theirs = on_xen(guest, &how)?;
+    if board.arch == Arch::X86_64 {
+        spoilt_by_qemu(&mut theirs);
+    }
     let listed = differences::Listed::read();
-    let known = |case: &str| listed.holds(&guest.name, board.arch, case);
+    let places: &[&str] = match (board.arch, emulator) {
+        (Arch::X86_64, Emulator::Qemu) => &[board.arch.name(), "svm"],
+        (Arch::X86_64, Emulator::Bochs) => &[board.arch.name(), "vmx"],
+        _ => &[board.arch.name()],
+    };
+    let known = |case: &str| listed.holds(&guest.name, places, case);
     let found = results::differences(&ours, &theirs, &known);
     if !found.is_empty() {
         bail!(
@@ -123,4 +157,28 @@ fn compare(board: &'static Board, plan: &Plan) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A case that counts interrupts, some of which QEMU's SVM delivers twice as Xen gives them (docs/assurance.md): Xen passes it
+/// in every other run or so. Xenolith must pass.
+fn spoilt_by_qemu(theirs: &mut Results) {
+    if let Some(outcome) = theirs.cases.get_mut("ipi.ping_pong_1000") {
+        *outcome = Outcome::Ok;
+    }
+}
+
+/// What Xen answers, asked once for each machine and guest.
+fn on_xen(guest: &Built, how: &Run) -> Result<Results> {
+    static KNOWN: Mutex<BTreeMap<String, Results>> = Mutex::new(BTreeMap::new());
+    let key = format!(
+        "{} {} {} {}",
+        guest.name, how.board.name, how.cpus, how.words
+    );
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(results) = known().get(&key) {
+        return Ok(results.clone());
+    }
+    let results = guest::run(guest, On::Xen, how)?;
+    known().insert(key, results.clone());
+    Ok(results)
 }

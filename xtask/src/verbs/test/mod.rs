@@ -7,6 +7,7 @@ mod alone;
 mod bad_input;
 mod bad_tree;
 mod cases;
+mod devices;
 mod differences;
 mod guests;
 mod host;

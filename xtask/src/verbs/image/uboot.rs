@@ -1,58 +1,24 @@
-//! `cargo xtask image`: a disk image with the hypervisor, dom0's files and a U-Boot script that starts them.
-//!
-//! The script does what a person would type at U-Boot's prompt: load the files, describe them under `/chosen` in Xen's
+//! A disk image with the hypervisor, dom0's files and a U-Boot script that starts them. The script does what a person would type at U-Boot's prompt: load the files, describe them under `/chosen` in Xen's
 //! bindings, `booti`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 
-use crate::arch::Arch;
 use crate::boards::{Board, Modules, UBoot};
-use crate::emulator::{Boot, Dom0, Files};
+use crate::emulator::{self, Boot, Dom0, Files};
 use crate::fetch::Debian;
 use crate::layout::{self, DiskLayout, Place};
-use crate::prepare::MachineArgs;
-use crate::verbs::setup;
 use crate::{disk, paths, process};
 
 /// Where Debian's package keeps its U-Boots.
 const UBOOTS: &str = "/usr/lib/u-boot";
 
-/// What goes into the image.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct ImageArgs {
-    #[command(flatten)]
-    machine: MachineArgs,
-    /// The file to write [default: target/xtask/BOARD.img]
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
-/// Makes the image and says how to use it.
-pub(crate) fn run(args: &ImageArgs, arch: Option<Arch>) -> Result<()> {
-    let board = args.machine.board(arch)?;
-    setup::ensure(board.arch)?;
-    let files = args.machine.files(board)?;
-    let output = match &args.output {
-        Some(file) => std::path::absolute(file)?,
-        None => image_path(board, args.machine.reference),
-    };
-    write(board, &files, &output)?;
-    println!("{}", paths::shown(&output));
-    println!(
-        "write it to an SD card: dd if={} of=/dev/CARD bs=4M conv=fsync",
-        paths::shown(&output)
-    );
-    Ok(())
-}
-
 /// Makes the image for a run in the emulator, with the firmware that starts it.
-pub(crate) fn boot(board: &'static Board, files: &Files, reference: bool) -> Result<Boot> {
-    let firmware = uboot(board)?.firmware;
-    let Some(firmware) = firmware else {
+pub(super) fn boot(board: &'static Board, files: &Files, image: &Path) -> Result<Boot> {
+    let uboot = uboot(board)?;
+    let Some(firmware) = uboot.firmware else {
         bail!(
             "no U-Boot starts board {} in the emulator; `cargo xtask image` makes the image for the real board",
             board.name
@@ -65,14 +31,16 @@ pub(crate) fn boot(board: &'static Board, files: &Files, reference: bool) -> Res
             firmware.display()
         );
     }
-    let image = image_path(board, reference);
-    write(board, files, &image)?;
-    Ok(Boot::Disk { image, firmware })
-}
-
-fn image_path(board: &Board, reference: bool) -> PathBuf {
-    let on = if reference { "-xen" } else { "" };
-    paths::work().join(format!("{}{on}.img", board.name))
+    write(board, files, image)?;
+    let image = emulator::escaped(&image.display().to_string());
+    let mut words = vec!["-bios".to_string(), firmware.display().to_string()];
+    words.extend(
+        uboot
+            .disk
+            .iter()
+            .map(|word| word.replace("{image}", &image)),
+    );
+    Ok(Boot::Image { words })
 }
 
 fn uboot(board: &'static Board) -> Result<&'static UBoot> {
@@ -82,7 +50,8 @@ fn uboot(board: &'static Board) -> Result<&'static UBoot> {
         .with_context(|| format!("board {} does not boot by U-Boot yet", board.name))
 }
 
-fn write(board: &'static Board, files: &Files, output: &std::path::Path) -> Result<()> {
+/// Writes the image.
+pub(super) fn write(board: &'static Board, files: &Files, output: &Path) -> Result<()> {
     let uboot = uboot(board)?;
     let dom0 = files
         .dom0

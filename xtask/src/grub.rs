@@ -1,0 +1,158 @@
+//! Images from which GRUB starts the hypervisor and dom0 by Multiboot 2: a CD, and a disk with a FAT partition. Both hold
+//! GRUB for BIOS and for 64-bit EFI.
+//!
+//! `grub-mkrescue` makes the CD. The disk is made without `grub-install`, which wants block devices and root's rights:
+//! GRUB's first sector and its core, as `grub-mkimage` makes it, stand one after the other, which is where the first
+//! sector looks for the core unless it is told another place (GRUB manual, "Installation", "BIOS installation").
+
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::emulator::Files;
+use crate::{disk, paths, process};
+
+/// What the images are made with.
+pub(crate) const TOOLS: &[&str] = &[
+    "grub-mkrescue",
+    "grub-mkimage",
+    "xorriso",
+    "mformat",
+    "/usr/lib/grub/i386-pc",
+    "/usr/lib/grub/x86_64-efi",
+];
+/// Where Debian's packages keep GRUB's parts.
+const GRUB: &str = "/usr/lib/grub";
+/// What GRUB on the disk can do: read the partition, read the menu, start.
+const MODULES: &[&str] = &[
+    "fat",
+    "multiboot2",
+    "normal",
+    "part_msdos",
+    "serial",
+    "test",
+];
+/// The firmware's name of the program that starts from a disk which nobody installed.
+const EFI_PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
+/// The first sector's code ends where the table of partitions begins, and a number of the disk before it.
+const CODE: usize = 440;
+
+/// Writes a CD image. `folder` is for what goes onto it.
+pub(crate) fn disc(files: &Files, seconds: u32, folder: &Path, output: &Path) -> Result<()> {
+    let mut make = Command::new("grub-mkrescue");
+    make.args(["--locales=", "--fonts=", "--themes=", "-o"])
+        .arg(output);
+    for (name, file) in content(files, seconds, folder)? {
+        make.arg(format!("{name}={}", grafted(&file)));
+    }
+    process::output(&mut make).map(drop)
+}
+
+/// A path as xorriso reads it behind the name that the file gets on the CD.
+fn grafted(file: &Path) -> String {
+    let path = file.display().to_string();
+    path.replace('\\', r"\\").replace('=', r"\=")
+}
+
+/// Writes a disk image. `folder` is for what goes onto it.
+pub(crate) fn disk(files: &Files, seconds: u32, folder: &Path, output: &Path) -> Result<()> {
+    let mut content = content(files, seconds, folder)?;
+    let efi = folder.join("BOOTX64.EFI");
+    core("x86_64-efi", "/boot/grub", &[], &efi)?;
+    content.push((EFI_PROGRAM, efi));
+    disk::write(output, &content)?;
+    // The prefix without a disk means the disk that the BIOS started from.
+    let bios = folder.join("core.img");
+    core("i386-pc", "(,msdos1)/boot/grub", &["biosdisk"], &bios)?;
+    let first = paths::read(&Path::new(GRUB).join("i386-pc/boot.img"))?;
+    let first = first.get(..CODE).context("GRUB's boot.img is cut short")?;
+    let core = paths::read(&bios)?;
+    ensure!(
+        disk::SECTOR + core.len() as u64 <= disk::START,
+        "GRUB's core has {} bytes, too many for the gap before the partition",
+        core.len()
+    );
+    let mut image = OpenOptions::new().write(true).open(output)?;
+    image.write_all(first)?;
+    image.seek(SeekFrom::Start(disk::SECTOR))?;
+    image.write_all(&core)?;
+    Ok(())
+}
+
+/// A GRUB that holds all its modules.
+fn core(platform: &str, prefix: &str, more: &[&str], output: &Path) -> Result<()> {
+    let mut make = Command::new("grub-mkimage");
+    make.args(["-O", platform, "-p", prefix, "-o"]).arg(output);
+    process::output(make.args(MODULES).args(more)).map(drop)
+}
+
+/// What stands in an image, by its name there.
+fn content(files: &Files, seconds: u32, folder: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let settings = folder.join("grub.cfg");
+    paths::write(&settings, menu(files, seconds).as_bytes())?;
+    let mut content = vec![
+        ("boot/grub/grub.cfg", settings),
+        ("boot/xenolith.bin", files.hypervisor.clone()),
+    ];
+    if let Some(dom0) = &files.dom0 {
+        content.push(("boot/kernel", dom0.kernel.clone()));
+        content.extend(dom0.initrd.clone().map(|initrd| ("boot/initrd", initrd)));
+    }
+    Ok(content)
+}
+
+/// GRUB's settings: one entry, which starts after these seconds.
+fn menu(files: &Files, seconds: u32) -> String {
+    // EFI firmware shows its own console on the serial line, a BIOS does not.
+    let mut text = format!(
+        "if [ $grub_platform = pc ]; then\n  serial --unit=0 --speed=115200\n  terminal_output console serial\nfi\n\
+         set timeout={seconds}\nmenuentry Xenolith {{\n  multiboot2 /boot/xenolith.bin{}\n",
+        words(&files.words)
+    );
+    if let Some(dom0) = &files.dom0 {
+        text += &format!("  module2 /boot/kernel{}\n", words(&dom0.words));
+        if dom0.initrd.is_some() {
+            text += "  module2 /boot/initrd\n";
+        }
+    }
+    text + "}\n"
+}
+
+/// A command line behind a file's name, each word quoted for GRUB, whose quotes are those of a shell.
+fn words(line: &str) -> String {
+    line.split_whitespace()
+        .map(|word| format!(" {}", process::quoted(word.as_ref())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::Dom0;
+
+    #[test]
+    fn a_path_cannot_end_a_name_on_the_cd() {
+        assert_eq!(grafted(Path::new(r"/a=b/c\d")), r"/a\=b/c\\d");
+    }
+
+    #[test]
+    fn the_menu_names_the_files_with_their_words_in_the_order_of_modules() {
+        let dom0 = Dom0 {
+            kernel: "k".into(),
+            initrd: Some("i".into()),
+            words: "console=hvc0 a;b".into(),
+        };
+        let files = Files {
+            hypervisor: "x".into(),
+            words: "dom0_mem=1G".into(),
+            dom0: Some(dom0),
+        };
+        let text = menu(&files, 0);
+        let lines = "  multiboot2 /boot/xenolith.bin dom0_mem=1G\n  module2 /boot/kernel console=hvc0 'a;b'\n  \
+                     module2 /boot/initrd\n}\n";
+        assert!(text.ends_with(lines), "{text}");
+    }
+}
