@@ -23,6 +23,7 @@ pub mod mm;
 pub mod msr;
 pub mod pci;
 pub mod pmtimer;
+pub mod speculation;
 pub mod svm;
 pub mod vioapic;
 pub mod vlapic;

@@ -28,6 +28,7 @@ use crate::{
     machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
+    speculation,
     svm::{self, vcpu::Svm},
     timer,
     vioapic::VIoApic,
@@ -55,6 +56,7 @@ fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
 fn policy(shape: &Shape<'_>) -> Policy {
     let handled = Handled {
         xsave: fpu::kind().states.is_some(),
+        spec_ctrl: speculation::apply::guests_have_controls(),
         ..Handled::default()
     };
     let rate = timer::rate();

@@ -24,7 +24,7 @@ use crate::{
         hyp::{self, FourLevels},
         peephole,
     },
-    power, timer,
+    power, speculation, timer,
 };
 
 /// Memory below this is firmware's and real mode's, and not used otherwise.
@@ -97,6 +97,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     power::init(&acpi);
     timer::read_clock();
     apic::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    speculation::apply::init(options.spec_ctrl.as_deref());
     if let Err(error) = machine::find_virtualization() {
         log::warn!("{error}");
     }

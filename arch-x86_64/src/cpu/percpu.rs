@@ -7,7 +7,7 @@ use core::{
 };
 
 use x86_64::{VirtAddr, registers::model_specific::GsBase};
-use xenolith_core::{DomainRef, Hypervisor, VcpuRef};
+use xenolith_core::{DomId, DomainRef, Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
 use super::shootdown::{self, Presence};
@@ -33,6 +33,8 @@ pub struct PerCpu {
     /// Which guest it runs, for those who change that guest's tables.
     presence: &'static Presence,
     visits: Cell<u64>,
+    /// The domain whose guest it ran last.
+    pub last: Cell<Option<DomId>>,
 }
 
 /// What GS points to while a CPU has no data yet.
@@ -56,6 +58,7 @@ impl PerCpu {
             vmx: OnceCell::new(),
             presence: shootdown::of(id),
             visits: Cell::new(0),
+            last: Cell::new(None),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
         exit::{self, Context},
         interrupts as virtual_interrupts, time,
     },
+    speculation::apply as speculation,
 };
 
 /// As [`run`], on another stack; the present one is forgotten.
@@ -125,6 +126,10 @@ fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
         cpu.hv.context_saved(&old);
     }
     if let Some(new) = next {
+        let domain = new.domain().id();
+        if cpu.last.replace(Some(domain)) != Some(domain) {
+            speculation::between_domains();
+        }
         B::load(cpu, new);
         // SAFETY: the scheduler gave the vCPU to this CPU alone.
         unsafe { (*new.arch.fpu_ptr()).load() };

@@ -64,6 +64,14 @@ register!(
     }
 );
 register!(
+    /// Leaf 7.0, EDX: for the hypervisor alone, which keeps guests' caches clean itself.
+    speculation_leaf7_edx { L1D_FLUSH = 28 }
+);
+register!(
+    /// Leaf 0x8000_0021, EAX: the same.
+    speculation_leaf21_eax { VERW_CLEAR = 5 }
+);
+register!(
     /// Leaf 7.1, EAX.
     leaf7_1_eax { AVX_VNNI = 4, AVX512_BF16 = 5, FZRM = 10, FSRS = 11, FSRCS = 12 }
 );

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     msr::{GeneralProtection, Msr, Register, check_efer, classify},
+    speculation::apply,
     timer,
 };
 
@@ -37,6 +38,9 @@ fn value<H: Hardware>(cx: &Context<'_, H>, index: u32) -> Result<u64, GeneralPro
         Msr::LocalApic => {
             cx.sync_tpr();
             cx.vcpu.arch.lapic.read_msr(index, cx.now())
+        }
+        Msr::Register(Register::SpecCtrl) if Register::SpecCtrl.exists(&arch.policy) => {
+            Ok(cx.regs.spec_ctrl.into())
         }
         Msr::Register(which) if which.exists(&arch.policy) => Ok(cx.hw.register(which)),
         Msr::Tsc => Ok(timer::ticks().wrapping_add(arch.tsc_offset)),
@@ -85,6 +89,10 @@ fn set<H: Hardware>(
             cx.hw.set_efer(value);
             cx.hw.flush();
         }
+        Msr::Register(Register::SpecCtrl) => {
+            let value = Register::SpecCtrl.check(value, &arch.policy)?;
+            cx.regs.spec_ctrl = value as u32;
+        }
         Msr::Register(which) => {
             let value = which.check(value, &arch.policy)?;
             cx.hw.set_register(which, value);
@@ -96,6 +104,11 @@ fn set<H: Hardware>(
             // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.
             let state = unsafe { &mut *cx.vcpu.arch.msrs_ptr() };
             arch.msrs.write(state, index, value)?;
+        }
+        Msr::PredictionCommand if arch.policy.has_prediction_barrier() && value <= 1 => {
+            if value == 1 {
+                apply::forget_branches();
+            }
         }
         Msr::PredictionCommand | Msr::Unknown => return Err(GeneralProtection),
     }

@@ -21,6 +21,8 @@ pub struct GuestRegs {
     pub r13: u64,
     pub r14: u64,
     pub r15: u64,
+    /// SPEC_CTRL as the guest has it, where the world switch changes that.
+    pub spec_ctrl: u32,
 }
 
 impl GuestRegs {

@@ -5,20 +5,20 @@
 //! VMLOAD and VMSAVE switch what VMRUN leaves alone: FS, GS, TR, LDTR and the system-call registers. The hypervisor needs
 //! its own TR and GS for its fault reports, so they are switched at each entry.
 
-use core::arch::global_asm;
+use core::{arch::global_asm, mem::offset_of};
 
 use xenolith_hal::HostPhys;
 
-use crate::guest::regs::GuestRegs;
-use core::mem::offset_of;
+use crate::{
+    guest::regs::GuestRegs,
+    speculation::apply::{self, careful_entry, careful_exit},
+};
 
 global_asm!(
     r#"
     .section .text.svm_enter, "ax"
-    .balign 16
     // rdi: registers, rsi: physical address of the guest's block, rdx: of the host's.
-    .global svm_enter
-svm_enter:
+    .macro  svm_world_switch careful
     pushq   %rbx
     pushq   %rbp
     pushq   %r12
@@ -27,6 +27,11 @@ svm_enter:
     pushq   %r15
     pushq   %rdi
     pushq   %rdx
+    .if     \careful
+    "#,
+    careful_entry!(),
+    r#"
+    .endif
     movq    %rsi, %rax
     movq    {rbx}(%rdi), %rbx
     movq    {rcx}(%rdi), %rcx
@@ -64,6 +69,11 @@ svm_enter:
     movq    %r15, {r15}(%rdi)
     popq    %rax
     vmload  %rax                        // the host's segments
+    .if     \careful
+    "#,
+    careful_exit!(),
+    r#"
+    .endif
     stgi
     popq    %rcx
     movq    %rcx, {rdi}(%rdi)
@@ -74,6 +84,18 @@ svm_enter:
     popq    %rbp
     popq    %rbx
     retq
+    .endm
+
+    .balign 16
+    .global svm_enter
+svm_enter:
+    cmpb    $0, {spec_careful}(%rip)
+    jne     svm_enter_careful
+    svm_world_switch 0
+
+    .balign 16
+svm_enter_careful:
+    svm_world_switch 1
     .text
     "#,
     rbx = const offset_of!(GuestRegs, rbx),
@@ -90,6 +112,15 @@ svm_enter:
     r13 = const offset_of!(GuestRegs, r13),
     r14 = const offset_of!(GuestRegs, r14),
     r15 = const offset_of!(GuestRegs, r15),
+    spec_careful = sym apply::CAREFUL,
+    spec_ctrl = const offset_of!(GuestRegs, spec_ctrl),
+    spec_work = sym apply::WORK,
+    spec_host = sym apply::HOST,
+    spec_selector = sym apply::SELECTOR,
+    spec_switch = const apply::SWITCH,
+    spec_verw = const apply::VERW,
+    spec_flush = const apply::FLUSH,
+    spec_returns = const apply::RETURNS,
     options(att_syntax),
 );
 

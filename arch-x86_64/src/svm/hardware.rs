@@ -296,7 +296,7 @@ impl Hardware for Vmcb {
             Register::SysenterEsp => save.sysenter_esp,
             Register::SysenterEip => save.sysenter_eip,
             Register::Pat => save.pat,
-            // Not offered: CPUID shows neither.
+            // CPUID does not offer the first; the vCPU keeps the other.
             Register::TscAux | Register::SpecCtrl => 0,
         }
     }

@@ -6,15 +6,16 @@
 use core::{arch::global_asm, mem::offset_of};
 
 use super::fields::{HOST_RIP, HOST_RSP};
-use crate::guest::regs::GuestRegs;
+use crate::{
+    guest::regs::GuestRegs,
+    speculation::apply::{self, careful_entry, careful_exit},
+};
 
 global_asm!(
     r#"
     .section .text.vmx_enter, "ax"
-    .balign 16
     // rdi: registers, esi: 0 for the first entry after VMCLEAR. Returns 0, or 1 when the CPU did not enter.
-    .global vmx_enter
-vmx_enter:
+    .macro  vmx_world_switch careful
     pushq   %rbx
     pushq   %rbp
     pushq   %r12
@@ -25,9 +26,14 @@ vmx_enter:
     subq    $8, %rsp                    // for the guest's rdi
     movl    ${host_rsp}, %eax
     vmwrite %rsp, %rax
-    leaq    vmx_exit(%rip), %rdx
+    leaq    4f(%rip), %rdx
     movl    ${host_rip}, %eax
     vmwrite %rdx, %rax
+    .if     \careful
+    "#,
+    careful_entry!(),
+    r#"
+    .endif
     testl   %esi, %esi                  // moves leave the flag alone
     movq    {rax}(%rdi), %rax
     movq    {rbx}(%rdi), %rbx
@@ -48,12 +54,17 @@ vmx_enter:
     vmresume
     jmp     2f
 1:  vmlaunch
-2:  movl    $1, %eax                    // only a refused entry comes here
-    addq    $16, %rsp
+2:  addq    $16, %rsp                   // only a refused entry comes here
+    .if     \careful
+    "#,
+    careful_exit!(),
+    r#"
+    .endif
+    movl    $1, %eax
     jmp     3f
 
     .balign 16
-vmx_exit:
+4:
     movq    %rdi, (%rsp)
     movq    8(%rsp), %rdi
     movq    %rax, {rax}(%rdi)
@@ -73,6 +84,11 @@ vmx_exit:
     popq    %rcx
     movq    %rcx, {rdi}(%rdi)
     addq    $8, %rsp
+    .if     \careful
+    "#,
+    careful_exit!(),
+    r#"
+    .endif
     xorl    %eax, %eax
 3:  popq    %r15
     popq    %r14
@@ -81,6 +97,18 @@ vmx_exit:
     popq    %rbp
     popq    %rbx
     retq
+    .endm
+
+    .balign 16
+    .global vmx_enter
+vmx_enter:
+    cmpb    $0, {spec_careful}(%rip)
+    jne     vmx_enter_careful
+    vmx_world_switch 0
+
+    .balign 16
+vmx_enter_careful:
+    vmx_world_switch 1
     .text
     "#,
     host_rsp = const HOST_RSP.encoding(),
@@ -100,6 +128,15 @@ vmx_exit:
     r13 = const offset_of!(GuestRegs, r13),
     r14 = const offset_of!(GuestRegs, r14),
     r15 = const offset_of!(GuestRegs, r15),
+    spec_careful = sym apply::CAREFUL,
+    spec_ctrl = const offset_of!(GuestRegs, spec_ctrl),
+    spec_work = sym apply::WORK,
+    spec_host = sym apply::HOST,
+    spec_selector = sym apply::SELECTOR,
+    spec_switch = const apply::SWITCH,
+    spec_verw = const apply::VERW,
+    spec_flush = const apply::FLUSH,
+    spec_returns = const apply::RETURNS,
     options(att_syntax),
 );
 

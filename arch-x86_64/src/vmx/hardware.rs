@@ -458,7 +458,7 @@ impl Hardware for State {
             Register::SysenterEsp => read(f::GUEST_SYSENTER_ESP),
             Register::SysenterEip => read(f::GUEST_SYSENTER_EIP),
             Register::Pat => read(f::GUEST_PAT),
-            // Not offered: CPUID shows neither.
+            // CPUID does not offer the first; the vCPU keeps the other.
             Register::TscAux | Register::SpecCtrl => 0,
         }
     }

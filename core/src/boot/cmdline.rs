@@ -37,6 +37,8 @@ pub struct Options {
     pub sync_console: bool,
     /// `dom0`: how dom0 runs, where the machine leaves a choice (x86).
     pub dom0_mode: Option<Dom0Mode>,
+    /// `spec-ctrl`: what is done against speculation, for the architecture to interpret; several words with commas between.
+    pub spec_ctrl: Option<String>,
     /// `gnttab_max_frames`.
     pub grant_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames`.
@@ -60,6 +62,7 @@ impl Default for Options {
             max_cpus: None,
             sync_console: false,
             dom0_mode: None,
+            spec_ctrl: None,
             grant_frames: None,
             maptrack_frames: None,
         }
@@ -206,6 +209,15 @@ impl Warning {
         let word = word.chars().take(64).flat_map(char::escape_debug).collect();
         Self { word, known }
     }
+
+    /// An option that is left to others to interpret has a value that they do not understand.
+    #[must_use]
+    pub fn of_value(name: &str, value: &str) -> Self {
+        let mut word = String::from(name);
+        word.push('=');
+        word.push_str(value);
+        Self::new(&word, true)
+    }
 }
 
 impl fmt::Display for Warning {
@@ -260,7 +272,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "pv-l1tf",
     "serrors",
     "smt",
-    "spec-ctrl",
     "tbuf_size",
     "tsx",
     "ucode",
@@ -353,6 +364,7 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
         },
         "sync_console" => set(&mut o.sync_console, boolean(value)),
         "dom0" => dom0_mode(o, value),
+        "spec-ctrl" => spec_ctrl(o, value),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
             Some(_) if has_value => Outcome::Unknown,
@@ -525,6 +537,18 @@ fn dom0_mode(o: &mut Options, value: &str) -> Outcome {
     Outcome::Done
 }
 
+fn spec_ctrl(o: &mut Options, value: &str) -> Outcome {
+    if value.is_empty() {
+        return Outcome::BadValue;
+    }
+    let words = o.spec_ctrl.get_or_insert_default();
+    if !words.is_empty() {
+        words.push(',');
+    }
+    words.push_str(value);
+    Outcome::Done
+}
+
 /// Fuzzing: any bytes as a command line.
 pub fn fuzz_command_line(bytes: &[u8]) {
     let (options, warnings) = parse(&String::from_utf8_lossy(bytes));
@@ -616,6 +640,18 @@ mod tests {
             }
         );
         assert_eq!(o.max_cpus, Some(2));
+    }
+
+    #[test]
+    fn words_about_speculation_are_handed_on_in_their_order() {
+        assert_eq!(options("").spec_ctrl, None);
+        let o = options("spec-ctrl=no-xen,ssbd spec-ctrl=rsb=hvm");
+        assert_eq!(o.spec_ctrl.as_deref(), Some("no-xen,ssbd,rsb=hvm"));
+        assert_eq!(parse("spec-ctrl=").1.len(), 1);
+        assert_eq!(
+            Warning::of_value("spec-ctrl", "loud").to_string(),
+            "command line: value of \"spec-ctrl=loud\" not understood, default kept; check its spelling"
+        );
     }
 
     #[test]

@@ -11,6 +11,9 @@ const GAP: u64 = 4 * MIB;
 const SACRIFICE: u64 = 16 * MIB;
 /// A range of frames that begins below the image must not reach it.
 const BELOW: u64 = 256 * MIB;
+/// Where an image low in memory has plain RAM between here and itself, an array of arguments that begins there could run
+/// on into it.
+const PLAIN: u64 = MIB;
 
 /// A seeded source of words (xorshift64*).
 pub(crate) struct Words {
@@ -19,19 +22,27 @@ pub(crate) struct Words {
     buffer_bytes: u64,
     own_domain: u16,
     live: Range<u64>,
+    live_addresses: Range<u64>,
     sacrifice: u64,
 }
 
 impl Words {
     pub(crate) fn new(seed: u64, buffers: Page, buffer_pages: u64, own_domain: u16) -> Self {
         let image = arch::image();
+        // Small numbers must stay: an image low in memory protects half of the frames below it.
+        let live = image.start - BELOW.min(image.start / 2)..image.end + GAP / 2;
+        let first = if image.start < BELOW {
+            PLAIN
+        } else {
+            live.start
+        };
         Self {
             state: seed | 1,
             buffers,
             buffer_bytes: buffer_pages * PAGE,
             own_domain,
-            // Small numbers must stay: an image low in memory protects half of what is below it.
-            live: image.start - BELOW.min(image.start / 2)..image.end + GAP / 2,
+            live_addresses: first..live.end,
+            live,
             sacrifice: (image.end + GAP) & !(2 * MIB - 1),
         }
     }
@@ -77,7 +88,7 @@ impl Words {
     fn is_harmless(&self, word: u64) -> bool {
         [word, word & 0xffff_ffff, word >> 32].iter().all(|&part| {
             let as_frame = part.saturating_mul(PAGE);
-            !self.live.contains(&part) && !self.live.contains(&as_frame)
+            !self.live_addresses.contains(&part) && !self.live.contains(&as_frame)
         })
     }
 
