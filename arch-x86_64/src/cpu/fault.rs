@@ -1,6 +1,9 @@
 //! Faults of the hypervisor itself: always a bug here, so say everything and stop.
 
-use core::fmt::Write;
+use core::{
+    fmt::Write,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
 
 use super::vectors::Frame;
 use crate::console;
@@ -10,8 +13,14 @@ const NAMES: [&str; 15] = [
     "rax",
 ];
 
-/// An exception in the hypervisor.
+/// A fault is being told. Another one, of this CPU while it tells or of any other, must not run over it.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// An exception in the hypervisor. The first one is told; who comes later stops in silence.
 pub fn own_fault(frame: &Frame) -> ! {
+    if TOLD.swap(true, SeqCst) {
+        halt()
+    }
     let mut out = console::Raw;
     let _ = writeln!(
         out,
