@@ -22,6 +22,7 @@ pub mod guest;
 pub mod mm;
 pub mod msr;
 pub mod pci;
+pub mod permission;
 pub mod pmtimer;
 pub mod speculation;
 pub mod svm;

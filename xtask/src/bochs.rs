@@ -26,7 +26,7 @@ const DOM0_WORDS: &str = "cryptomgr.notests";
 /// What it writes when the machine has switched itself off.
 const POWERED_OFF: &str = "soft power off";
 /// What a run needs beside the compilers.
-const TOOLS: &[&str] = &["bochs", BIOS, VGA_BIOS, "script", "xz"];
+pub(crate) const TOOLS: &[&str] = &["bochs", BIOS, VGA_BIOS, "script", "xz"];
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 

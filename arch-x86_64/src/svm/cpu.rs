@@ -11,10 +11,8 @@ use super::{
     asid::Asids,
     maps::{self, MSR_MAP_BYTES, PORT_MAP_BYTES},
 };
-use crate::{X86_64, cpu::cpuid::cpuid, mm::hyp::Direct};
+use crate::{X86_64, cpu::cpuid::cpuid, mm::hyp::Direct, permission};
 
-const VM_CR: u32 = 0xc001_0114;
-const VM_CR_DISABLED: u64 = 1 << 4;
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
@@ -50,9 +48,7 @@ pub fn detect() -> Result<Features, &'static str> {
         return Err("the CPU has no SVM");
     }
     // SAFETY: the register exists where SVM does.
-    if unsafe { Msr::new(VM_CR).read() } & VM_CR_DISABLED != 0 {
-        return Err("SVM is switched off by firmware: look for it in the firmware's set-up");
-    }
+    permission::svm(unsafe { Msr::new(permission::VM_CR).read() })?;
     let svm = leaf(0x8000_000a);
     if svm.edx & 1 == 0 {
         return Err("SVM has no nested paging on this CPU");

@@ -20,11 +20,16 @@ use super::{
     instructions::{self, Invept, write},
     maps::{self, MSR_MAP_BYTES, PORT_MAP_BYTES},
 };
-use crate::{X86_64, cpu::cpuid::cpuid, mm::hyp::Direct, svm::asid::Asids};
+use crate::{
+    X86_64,
+    cpu::cpuid::cpuid,
+    mm::hyp::Direct,
+    permission::{self, FEATURE_CONTROL, LOCKED, VMX_ALLOWED},
+    svm::asid::Asids,
+};
 
 /// Capability registers (Intel SDM, volume 3, appendix A).
 mod msr {
-    pub const FEATURE_CONTROL: u32 = 0x3a;
     pub const PAT: u32 = 0x277;
     pub const EFER: u32 = 0xc000_0080;
     pub const BASIC: u32 = 0x480;
@@ -38,8 +43,6 @@ mod msr {
     pub const TRUE_ENTRY: u32 = 0x490;
 }
 
-const LOCKED: u64 = 1 << 0;
-const VMX_ALLOWED: u64 = 1 << 2;
 const CR0_PE_PG: u64 = 1 << 31 | 1;
 /// Identifiers of translations; 0 is the host's.
 const IDENTIFIERS: u32 = 1 << 16;
@@ -87,9 +90,7 @@ pub fn detect() -> Result<Features, &'static str> {
     if !exists() {
         return Err("the CPU has no VMX");
     }
-    if capability(msr::FEATURE_CONTROL) & (LOCKED | VMX_ALLOWED) == LOCKED {
-        return Err("VMX is switched off by firmware: look for it in the firmware's set-up");
-    }
+    permission::vmx(capability(FEATURE_CONTROL))?;
     let basic = capability(msr::BASIC);
     let old = "VMX is too old on this CPU: it lacks controls that guests need";
     if basic & 1 << 55 == 0 {
@@ -317,10 +318,10 @@ pub fn start(hv: &Hypervisor<X86_64>, features: &Features, cpu: CpuId) -> Option
     };
     Direct::zero(region, 0);
     Direct::write(region, 0, &features.revision.to_le_bytes()).ok()?;
-    let control = capability(msr::FEATURE_CONTROL);
+    let control = capability(FEATURE_CONTROL);
     if control & LOCKED == 0 {
         // SAFETY: the register exists where VMX does; once locked, it stays so until reset.
-        unsafe { Msr::new(msr::FEATURE_CONTROL).write(control | LOCKED | VMX_ALLOWED) }
+        unsafe { Msr::new(FEATURE_CONTROL).write(control | LOCKED | VMX_ALLOWED) }
     }
     // SAFETY: VMX exists. The region is this CPU's, and given back to nobody. CR0 has what VMX wants: paging, protection
     // and native floating-point errors are on since start-up.

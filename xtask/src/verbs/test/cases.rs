@@ -12,7 +12,7 @@ use crate::prepare::MachineArgs;
 use crate::verbs::image::Grub;
 use crate::verbs::smoke;
 use crate::verbs::test::{
-    Case, Needs, alone, bad_input, bad_tree, devices, guests, images, neighbours, ports,
+    Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, neighbours, ports,
 };
 
 /// A machine that is well needs a few seconds; this allows for a busy host.
@@ -89,6 +89,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(bad_tree::cases());
     let pc = boards::find(None, Some(Arch::X86_64))?;
     cases.extend(bad_input::multiboot_cases(pc));
+    cases.extend(bad_cpu::cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(devices::cases()?);
     cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(ports::cases()?);

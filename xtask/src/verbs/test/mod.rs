@@ -4,6 +4,7 @@
 //! in `cases.rs` or in a file that it lists.
 
 mod alone;
+mod bad_cpu;
 mod bad_input;
 mod bad_tree;
 mod cases;
