@@ -1,7 +1,9 @@
 //! The hypervisor's heap: a library allocator over pieces of memory that grow by frames.
 //!
 //! Objects are few and small: what a guest can make grow is counted to its domain by the core before it comes here.
-//! When the machine has no frame left, small requests are served from a reserve ([`crate::supply`]).
+//! When the machine has no frame left, small requests are served from a reserve ([`crate::supply`]). Large objects, which
+//! only a library that unpacks a kernel makes, can be served from memory that is lent for the time ([`with_room`]): the heap
+//! does not give back what it once has.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::marker::PhantomData;
@@ -16,6 +18,7 @@ use xenolith_hal::{
 
 use crate::{
     Direct, Paging,
+    lent::Lent,
     supply::{FrameSource, Supply},
 };
 
@@ -27,6 +30,17 @@ struct Arena(#[allow(dead_code, reason = "only its address is used")] [u8; EARLY
 static mut ARENA: Arena = Arena([0; EARLY]);
 
 static SUPPLY: Supply = Supply::new();
+
+static LENT: Mutex<Lent> = Mutex::new(Rank::Heap, Lent::new());
+
+/// Does `work` while large objects have their place in `room`. None of them may outlive it.
+pub fn with_room<R>(room: &'static mut [u8], work: impl FnOnce() -> R) -> R {
+    let place = room.as_mut_ptr_range();
+    LENT.lock().begin(place.start as usize..place.end as usize);
+    let result = work();
+    assert!(LENT.lock().end(), "an object outlives the room of its work");
+    result
+}
 
 /// Lets the heap grow from now on, and sets the reserve aside.
 pub fn set_source(source: FrameSource) {
@@ -101,9 +115,15 @@ impl<P: DirectMap> Default for Heap<P> {
     }
 }
 
-// SAFETY: memory comes from `Talc`, which keeps `GlobalAlloc`'s contract; the lock makes calls exclusive.
+// SAFETY: memory comes from `Talc`, which keeps `GlobalAlloc`'s contract, or from room that was lent, of which `Lent` gives no
+// byte twice; the locks make calls exclusive. An address tells which it came from.
 unsafe impl<P: DirectMap> GlobalAlloc for Heap<P> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if Lent::serves(layout)
+            && let Some(at) = LENT.lock().take(layout)
+        {
+            return at as *mut u8;
+        }
         let mut heap = self.0.lock();
         let talc = heap.get_or_insert_with(|| {
             let mut talc = Talc::new(Grow(PhantomData));
@@ -123,6 +143,9 @@ unsafe impl<P: DirectMap> GlobalAlloc for Heap<P> {
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        if Lent::serves(layout) && LENT.lock().give_back(ptr as usize) {
+            return;
+        }
         if let (Some(talc), Some(ptr)) = (self.0.lock().as_mut(), NonNull::new(ptr)) {
             // SAFETY: the caller gives back what `alloc` gave, with the same layout.
             unsafe { talc.free(ptr, layout) };

@@ -15,13 +15,14 @@ pub mod boot_memory;
 pub mod console;
 mod direct;
 mod heap;
+mod lent;
 mod paging;
 pub mod second_level;
 mod supply;
 mod unsupported;
 
 pub use direct::{Direct, add_bank, is_ram};
-pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source};
+pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source, with_room};
 pub use paging::{Access, Entry, Image, Paging, Tables};
 pub use supply::FrameSource;
 pub use unsupported::NoP2m;

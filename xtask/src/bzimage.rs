@@ -1,7 +1,9 @@
-//! The kernel inside a bzImage, unpacked on the host for an emulator in which unpacking takes minutes.
+//! The kernel inside a bzImage, unpacked on the host for an emulator in which unpacking takes minutes, or packed in another
+//! way.
 //!
 //! The header is that of Linux's boot protocol (Documentation/x86/boot.rst), from version 2.08 on.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +12,9 @@ use anyhow::{Context, Result};
 use crate::{paths, process};
 
 const MAGIC: &[u8] = b"HdrS";
+/// Size of what follows the sectors, in units of 16 bytes.
+const SYSTEM_SIZE: usize = 0x1f4;
+const PAYLOAD_SIZE: usize = 0x24c;
 const XZ: &[u8] = b"\xfd7zXZ\0";
 
 /// The kernel's ELF file, made as `output` where it is not newer than the kernel; or the kernel as it is where it is not
@@ -23,7 +28,17 @@ pub(crate) fn unpacked(kernel: &Path, output: &Path) -> Result<PathBuf> {
     let Some(payload) = payload(&file).filter(|bytes| bytes.starts_with(XZ)) else {
         return Ok(kernel.to_path_buf());
     };
-    // xz takes the end of the name away. The output's own name comes last, so that it never names half a file.
+    let whole = unpacked_payload(payload, output)?;
+    let mut elf = paths::read(&whole)?;
+    leave_zeroes_out(&mut elf).context("the unpacked kernel is no whole ELF file")?;
+    paths::write(output, &elf)?;
+    std::fs::remove_file(&whole)?;
+    Ok(output.to_path_buf())
+}
+
+/// Unpacks by xz to a file beside `output`, whose own name comes last so that it never names half a file.
+fn unpacked_payload(payload: &[u8], output: &Path) -> Result<PathBuf> {
+    // xz takes the end of the name away.
     let whole = output.with_added_extension("whole");
     let packed = whole.with_added_extension("xz");
     paths::write(&packed, payload)?;
@@ -31,9 +46,41 @@ pub(crate) fn unpacked(kernel: &Path, output: &Path) -> Result<PathBuf> {
     let mut xz = Command::new("xz");
     xz.args(["--decompress", "--force", "--single-stream"]);
     process::output(xz.arg(&packed))?;
-    let mut elf = paths::read(&whole)?;
-    leave_zeroes_out(&mut elf).context("the unpacked kernel is no whole ELF file")?;
-    paths::write(output, &elf)?;
+    Ok(whole)
+}
+
+/// The same kernel packed by zstd as Linux's build does it, with a window as large as the kernel; faster, so less tightly.
+pub(crate) fn packed_by_zstd(kernel: &Path, output: &Path) -> Result<PathBuf> {
+    let mut file = paths::read(kernel)?;
+    let place = place(&file).context("the kernel is no bzImage")?;
+    let payload = file
+        .get(place.clone())
+        .filter(|bytes| bytes.starts_with(XZ));
+    let whole = unpacked_payload(payload.context("the kernel is not packed by xz")?, output)?;
+    let length = whole.metadata()?.len() as u32;
+    // The build packs a stream, whose frame tells no length.
+    let mut zstd = Command::new("zstd");
+    zstd.args([
+        "--quiet",
+        "--force",
+        "-1",
+        "--long=27",
+        "--no-content-size",
+        "-o",
+    ]);
+    process::output(zstd.arg(output).arg(&whole))?;
+    let mut payload = paths::read(output)?;
+    payload.extend(length.to_le_bytes());
+    let size = payload.len() as u32;
+    file.splice(place.start.., payload);
+    for (field, value) in [
+        (PAYLOAD_SIZE, size),
+        (SYSTEM_SIZE, (file.len() / 16) as u32),
+    ] {
+        let field = file.get_mut(field..field + 4).context("no header")?;
+        field.copy_from_slice(&value.to_le_bytes());
+    }
+    paths::write(output, &file)?;
     std::fs::remove_file(&whole)?;
     Ok(output.to_path_buf())
 }
@@ -76,8 +123,13 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// The packed kernel, behind the sectors that only a BIOS's boot loader needs.
+/// The packed kernel.
 fn payload(file: &[u8]) -> Option<&[u8]> {
+    file.get(place(file)?)
+}
+
+/// Where it is: behind the sectors that only a BIOS's boot loader needs.
+fn place(file: &[u8]) -> Option<Range<usize>> {
     if file.get(0x202..0x206)? != MAGIC {
         return None;
     }
@@ -86,7 +138,7 @@ fn payload(file: &[u8]) -> Option<&[u8]> {
         count => usize::from(*count),
     };
     let start = (sectors + 1) * 512 + word(file, 0x248)? as usize;
-    file.get(start..start + word(file, 0x24c)? as usize)
+    Some(start..start + word(file, PAYLOAD_SIZE)? as usize)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use alloc::{format, string::String, vec::Vec};
 
+use xenolith_arch_common::with_room;
 use xenolith_core::boot::{
     PhysRange, RangeSet,
     bzimage::{self, BzImage},
@@ -65,13 +66,14 @@ pub(super) fn unpack(
     }
     let packed = BzImage::parse(bytes(file)).map_err(|e| format!("{e}"))?;
     let mut take = |size| take(size, free);
-    let places = take(packed.length.into()).zip(take(packed.work_size() as u64));
-    let (out, work) = places.ok_or_else(|| {
+    let places = take(packed.length.into())
+        .zip(take(packed.work_size() as u64))
+        .zip(take(packed.heap_size()));
+    let ((out, work), heap) = places.ok_or_else(|| {
         format!("no free memory to unpack {name}'s kernel in: give the machine more RAM")
     })?;
-    let elf = packed
-        .unpack(room(out), room(work))
-        .map_err(|e| format!("{e}"))?;
+    let elf = with_room(room(heap), || packed.unpack(room(out), room(work)));
+    let elf = elf.map_err(|e| format!("{e}"))?;
     Ok(PhysRange::between(
         out.start(),
         out.start() + elf.len() as u64,

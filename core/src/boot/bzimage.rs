@@ -189,6 +189,12 @@ impl<'a> BzImage<'a> {
         self.codec.work_size(self.payload)
     }
 
+    /// Bytes that unpacking takes from the heap in one piece.
+    #[must_use]
+    pub fn heap_size(&self) -> u64 {
+        self.codec.heap_size(self.length.into())
+    }
+
     /// Unpacks the ELF kernel to the start of `out`, which has room for [`length`](Self::length) bytes, and returns it.
     pub fn unpack<'o>(&self, out: &'o mut [u8], work: &mut [u8]) -> Result<&'o [u8], BzImageError> {
         let room = (self.length as usize).min(out.len());

@@ -1,16 +1,17 @@
 //! Unpacking whole files into memory that the caller gives: gzip, xz, lz4 (the legacy frame of kernels) and zstd.
 //!
 //! The place for the output is its limit, so no file can take more memory than was set aside for it. xz needs a work area
-//! of its window's size beside; zstd's window comes from the heap and is limited. Formats: RFC 1952, the .xz file format
+//! of its window's size beside; zstd's window comes from the heap. Formats: RFC 1952, the .xz file format
 //! 1.2.1, lz4's frame format (legacy), RFC 8878.
 
-use alloc::vec::Vec;
 use core::fmt;
 
-use ruzstd::decoding::FrameDecoder;
 use xz4rust::{XzDecoder, XzError};
 
-use super::gzip::{self, GzipError, SinkFull};
+use super::{
+    gzip::{self, GzipError, SinkFull},
+    zstd,
+};
 
 /// How a file is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,15 @@ impl Codec {
         }
     }
 
+    /// Bytes that unpacking to `length` bytes takes from the heap, beside small ones, in one piece.
+    #[must_use]
+    pub fn heap_size(self, length: u64) -> u64 {
+        match self {
+            Self::Zstd => zstd::heap_size(length),
+            Self::Gzip | Self::Xz | Self::Lz4 => 0,
+        }
+    }
+
     /// Unpacks the whole file to the start of `out`; returns how many bytes there were. `work` has at least
     /// [`work_size`](Self::work_size) bytes; what is in it does not matter.
     pub fn unpack(
@@ -85,7 +95,7 @@ impl Codec {
             Self::Gzip => gunzip(file, out),
             Self::Xz => unxz(file, out, work),
             Self::Lz4 => unlz4(file, out),
-            Self::Zstd => unzstd(file, out),
+            Self::Zstd => zstd::unpack(file, out),
         }
     }
 }
@@ -255,32 +265,6 @@ fn unlz4(file: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
         })?;
     }
     Ok(made)
-}
-
-/// The window that zstd may have; it and its growth come from the heap.
-const ZSTD_WINDOW: u64 = 8 << 20;
-/// What the decoder may take from the heap in all.
-const ZSTD_HEAP: usize = 32 << 20;
-
-fn unzstd(file: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
-    use ruzstd::decoding::errors::FrameDecoderError as Error;
-    const CODEC: Codec = Codec::Zstd;
-    let limit = out.len() as u64;
-    // The library cannot say that there is no memory: ask first.
-    let mut heap = Vec::<u8>::new();
-    heap.try_reserve_exact(ZSTD_HEAP)
-        .map_err(|_| UnpackError::Window(CODEC, ZSTD_HEAP as u64))?;
-    drop(heap);
-    let mut decoder = FrameDecoder::new();
-    decoder.set_max_window_size(ZSTD_WINDOW);
-    decoder.decode_all(file, out).map_err(|error| match error {
-        Error::WindowSizeTooBig { requested, .. } => UnpackError::Window(CODEC, requested),
-        Error::TargetTooSmall => UnpackError::TooLong(CODEC, limit),
-        Error::ReadFrameHeaderError(_) | Error::FailedToReadBlockHeader(_) => {
-            UnpackError::Truncated(CODEC)
-        }
-        _ => UnpackError::Damaged(CODEC),
-    })
 }
 
 /// Fuzzing: any bytes as a packed file. The first byte chooses how.

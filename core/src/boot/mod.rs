@@ -18,6 +18,7 @@ pub mod memory;
 pub mod modules;
 pub mod placement;
 pub mod range;
+mod zstd;
 
 pub use range::{PhysRange, RangeSet};
 

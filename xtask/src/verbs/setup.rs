@@ -33,6 +33,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("vgabios", ""),
     ("xorriso", "xorriso"),
     ("xz-utils", "xz"),
+    ("zstd", "zstd"),
 ];
 
 /// Installs everything for every verb and every architecture.

@@ -8,12 +8,14 @@ use crate::arch::Arch;
 use crate::boards::{self, Board, Stage};
 use crate::console::Echo;
 use crate::emulator::Emulator;
+use crate::fetch::Debian;
 use crate::prepare::MachineArgs;
 use crate::verbs::image::Grub;
-use crate::verbs::smoke;
 use crate::verbs::test::{
     Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, neighbours, ports,
 };
+use crate::verbs::{setup, smoke};
+use crate::{bzimage, paths};
 
 /// A machine that is well needs a few seconds; this allows for a busy host.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -81,6 +83,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             )
         }),
     );
+    cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
     cases.extend(neighbours::cases(virt));
@@ -110,6 +113,26 @@ fn smoke(board: &'static Board, variant: &str, mut args: MachineArgs) -> Case {
     let run = move || smoke::check(&args.machine(None)?, &log, LIMIT, Echo::Log);
     Case {
         name: format!("smoke/{}{variant}", board.name),
+        needs: Needs::Emulator,
+        run: Box::new(run),
+    }
+}
+
+/// dom0's kernel packed as many distributions have it, and Debian has not.
+fn zstd_kernel(board: &'static Board) -> Case {
+    let run = move || {
+        setup::ensure_these(&["xz", "zstd"])?;
+        let kernel = Debian::fetch(board.arch)?.kernel()?;
+        let output = paths::work().join("zstd-kernel");
+        let args = MachineArgs {
+            kernel: Some(bzimage::packed_by_zstd(&kernel, &output)?),
+            ..MachineArgs::default()
+        };
+        let machine = args.machine(Some(board.arch))?;
+        smoke::check(&machine, "smoke-zstd-kernel", LIMIT, Echo::Log)
+    };
+    Case {
+        name: format!("smoke/{}/zstd-kernel", board.name),
         needs: Needs::Emulator,
         run: Box::new(run),
     }
