@@ -85,6 +85,16 @@ pub(crate) fn packed_by_zstd(kernel: &Path, output: &Path) -> Result<PathBuf> {
     Ok(output.to_path_buf())
 }
 
+/// The same kernel with another word for the length that it unpacks to, which stands at the payload's end.
+pub(crate) fn claiming(mut kernel: Vec<u8>, length: u32) -> Vec<u8> {
+    if let Some(Range { end, .. }) = place(&kernel)
+        && let Some(word) = kernel.get_mut(end.saturating_sub(4)..end)
+    {
+        word.copy_from_slice(&length.to_le_bytes());
+    }
+    kernel
+}
+
 /// Shortens an ELF64 file by the zeroes at the end of its segments, which a loader adds again, and by its list of sections,
 /// which no loader reads: a third of Debian's kernel.
 fn leave_zeroes_out(elf: &mut Vec<u8>) -> Option<()> {

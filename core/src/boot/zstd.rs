@@ -37,6 +37,10 @@ pub(super) fn unpack(file: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> 
     make_room(limit)?;
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(window_size(window));
+    // Only a decoder that had a frame before sets the whole buffer aside at once; else it grows, old beside new.
+    decoder
+        .reset(header(0, window).as_slice())
+        .map_err(refused)?;
     let mut rest = file;
     let mut made = 0;
     while !rest.is_empty() {
@@ -79,6 +83,13 @@ fn refused(error: FrameDecoderError) -> UnpackError {
     }
 }
 
+/// The shortest header of a frame with this window.
+fn header(descriptor: u8, (log, eighths): (u32, u8)) -> [u8; 6] {
+    let [a, b, c, d] = MAGIC;
+    let window = (log.saturating_sub(LEAST_LOG) as u8) << 3 | eighths;
+    [a, b, c, d, descriptor, window]
+}
+
 /// A frame with a header of our own.
 struct Frame<'f> {
     header: [u8; 6],
@@ -90,11 +101,7 @@ struct Frame<'f> {
 
 impl<'f> Frame<'f> {
     /// `None` is a frame to be skipped.
-    fn open(
-        file: &'f [u8],
-        limit: u64,
-        (log, eighths): (u32, u8),
-    ) -> Result<Option<Self>, UnpackError> {
+    fn open(file: &'f [u8], limit: u64, window: (u32, u8)) -> Result<Option<Self>, UnpackError> {
         let truncated = UnpackError::Truncated(CODEC);
         let (magic, after) = file.split_first_chunk::<4>().ok_or(truncated)?;
         if matches!(magic, [0x50..=0x5f, 0x2a, 0x4d, 0x18]) {
@@ -121,10 +128,8 @@ impl<'f> Frame<'f> {
         if length != 0 && content > limit {
             return Err(UnpackError::TooLong(CODEC, limit));
         }
-        let [a, b, c, d] = MAGIC;
-        let window = (log.saturating_sub(LEAST_LOG) as u8) << 3 | eighths;
         Ok(Some(Self {
-            header: [a, b, c, d, descriptor & CHECKSUM, window],
+            header: header(descriptor & CHECKSUM, window),
             read: 0,
             rest,
         }))

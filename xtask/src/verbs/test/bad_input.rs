@@ -13,9 +13,10 @@ use crate::console::{Console, Echo};
 use crate::device_tree::Tree;
 use crate::emulator::{Boot, Files, Machine, Terminal};
 use crate::layout::Place;
-use crate::paths;
 use crate::prepare::MachineArgs;
+use crate::verbs::setup;
 use crate::verbs::test::{Case, Needs};
+use crate::{bzimage, paths};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -37,6 +38,8 @@ struct Row {
 enum Spoil {
     /// dom0's kernel becomes these bytes.
     Kernel(fn(Vec<u8>) -> Vec<u8>),
+    /// dom0's kernel, packed by zstd, becomes these bytes.
+    Zstd(fn(Vec<u8>) -> Vec<u8>),
     /// These words are added to the hypervisor's command line.
     Words(&'static str),
     /// This source text is added to QEMU's device tree, before the modules' nodes.
@@ -151,6 +154,56 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// Rows for kernels that start by PVH, which come packed as a bzImage.
+const PVH_ROWS: &[Row] = &[
+    Row {
+        name: "garbage-kernel",
+        spoil: Spoil::Kernel(|_| garbage()),
+        says: &["kernel: ", "not an elf file"],
+    },
+    Row {
+        name: "cut-kernel",
+        spoil: Spoil::Kernel(|kernel| half(&kernel)),
+        says: &["kernel: ", "truncated", "load the whole file"],
+    },
+    Row {
+        name: "damaged-kernel",
+        spoil: Spoil::Kernel(|mut kernel| {
+            let middle = kernel.len() / 2;
+            if let Some(byte) = kernel.get_mut(middle) {
+                *byte ^= 0x55;
+            }
+            kernel
+        }),
+        says: &["kernel: ", "damaged"],
+    },
+    Row {
+        name: "kernel-longer-than-it-claims",
+        spoil: Spoil::Kernel(|kernel| bzimage::claiming(kernel, 1 << 20)),
+        says: &["kernel: ", "unpacks to more than the 1048576 bytes"],
+    },
+    Row {
+        name: "zstd-kernel-longer-than-it-claims",
+        spoil: Spoil::Zstd(|kernel| bzimage::claiming(kernel, 1 << 20)),
+        says: &["kernel: ", "unpacks to more than the 1048576 bytes"],
+    },
+    Row {
+        name: "kernel-shorter-than-it-claims",
+        spoil: Spoil::Kernel(|kernel| bzimage::claiming(kernel, 200_000_000)),
+        says: &["kernel: ", "claims 200000000 unpacked bytes and has"],
+    },
+    Row {
+        name: "kernel-larger-than-memory",
+        spoil: Spoil::Kernel(|kernel| bzimage::claiming(kernel, 0xffff_f000)),
+        says: &["kernel: ", "claims to unpack to 4294963200 bytes"],
+    },
+    Row {
+        name: "kernel-without-note",
+        spoil: Spoil::Kernel(|_| elf_without_note()),
+        says: &["kernel: ", "no pvh entry"],
+    },
+];
+
 /// One test per row.
 pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
     let case = |row: &'static Row| Case {
@@ -166,12 +219,13 @@ pub(crate) fn multiboot_cases(board: &'static Board) -> Vec<Case> {
     let rows = ROWS
         .iter()
         .filter(|row| matches!(row.spoil, Spoil::InitrdFile(_)));
-    rows.map(|row| Case {
-        name: format!("bad-input/{}/{}", row.name, board.name),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, row)),
-    })
-    .collect()
+    rows.chain(PVH_ROWS)
+        .map(|row| Case {
+            name: format!("bad-input/{}/{}", row.name, board.name),
+            needs: Needs::Emulator,
+            run: Box::new(move || check(board, row)),
+        })
+        .collect()
 }
 
 fn check(board: &'static Board, row: &Row) -> Result<()> {
@@ -203,6 +257,14 @@ fn spoilt(board: &'static Board, row: &Row, name: &str) -> Result<Machine> {
         Spoil::Kernel(spoil) => {
             if let Some(dom0) = &mut files.dom0 {
                 dom0.kernel = written(name, &spoil(paths::read(&dom0.kernel)?))?;
+            }
+        }
+        Spoil::Zstd(spoil) => {
+            setup::ensure_these(&["xz", "zstd"])?;
+            if let Some(dom0) = &mut files.dom0 {
+                let output = paths::work().join(format!("{name}.zstd"));
+                let packed = bzimage::packed_by_zstd(&dom0.kernel, &output)?;
+                dom0.kernel = written(name, &spoil(paths::read(&packed)?))?;
             }
         }
         Spoil::Words(words) => files.words = format!("{} {words}", files.words),
@@ -260,6 +322,33 @@ pub(super) fn garbage() -> Vec<u8> {
         (state >> 56) as u8
     };
     std::iter::repeat_with(next).take(64 << 10).collect()
+}
+
+/// A whole ELF64 file for the x86-64 with one segment and nothing in it.
+fn elf_without_note() -> Vec<u8> {
+    let mut file = vec![0; 0x1000];
+    let fields: &[(usize, &[u8])] = &[
+        (0, b"\x7fELF\x02\x01\x01"),
+        // Executable, x86-64, version 1.
+        (16, &[2, 0, 62, 0, 1]),
+        // Entry, headers of segments.
+        (24, &0x10_0000_u64.to_le_bytes()),
+        (32, &[64]),
+        (52, &[64, 0, 56, 0, 1]),
+        // Loaded from 0x200 to 1 MiB.
+        (64, &[1, 0, 0, 0, 7]),
+        (72, &0x200_u64.to_le_bytes()),
+        (80, &0x10_0000_u64.to_le_bytes()),
+        (88, &0x10_0000_u64.to_le_bytes()),
+        (96, &0x100_u64.to_le_bytes()),
+        (104, &0x100_u64.to_le_bytes()),
+    ];
+    for (at, bytes) in fields {
+        if let Some(field) = file.get_mut(*at..at + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+    }
+    file
 }
 
 /// What a gzip file holds.
