@@ -41,8 +41,7 @@ pub(crate) fn options(given: &MachineArgs, board: &Board) -> Result<MachineArgs>
     if given.grub.is_some() || given.uboot {
         bail!("Bochs starts from a CD that is made for each run: leave --grub and --uboot out");
     }
-    setup::ensure_these(TOOLS)?;
-    setup::ensure_these(grub::TOOLS)?;
+    ensure_tools()?;
     let mut options = given.clone();
     options.smp.get_or_insert(MOST_CPUS);
     options.memory.get_or_insert(MEMORY);
@@ -55,6 +54,12 @@ pub(crate) fn options(given: &MachineArgs, board: &Board) -> Result<MachineArgs>
     let words = options.append.get_or_insert_default();
     *words = format!("{DOM0_WORDS} {words}").trim_end().to_string();
     Ok(options)
+}
+
+/// An error names what a run needs and is not there.
+pub(crate) fn ensure_tools() -> Result<()> {
+    setup::ensure_these(TOOLS)?;
+    setup::ensure_these(grub::TOOLS)
 }
 
 /// The command that runs the machine. It ends well if the machine switched itself off.
@@ -94,7 +99,7 @@ impl Run {
     fn make(machine: &Machine, files: &Files, folder: &Path) -> Result<Run> {
         let place = |file: &str| folder.join(file);
         let disc = place("boot.iso");
-        grub::disc(files, 0, folder, &disc)?;
+        grub::disc(files, &machine.more_modules, 0, folder, &disc)?;
         let run = Run {
             settings: place("bochsrc"),
             go: place("go"),

@@ -23,7 +23,7 @@ const FAT32_WITH_LBA: u8 = 0x0c;
 const BOOTABLE: u8 = 0x80;
 
 /// Writes an image that holds `files` under these names.
-pub(crate) fn write(output: &Path, files: &[(&str, PathBuf)]) -> Result<()> {
+pub(crate) fn write(output: &Path, files: &[(impl AsRef<str>, PathBuf)]) -> Result<()> {
     let mut content = 0;
     for (_, file) in files {
         content += std::fs::metadata(file)
@@ -53,7 +53,7 @@ pub(crate) fn write(output: &Path, files: &[(&str, PathBuf)]) -> Result<()> {
             Command::new("mcopy")
                 .args(["-i", &partition])
                 .arg(file)
-                .arg(format!("::{name}")),
+                .arg(format!("::{}", name.as_ref())),
         )?;
     }
     Ok(())
@@ -65,9 +65,13 @@ fn mtools(command: &mut Command) -> Result<()> {
 }
 
 /// The folders that the names lie in, each behind the one that it lies in.
-fn folders<'a>(files: &[(&'a str, PathBuf)]) -> BTreeSet<&'a str> {
-    let above = |name: &'a str| name.match_indices('/').filter_map(|(at, _)| name.get(..at));
-    files.iter().flat_map(|(name, _)| above(name)).collect()
+fn folders(files: &[(impl AsRef<str>, PathBuf)]) -> BTreeSet<&str> {
+    fn above(name: &str) -> impl Iterator<Item = &str> {
+        name.match_indices('/')
+            .filter_map(move |(at, _)| name.get(..at))
+    }
+    let names = files.iter().map(|(name, _)| name.as_ref());
+    names.flat_map(above).collect()
 }
 
 /// The content and a quarter more, in whole MiB.
@@ -110,12 +114,13 @@ mod tests {
     #[test]
     fn every_folder_of_a_name_is_made_once_and_after_the_one_around_it() {
         let file = |name| (name, PathBuf::new());
-        let found = folders(&[
+        let files = [
             file("boot/grub/a"),
             file("b"),
             file("boot/c"),
             file("EFI/d"),
-        ]);
+        ];
+        let found = folders(&files);
         assert_eq!(
             found.into_iter().collect::<Vec<_>>(),
             ["EFI", "boot", "boot/grub"]

@@ -40,12 +40,18 @@ const EFI_PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
 /// The first sector's code ends where the table of partitions begins, and a number of the disk before it.
 const CODE: usize = 440;
 
-/// Writes a CD image. `folder` is for what goes onto it.
-pub(crate) fn disc(files: &Files, seconds: u32, folder: &Path, output: &Path) -> Result<()> {
+/// Writes a CD image. `more` are the modules behind dom0's, `folder` is for what goes onto the CD.
+pub(crate) fn disc(
+    files: &Files,
+    more: &[PathBuf],
+    seconds: u32,
+    folder: &Path,
+    output: &Path,
+) -> Result<()> {
     let mut make = Command::new("grub-mkrescue");
     make.args(["--locales=", "--fonts=", "--themes=", "-o"])
         .arg(output);
-    for (name, file) in content(files, seconds, folder)? {
+    for (name, file) in content(files, more, seconds, folder)? {
         make.arg(format!("{name}={}", grafted(&file)));
     }
     process::output(&mut make).map(drop)
@@ -57,12 +63,18 @@ fn grafted(file: &Path) -> String {
     path.replace('\\', r"\\").replace('=', r"\=")
 }
 
-/// Writes a disk image. `folder` is for what goes onto it.
-pub(crate) fn disk(files: &Files, seconds: u32, folder: &Path, output: &Path) -> Result<()> {
-    let mut content = content(files, seconds, folder)?;
+/// Writes a disk image. `more` are the modules behind dom0's, `folder` is for what goes onto the disk.
+pub(crate) fn disk(
+    files: &Files,
+    more: &[PathBuf],
+    seconds: u32,
+    folder: &Path,
+    output: &Path,
+) -> Result<()> {
+    let mut content = content(files, more, seconds, folder)?;
     let efi = folder.join("BOOTX64.EFI");
     core("x86_64-efi", "/boot/grub", &[], &efi)?;
-    content.push((EFI_PROGRAM, efi));
+    content.push((EFI_PROGRAM.into(), efi));
     disk::write(output, &content)?;
     // The prefix without a disk means the disk that the BIOS started from.
     let bios = folder.join("core.img");
@@ -90,22 +102,30 @@ fn core(platform: &str, prefix: &str, more: &[&str], output: &Path) -> Result<()
 }
 
 /// What stands in an image, by its name there.
-fn content(files: &Files, seconds: u32, folder: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+fn content(
+    files: &Files,
+    more: &[PathBuf],
+    seconds: u32,
+    folder: &Path,
+) -> Result<Vec<(String, PathBuf)>> {
     let settings = folder.join("grub.cfg");
-    paths::write(&settings, menu(files, seconds).as_bytes())?;
+    paths::write(&settings, menu(files, more.len(), seconds).as_bytes())?;
     let mut content = vec![
-        ("boot/grub/grub.cfg", settings),
-        ("boot/xenolith.bin", files.hypervisor.clone()),
+        ("boot/grub/grub.cfg".into(), settings),
+        ("boot/xenolith.bin".into(), files.hypervisor.clone()),
     ];
     if let Some(dom0) = &files.dom0 {
-        content.push(("boot/kernel", dom0.kernel.clone()));
-        content.extend(dom0.initrd.clone().map(|initrd| ("boot/initrd", initrd)));
+        content.push(("boot/kernel".into(), dom0.kernel.clone()));
+        let initrd = dom0.initrd.clone();
+        content.extend(initrd.map(|initrd| ("boot/initrd".into(), initrd)));
     }
+    let more = more.iter().enumerate();
+    content.extend(more.map(|(number, file)| (format!("boot/module{number}"), file.clone())));
     Ok(content)
 }
 
 /// GRUB's settings: one entry, which starts after these seconds.
-fn menu(files: &Files, seconds: u32) -> String {
+fn menu(files: &Files, more: usize, seconds: u32) -> String {
     // EFI firmware shows its own console on the serial line, a BIOS does not.
     let mut text = format!(
         "if [ $grub_platform = pc ]; then\n  serial --unit=0 --speed=115200\n  terminal_output console serial\nfi\n\
@@ -117,6 +137,9 @@ fn menu(files: &Files, seconds: u32) -> String {
         if dom0.initrd.is_some() {
             text += "  module2 /boot/initrd\n";
         }
+    }
+    for number in 0..more {
+        text += &format!("  module2 /boot/module{number}\n");
     }
     text + "}\n"
 }
@@ -150,9 +173,9 @@ mod tests {
             words: "dom0_mem=1G".into(),
             dom0: Some(dom0),
         };
-        let text = menu(&files, 0);
+        let text = menu(&files, 1, 0);
         let lines = "  multiboot2 /boot/xenolith.bin dom0_mem=1G\n  module2 /boot/kernel console=hvc0 'a;b'\n  \
-                     module2 /boot/initrd\n}\n";
+                     module2 /boot/initrd\n  module2 /boot/module0\n}\n";
         assert!(text.ends_with(lines), "{text}");
     }
 }

@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use crate::boards::Board;
 use crate::console::{Console, Echo};
+use crate::domains::{self, Domain};
 use crate::emulator::{Boot, Dom0, Emulator, Files, Machine, Terminal};
 use crate::fetch::Debian;
-use crate::results::Results;
+use crate::results::{self, Results};
 use crate::verbs::build::{self, Built};
 
 /// Which hypervisor a guest runs on.
@@ -65,37 +66,51 @@ pub(crate) struct Run<'a> {
     pub(crate) words: &'a str,
     /// Words for the hypervisor, beside those of the board.
     pub(crate) xen_words: &'a str,
+    /// Domains beside it.
+    pub(crate) beside: &'a [Domain],
     /// The time limit.
     pub(crate) limit: Duration,
 }
 
 /// Runs a guest to its end. The log is named after the guest, the board and the hypervisor.
 pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
-    let machine = machine(&guest.bin, on, run)?;
-    let name = format!(
-        "{}-{}-{}{}",
-        guest.name,
-        match run.runs_in {
-            Emulator::Qemu => run.board.name,
-            Emulator::Bochs => "bochs",
-        },
-        on.name(),
-        if run.icount {
-            format!("-icount{}", run.cpus)
-        } else {
-            String::new()
-        }
-    );
-    let mut qemu = machine.command(Terminal::Pipes, &name)?;
-    let mut console = Console::start(&mut qemu, &name, run.limit, Echo::Log)?;
-    console
-        .wait_for_power_off()
-        .with_context(|| format!("{} on {}", guest.name, on.name()))?;
+    let mut machine = machine(&guest.bin, on, run)?;
+    let name = log_name(guest, on, run);
+    if !run.beside.is_empty() {
+        domains::add(&mut machine, run.beside, &name)?;
+    }
+    let mut emulator = machine.command(Terminal::Pipes, &name)?;
+    let mut console = Console::start(&mut emulator, &name, run.limit, Echo::Log)?;
+    let ended = match (run.runs_in, on) {
+        // Xen halts there or starts the machine again, and the emulator goes on for ever.
+        (Emulator::Bochs, On::Xen) => console
+            .wait_for(results::END)
+            .and_then(|_| console.wait_for("\n"))
+            .map(drop),
+        _ => console.wait_for_power_off(),
+    };
+    ended.with_context(|| format!("{} on {}", guest.name, on.name()))?;
     let results = Results::parse(console.text());
     results
         .check_complete()
         .with_context(|| format!("{} on {}\n{}", guest.name, on.name(), console.tail()))?;
     Ok(results)
+}
+
+fn log_name(guest: &Built, on: On, run: &Run) -> String {
+    let machine = match run.runs_in {
+        Emulator::Qemu => run.board.name,
+        Emulator::Bochs => "bochs",
+    };
+    let counted = match run.icount {
+        true => format!("-icount{}", run.cpus),
+        false => String::new(),
+    };
+    let beside = match run.beside {
+        [] => "",
+        _ => "-beside",
+    };
+    format!("{}-{machine}-{}{counted}{beside}", guest.name, on.name())
 }
 
 /// The machine that runs a guest.
@@ -117,7 +132,7 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
     machine.memory = match run.runs_in {
         Emulator::Qemu => 1024,
         // It clears its memory before it starts.
-        Emulator::Bochs => 512,
+        Emulator::Bochs => 512 + run.beside.iter().map(|domain| domain.memory).sum::<u64>(),
     };
     machine.emulator = run.emulator.map(Path::to_path_buf);
     Ok(machine)

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 
 const MARK: &str = "[guest] ";
+/// How a guest's last line begins.
+pub(crate) const END: &str = "[guest] done ";
 
 /// How one case went.
 #[derive(Clone, Debug, PartialEq, Eq)]

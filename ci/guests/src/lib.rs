@@ -9,6 +9,7 @@ pub mod arch;
 pub mod bootargs;
 pub mod buffer;
 pub mod console;
+pub mod count;
 pub mod cpus;
 pub mod report;
 pub mod xen;

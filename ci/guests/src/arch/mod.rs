@@ -5,7 +5,7 @@
 //! - `Cpu` numbers, `cpu_index`, `cpu_count`, `cpu_start`, `cpu_stop`, `relax`
 //! - `command_line`
 //! - `irq_on`, `irq_off`, `wait`, `wait_and_take`, `entry_stamp`, `on_ipi`, `ipi_send`, `on_event`
-//! - `now` and `ticks_per_second`, `timer_*`, `block_for`
+//! - `now` and `ticks_per_second`, `turns`, `timer_*`, `block_for`
 //! - `attempt` and `escape`: a case that panics is left, and the next one runs
 //! - `fault_of(|| …)`: runs a closure and says whether it faulted
 //! - `is_nothing_at`: whether a mapped address has nothing behind it

@@ -64,6 +64,7 @@ fn taken(board: &'static Board, on: On, count: usize) -> Result<i64> {
         // Without a word for dom0's kernel, Xen takes its own for the kernel's.
         words: "seconds=0",
         xen_words: "guest_loglvl=all",
+        beside: &[],
         limit: LIMIT,
     };
     let mut machine = guest::machine(&guest.bin, on, &run)?;

@@ -122,6 +122,7 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
         emulator: None,
         words: words.trim(),
         xen_words: "",
+        beside: &[],
         limit: Duration::from_secs(plan.limit),
     };
     let here = match emulator {

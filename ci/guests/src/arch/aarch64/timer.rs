@@ -15,6 +15,14 @@ pub fn now() -> u64 {
     ticks
 }
 
+/// Executes so many turns of a loop of two instructions.
+pub fn turns(turns: u64) {
+    // SAFETY: counts down.
+    unsafe {
+        asm!("2: subs {0}, {0}, #1", "b.ne 2b", inout(reg) turns => _, options(nomem, nostack))
+    };
+}
+
 /// Counter frequency.
 pub fn ticks_per_second() -> u64 {
     let hertz: u64;

@@ -25,6 +25,7 @@ pub use paging::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, 
 pub use start_info::command_line;
 pub use timer::{
     apic_hertz, has_deadline, now, on_timer, ticks_per_second, timer_at, timer_every, timer_off,
+    turns,
 };
 pub use trap::{Fault, attempt, escape, exception, fault_of};
 

@@ -29,6 +29,14 @@ pub fn now() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// Executes so many turns of a loop of two instructions.
+pub fn turns(turns: u64) {
+    // SAFETY: counts down.
+    unsafe {
+        core::arch::asm!("2: dec {}", "jnz 2b", inout(reg) turns => _, options(nomem, nostack))
+    };
+}
+
 /// TSC frequency.
 pub fn ticks_per_second() -> u64 {
     HERTZ.load(Ordering::Relaxed)

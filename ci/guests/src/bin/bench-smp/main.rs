@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::report::{Report, value};
 use xenolith_guests::xen::{event, sched, shared};
-use xenolith_guests::{arch, bootargs, cpus, guest};
+use xenolith_guests::{arch, bootargs, count, cpus, guest};
 
 guest!(main);
 
@@ -33,6 +33,7 @@ fn main() {
         report.finish();
     }
     let counts = counts_instructions();
+    count::calibrate();
     arch::irq_on();
     let (errno, online) = cpus::start(1);
     value("second_vcpu_started", i64::from(errno == 0 && online));
@@ -97,9 +98,11 @@ fn one_cpu() {
     while !cpus::is_idle(1) {
         sched::yield_now();
     }
-    let nanoseconds = ticks * 1_000_000_000 / arch::ticks_per_second();
     value("yields_of_the_other", others as i64);
-    value("yield_switch", (nanoseconds / (LOOPS + others)) as i64);
+    value(
+        "yield_switch",
+        (count::instructions(ticks) / (LOOPS + others)) as i64,
+    );
 }
 
 fn two_cpus() {

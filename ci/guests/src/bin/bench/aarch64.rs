@@ -4,9 +4,10 @@
 use core::arch::asm;
 
 use xenolith_guests::arch::{self, gic, psci, smccc};
-use xenolith_guests::report::value;
+use xenolith_guests::count::instructions;
+use xenolith_guests::report::{self, value};
 
-use super::{LOOPS, instructions, measure as time};
+use super::{LOOPS, measure as time};
 
 /// A guest-physical address in a hole of every board's map (below the 32-bit limit, device-mapped here).
 const NOTHING: u64 = 0x3fff_f000;
@@ -38,6 +39,10 @@ pub(super) fn measure() {
 
 /// From a load of nothing to the vector that takes the abort.
 fn injected_abort() {
+    const NAME: &str = "injected_abort";
+    if !report::is_wanted(NAME) {
+        return;
+    }
     let mut total = 0;
     for _ in 0..LOOPS {
         let start = arch::now();
@@ -46,5 +51,5 @@ fn injected_abort() {
         });
         total += arch::entry_stamp() - start;
     }
-    value("injected_abort", (instructions(total) / LOOPS) as i64);
+    value(NAME, (instructions(total) / LOOPS) as i64);
 }

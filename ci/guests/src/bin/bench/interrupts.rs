@@ -3,10 +3,11 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use xenolith_guests::arch;
-use xenolith_guests::report::value;
+use xenolith_guests::count::instructions;
+use xenolith_guests::report::{self, value};
 use xenolith_guests::xen::{event, shared};
 
-use super::{LOOPS, instructions, ticks};
+use super::{LOOPS, ticks};
 
 static SEEN: AtomicU64 = AtomicU64::new(0);
 static PORT: AtomicU32 = AtomicU32::new(0);
@@ -48,6 +49,9 @@ fn busy_timer() {
 
 /// Measures `raise` to the vector's entry, and until the code after `raise` goes on.
 fn to_handler(name: &str, raise: impl Fn()) {
+    if !report::is_wanted(name) {
+        return;
+    }
     raise();
     let mut to_handler = 0;
     let mut round_trip = 0;

@@ -1,15 +1,19 @@
-//! Counts instructions of single operations. Run it with one CPU under QEMU's `-icount shift=0,sleep=off`:
-//! there the counter advances with the instructions executed (AArch64: one tick for 16; x86-64: one for one).
-//! Each operation runs 4,096 times; the empty loop is subtracted. "to handler" is the time from the
-//! instruction that raises the interrupt to the first instructions of the vector.
+//! Counts instructions of single operations, where the counter advances with the instructions executed: under QEMU's
+//! `-icount shift=0,sleep=off` with one CPU, and in Bochs. Each operation runs 4,096 times; the empty loop is subtracted. "to
+//! handler" is the time from the instruction that raises the interrupt to the first instructions of the vector.
+//!
+//! `only=PREFIX,PREFIX` measures operations with such names; `pair=DOMID` measures only the round trip of events to a
+//! domain beside this one that runs `guest-neighbour`.
 #![no_std]
 #![no_main]
 
-use xenolith_guests::report::{Report, value};
-use xenolith_guests::{arch, guest};
+use xenolith_guests::count::instructions;
+use xenolith_guests::report::{self, Report, value};
+use xenolith_guests::{arch, bootargs, count, guest};
 
 mod common;
 mod interrupts;
+mod pair;
 
 guest!(main);
 
@@ -18,6 +22,12 @@ const LOOPS: u64 = 4096;
 fn main() {
     let report = Report::begin("bench");
     value("ticks_per_second", arch::ticks_per_second() as i64);
+    count::calibrate();
+    let pair = bootargs::number("pair", 0);
+    if pair != 0 {
+        pair::measure(pair as u16);
+        report.finish();
+    }
     common::measure();
     arch_operations::measure();
     interrupts::measure();
@@ -31,11 +41,6 @@ mod arch_operations;
 #[path = "x86_64.rs"]
 mod arch_operations;
 
-/// Nanoseconds (instructions, under icount) for `ticks` of the counter.
-fn instructions(ticks: u64) -> u64 {
-    ticks * 1_000_000_000 / arch::ticks_per_second()
-}
-
 /// Time of `LOOPS` runs of `operation`, in counter ticks.
 fn ticks(operation: &mut impl FnMut()) -> u64 {
     let start = arch::now();
@@ -48,6 +53,9 @@ fn ticks(operation: &mut impl FnMut()) -> u64 {
 
 /// Measures `operation` and prints instructions for one.
 fn measure(name: &str, mut operation: impl FnMut()) {
+    if !report::is_wanted(name) {
+        return;
+    }
     operation();
     let empty = ticks(&mut || core::hint::black_box(()));
     let full = ticks(&mut operation);

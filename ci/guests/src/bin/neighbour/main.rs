@@ -49,7 +49,8 @@ fn offer(port: u32, peer: u16) {
     grant::table();
     grant::grant(REFERENCE, peer, page.frame(), 0);
     arch::on_event(answer);
-    shared::clear_mask(port);
+    // By the call: a peer may have signalled already.
+    event::unmask(port);
     console::line(format_args!(
         "[guest] neighbour port {port} reference {REFERENCE} peer {peer}"
     ));
