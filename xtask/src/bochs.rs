@@ -99,7 +99,13 @@ impl Run {
     fn make(machine: &Machine, files: &Files, folder: &Path) -> Result<Run> {
         let place = |file: &str| folder.join(file);
         let disc = place("boot.iso");
-        grub::disc(files, &machine.more_modules, 0, folder, &disc)?;
+        let content = grub::Content {
+            files,
+            more: &machine.more_modules,
+            protocol: machine.grub,
+            seconds: 0,
+        };
+        grub::disc(&content, folder, &disc)?;
         let run = Run {
             settings: place("bochsrc"),
             go: place("go"),

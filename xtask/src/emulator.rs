@@ -11,7 +11,7 @@ use crate::boards::{Board, Modules};
 use crate::bochs;
 use crate::device_tree::{self, Tree};
 use crate::layout::{self, Layout, Sizes};
-use crate::{paths, process};
+use crate::{grub, paths, process};
 
 /// The program that plays the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -52,6 +52,8 @@ pub(crate) struct Machine {
     pub(crate) extra: Vec<String>,
     /// Where the loader takes a list of modules: those behind dom0's.
     pub(crate) more_modules: Vec<PathBuf>,
+    /// Where GRUB tells of the modules: how.
+    pub(crate) grub: grub::Protocol,
 }
 
 /// What a machine starts from.
@@ -128,6 +130,7 @@ impl Machine {
             gdb: None,
             extra: Vec::new(),
             more_modules: Vec::new(),
+            grub: grub::Protocol::default(),
         }
     }
 

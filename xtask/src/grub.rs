@@ -40,18 +40,45 @@ const EFI_PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
 /// The first sector's code ends where the table of partitions begins, and a number of the disk before it.
 const CODE: usize = 440;
 
-/// Writes a CD image. `more` are the modules behind dom0's, `folder` is for what goes onto the CD.
-pub(crate) fn disc(
-    files: &Files,
-    more: &[PathBuf],
-    seconds: u32,
-    folder: &Path,
-    output: &Path,
-) -> Result<()> {
+/// How GRUB tells what it loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Multiboot 1. From a CD in Bochs, Debian's GRUB never reaches Xen's first instruction by the other one.
+    Multiboot,
+    /// Multiboot 2.
+    #[default]
+    Multiboot2,
+}
+
+impl Protocol {
+    /// GRUB's words for the first file and for the others.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Protocol::Multiboot => ("multiboot", "module"),
+            Protocol::Multiboot2 => ("multiboot2", "module2"),
+        }
+    }
+}
+
+/// What an image holds beside GRUB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Content<'a> {
+    /// The hypervisor and dom0.
+    pub(crate) files: &'a Files,
+    /// The modules behind dom0's.
+    pub(crate) more: &'a [PathBuf],
+    /// How they are told.
+    pub(crate) protocol: Protocol,
+    /// How long the menu waits.
+    pub(crate) seconds: u32,
+}
+
+/// Writes a CD image. `folder` is for what goes onto the CD.
+pub(crate) fn disc(content: &Content, folder: &Path, output: &Path) -> Result<()> {
     let mut make = Command::new("grub-mkrescue");
     make.args(["--locales=", "--fonts=", "--themes=", "-o"])
         .arg(output);
-    for (name, file) in content(files, more, seconds, folder)? {
+    for (name, file) in listed(content, folder)? {
         make.arg(format!("{name}={}", grafted(&file)));
     }
     process::output(&mut make).map(drop)
@@ -63,15 +90,9 @@ fn grafted(file: &Path) -> String {
     path.replace('\\', r"\\").replace('=', r"\=")
 }
 
-/// Writes a disk image. `more` are the modules behind dom0's, `folder` is for what goes onto the disk.
-pub(crate) fn disk(
-    files: &Files,
-    more: &[PathBuf],
-    seconds: u32,
-    folder: &Path,
-    output: &Path,
-) -> Result<()> {
-    let mut content = content(files, more, seconds, folder)?;
+/// Writes a disk image. `folder` is for what goes onto the disk.
+pub(crate) fn disk(content: &Content, folder: &Path, output: &Path) -> Result<()> {
+    let mut content = listed(content, folder)?;
     let efi = folder.join("BOOTX64.EFI");
     core("x86_64-efi", "/boot/grub", &[], &efi)?;
     content.push((EFI_PROGRAM.into(), efi));
@@ -102,14 +123,10 @@ fn core(platform: &str, prefix: &str, more: &[&str], output: &Path) -> Result<()
 }
 
 /// What stands in an image, by its name there.
-fn content(
-    files: &Files,
-    more: &[PathBuf],
-    seconds: u32,
-    folder: &Path,
-) -> Result<Vec<(String, PathBuf)>> {
+fn listed(content: &Content, folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let Content { files, more, .. } = *content;
     let settings = folder.join("grub.cfg");
-    paths::write(&settings, menu(files, more.len(), seconds).as_bytes())?;
+    paths::write(&settings, menu(content).as_bytes())?;
     let mut content = vec![
         ("boot/grub/grub.cfg".into(), settings),
         ("boot/xenolith.bin".into(), files.hypervisor.clone()),
@@ -125,21 +142,23 @@ fn content(
 }
 
 /// GRUB's settings: one entry, which starts after these seconds.
-fn menu(files: &Files, more: usize, seconds: u32) -> String {
+fn menu(content: &Content) -> String {
+    let Content { files, seconds, .. } = *content;
+    let (first, module) = content.protocol.words();
     // EFI firmware shows its own console on the serial line, a BIOS does not.
     let mut text = format!(
         "if [ $grub_platform = pc ]; then\n  serial --unit=0 --speed=115200\n  terminal_output console serial\nfi\n\
-         set timeout={seconds}\nmenuentry Xenolith {{\n  multiboot2 /boot/xenolith.bin{}\n",
+         set timeout={seconds}\nmenuentry Xenolith {{\n  {first} /boot/xenolith.bin{}\n",
         words(&files.words)
     );
     if let Some(dom0) = &files.dom0 {
-        text += &format!("  module2 /boot/kernel{}\n", words(&dom0.words));
+        text += &format!("  {module} /boot/kernel{}\n", words(&dom0.words));
         if dom0.initrd.is_some() {
-            text += "  module2 /boot/initrd\n";
+            text += &format!("  {module} /boot/initrd\n");
         }
     }
-    for number in 0..more {
-        text += &format!("  module2 /boot/module{number}\n");
+    for number in 0..content.more.len() {
+        text += &format!("  {module} /boot/module{number}\n");
     }
     text + "}\n"
 }
@@ -173,9 +192,23 @@ mod tests {
             words: "dom0_mem=1G".into(),
             dom0: Some(dom0),
         };
-        let text = menu(&files, 1, 0);
+        let content = Content {
+            files: &files,
+            more: &["d".into()],
+            protocol: Protocol::Multiboot2,
+            seconds: 0,
+        };
+        let text = menu(&content);
         let lines = "  multiboot2 /boot/xenolith.bin dom0_mem=1G\n  module2 /boot/kernel console=hvc0 'a;b'\n  \
                      module2 /boot/initrd\n  module2 /boot/module0\n}\n";
         assert!(text.ends_with(lines), "{text}");
+        let text = menu(&Content {
+            protocol: Protocol::Multiboot,
+            ..content
+        });
+        let lines = lines
+            .replace("multiboot2", "multiboot")
+            .replace("module2", "module");
+        assert!(text.ends_with(&lines), "{text}");
     }
 }

@@ -11,6 +11,7 @@ use crate::console::{Console, Echo};
 use crate::domains::{self, Domain};
 use crate::emulator::{Boot, Dom0, Emulator, Files, Machine, Terminal};
 use crate::fetch::Debian;
+use crate::grub;
 use crate::results::{self, Results};
 use crate::verbs::build::{self, Built};
 
@@ -134,6 +135,9 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
         // It clears its memory before it starts.
         Emulator::Bochs => 512 + run.beside.iter().map(|domain| domain.memory).sum::<u64>(),
     };
+    if on == On::Xen {
+        machine.grub = grub::Protocol::Multiboot;
+    }
     machine.emulator = run.emulator.map(Path::to_path_buf);
     Ok(machine)
 }

@@ -81,7 +81,13 @@ fn write(board: &'static Board, files: &Files, output: &Path) -> Result<()> {
     let is_disc = output.extension().is_some_and(|end| end == "iso");
     let make = if is_disc { grub::disc } else { grub::disk };
     let folder = paths::work().join(format!("grub-{}", std::process::id()));
-    let made = make(files, &[], MENU_SECONDS, &folder, output);
+    let content = grub::Content {
+        files,
+        more: &[],
+        protocol: grub::Protocol::default(),
+        seconds: MENU_SECONDS,
+    };
+    let made = make(&content, &folder, output);
     // What stays behind in it is of no use, and of no harm.
     let _ = std::fs::remove_dir_all(&folder);
     made
