@@ -42,13 +42,10 @@ impl<H: Hardware> Context<'_, H> {
         self.hv().hal.now()
     }
 
-    /// Takes over the task priority that the guest may have set through CR8.
+    /// Takes over what the guest may have changed of its local APIC without an exit.
     #[inline]
-    pub fn sync_tpr(&self) {
-        let class = self.hw.cr8();
-        if class != self.vcpu.arch.lapic.tpr() {
-            self.vcpu.arch.lapic.set_tpr(class);
-        }
+    pub fn sync_lapic(&mut self) {
+        self.hw.sync(&self.vcpu.arch.lapic);
     }
 
     /// Goes on behind the instruction that was intercepted, which has `length` bytes.
@@ -106,6 +103,11 @@ pub fn serve<H: Hardware>(cx: &mut Context<'_, H>) {
 fn rare<H: Hardware>(cx: &mut Context<'_, H>, exit: Exit) {
     match exit {
         Exit::InterruptWindow => {}
+        Exit::EndOfInterrupt(vector) => super::interrupts::ended(cx, vector),
+        Exit::IllegalVectorToSelf => {
+            cx.sync_lapic();
+            cx.vcpu.arch.lapic.sent_itself_an_illegal_vector();
+        }
         Exit::Halt => halt(cx),
         Exit::Port(access) => port::access(cx, access),
         Exit::ControlRegister(access) => control::access(cx, access),
@@ -152,7 +154,7 @@ fn halt<H: Hardware>(cx: &mut Context<'_, H>) {
     if cx.hw.rflags() & INTERRUPTS == 0 {
         cx.vcpu.arch.lapic.signals().halt_deaf();
     }
-    cx.sync_tpr();
+    cx.sync_lapic();
     cx.hv().block(cx.vcpu);
 }
 

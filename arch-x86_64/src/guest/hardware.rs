@@ -2,7 +2,7 @@
 //!
 //! The code that serves exits is generic over [`Hardware`]; nothing here is decided at run time per exit.
 
-use crate::msr::Register;
+use crate::{msr::Register, vlapic::VLapic};
 
 /// Why a guest stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub enum Exit {
     Interrupt,
     /// The guest can take an interrupt that was waiting.
     InterruptWindow,
+    /// The guest has ended the interrupt with this vector, at an APIC that the CPU has.
+    EndOfInterrupt(u8),
+    /// Through such an APIC it has sent itself a vector that there is not.
+    IllegalVectorToSelf,
     /// An access that the second-level tables do not allow.
     Memory(MemoryFault),
     /// CPUID.
@@ -246,4 +250,21 @@ pub trait Hardware {
     fn cr8(&self) -> u8;
     /// Sets what the guest reads from CR8.
     fn set_cr8(&mut self, class: u8);
+
+    /// Makes the model of the local APIC hold all that the CPU kept of it while the guest ran.
+    #[inline]
+    fn sync(&mut self, lapic: &VLapic) {
+        let class = self.cr8();
+        if class != lapic.tpr() {
+            lapic.set_tpr(class);
+        }
+    }
+    /// Whether the CPU delivers this APIC's interrupts by itself once it has it.
+    #[inline(always)]
+    fn takes(&self, _: &VLapic) -> bool {
+        false
+    }
+    /// Just before an entry: lends the local APIC to the CPU, where that can be.
+    #[inline(always)]
+    fn lend(&mut self, _: &VLapic) {}
 }

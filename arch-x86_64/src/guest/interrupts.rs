@@ -30,6 +30,7 @@ pub fn before_entry<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
     } else if arch.window.get() {
         close_window(cx);
     }
+    cx.hw.lend(&cx.vcpu.arch.lapic);
     true
 }
 
@@ -48,7 +49,7 @@ enum Next {
 #[inline(never)]
 fn deliver<H: Hardware>(cx: &mut Context<'_, H>) {
     let arch = &cx.vcpu.arch;
-    cx.sync_tpr();
+    cx.sync_lapic();
     let Some(next) = next(cx) else {
         if H::LOWERS_TPR_UNSEEN
             && let Some(class) = arch.lapic.held_by_task_priority()
@@ -74,7 +75,7 @@ fn deliver<H: Hardware>(cx: &mut Context<'_, H>) {
         // The guest ends an upcall without an exit: one is asked for if an interrupt waits behind it.
         Next::Upcall(vector) => {
             cx.hw.inject(Event::Interrupt(vector));
-            arch.lapic.deliverable()
+            by_hand(cx)
         }
         Next::Lapic(vector) => {
             arch.lapic.acknowledge(vector);
@@ -98,7 +99,16 @@ fn next<H: Hardware>(cx: &Context<'_, H>) -> Option<Next> {
     {
         return Some(Next::Upcall(vector));
     }
-    arch.lapic.deliverable().map(Next::Lapic)
+    by_hand(cx).map(Next::Lapic)
+}
+
+/// What is deliverable at the APIC, unless the CPU delivers that.
+fn by_hand<H: Hardware>(cx: &Context<'_, H>) -> Option<u8> {
+    let lapic = &cx.vcpu.arch.lapic;
+    if cx.hw.takes(lapic) {
+        return None;
+    }
+    lapic.deliverable()
 }
 
 /// Whether the guest has events that it was told of and did not look at. The vector is a level: it is delivered as long
@@ -167,6 +177,14 @@ fn start_at<H: Hardware>(hw: &mut H, page: u8) {
             base: u64::from(page) << 12,
         },
     );
+}
+
+/// The guest has ended an interrupt at an APIC that the CPU has.
+#[cold]
+pub fn ended<H: Hardware>(cx: &Context<'_, H>, vector: u8) {
+    if cx.vcpu.arch.lapic.is_level(vector) {
+        super::ioapic::end_of_interrupt(cx.vcpu.domain(), vector);
+    }
 }
 
 /// Acts on what a write to a local APIC asks for.
@@ -240,5 +258,5 @@ pub fn has_deliverable(domain: &ArchDomain, vcpu: &ArchVcpu, upcall: bool) -> bo
     let signals = vcpu.lapic.signals();
     signals.is_pending()
         || !signals.is_deaf()
-            && (upcall && domain.callback().is_some() || vcpu.lapic.deliverable().is_some())
+            && (upcall && domain.callback().is_some() || vcpu.deliverable().is_some())
 }

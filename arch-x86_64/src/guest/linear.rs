@@ -37,13 +37,22 @@ fn with<R>(
     p2m: &Nested,
     f: impl FnOnce(&mut Space<'_>) -> Result<R, WalkError>,
 ) -> Result<R, WalkError> {
-    let state = state(vcpu);
+    with_state(vcpu, p2m, &state(vcpu), f)
+}
+
+#[inline(always)]
+fn with_state<R>(
+    vcpu: &ArchVcpu,
+    p2m: &Nested,
+    state: &PagingState,
+    f: impl FnOnce(&mut Space<'_>) -> Result<R, WalkError>,
+) -> Result<R, WalkError> {
     // SAFETY: only the CPU that has the vCPU loaded calls this, and nothing below calls it again.
     let cache = unsafe { &mut *vcpu.translations_ptr() };
     f(&mut GuestAccess {
         p2m,
         frames: Ram,
-        state: &state,
+        state,
         limits: machine::paging_limits(),
         cache,
     })
@@ -97,8 +106,18 @@ pub fn fetch<H: Hardware>(
 /// As [`fetch`], four bytes or nothing, and the guest hears nothing of it.
 #[inline]
 pub fn fetch_opcode<H: Hardware>(cx: &Context<'_, H>, at: u64) -> Option<[u8; 4]> {
+    const FLAG_AC: u64 = 1 << 18;
     let domain = cx.vcpu.domain();
-    let opcode = with(&cx.vcpu.arch, &domain.p2m, |space| {
+    // Nearly every exit comes here where the CPU does not tell the length: what is at hand is not looked for again.
+    let state = PagingState {
+        cr0: cx.hw.cr0(),
+        cr3: cx.hw.cr3(),
+        cr4: cx.hw.cr4(),
+        efer: cx.hw.efer(),
+        cpl: cx.hw.cpl(),
+        ac: cx.hw.rflags() & FLAG_AC != 0,
+    };
+    let opcode = with_state(&cx.vcpu.arch, &domain.p2m, &state, |space| {
         Ok(space.fetch_opcode(GuestVirt(at)))
     });
     opcode.ok()?

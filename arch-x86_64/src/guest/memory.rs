@@ -48,7 +48,7 @@ impl<H: Hardware> mmio::Device<H> for LapicPage {
         // Registers have 32 bits, one every 16 bytes; narrower reads see a part of them.
         let offset = (address & PAGE) as u32;
         let now = cx.now();
-        cx.sync_tpr();
+        cx.sync_lapic();
         let value = cx.vcpu.arch.lapic.read(offset & !0xf, now);
         if offset & 0xc != 0 {
             return 0;
@@ -63,7 +63,7 @@ impl<H: Hardware> mmio::Device<H> for LapicPage {
             return;
         }
         let now = cx.now();
-        cx.sync_tpr();
+        cx.sync_lapic();
         let effect = cx.vcpu.arch.lapic.write(offset, value as u32, now);
         cx.hw.set_cr8(cx.vcpu.arch.lapic.tpr());
         super::interrupts::carry_out(cx, effect);

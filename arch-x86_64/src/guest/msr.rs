@@ -5,12 +5,13 @@ use super::{
     hardware::{Event, Hardware},
     hypercall_page,
     instruction::{self, Kind},
-    interrupts,
+    interrupts, ioapic,
 };
 use crate::{
     msr::{GeneralProtection, Msr, Register, check_efer, classify},
     speculation::apply,
     timer,
+    vlapic::{Effect, MSR_END_OF_INTERRUPT, Mode},
 };
 
 /// Serves RDMSR.
@@ -32,11 +33,11 @@ pub fn read<H: Hardware>(cx: &mut Context<'_, H>) {
     }
 }
 
-fn value<H: Hardware>(cx: &Context<'_, H>, index: u32) -> Result<u64, GeneralProtection> {
+fn value<H: Hardware>(cx: &mut Context<'_, H>, index: u32) -> Result<u64, GeneralProtection> {
     let arch = &cx.vcpu.domain().arch;
     match classify(index) {
         Msr::LocalApic => {
-            cx.sync_tpr();
+            cx.sync_lapic();
             cx.vcpu.arch.lapic.read_msr(index, cx.now())
         }
         Msr::Register(Register::SpecCtrl) if Register::SpecCtrl.exists(&arch.policy) => {
@@ -61,6 +62,14 @@ pub fn write<H: Hardware>(cx: &mut Context<'_, H>) {
         return;
     };
     let (index, value) = (cx.regs.rcx as u32, cx.regs.edx_eax());
+    // The commonest write of all has a short way.
+    let lapic = &cx.vcpu.arch.lapic;
+    if (index, value) == (MSR_END_OF_INTERRUPT, 0) && lapic.mode() == Mode::X2Apic {
+        if let Effect::Eoi(vector) = lapic.end_of_interrupt() {
+            ioapic::end_of_interrupt(cx.vcpu.domain(), vector);
+        }
+        return cx.skip(length);
+    }
     match set(cx, index, value) {
         Ok(()) => cx.skip(length),
         Err(GeneralProtection) => {
@@ -78,7 +87,7 @@ fn set<H: Hardware>(
     let arch = &cx.vcpu.domain().arch;
     match classify(index) {
         Msr::LocalApic => {
-            cx.sync_tpr();
+            cx.sync_lapic();
             let effect = cx.vcpu.arch.lapic.write_msr(index, value, cx.now())?;
             cx.hw.set_cr8(cx.vcpu.arch.lapic.tpr());
             interrupts::carry_out(cx, effect);

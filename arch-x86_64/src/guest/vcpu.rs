@@ -20,7 +20,7 @@ use crate::{
     msr::{MsrPolicy, MsrState},
     svm::vcpu::SvmVcpu,
     vioapic::VIoApic,
-    vlapic::VLapic,
+    vlapic::{ApicPage, VLapic},
     vmx::vcpu::VmxVcpu,
 };
 
@@ -30,6 +30,15 @@ pub enum HwVcpu {
     Svm(SvmVcpu),
     /// Intel.
     Vmx(VmxVcpu),
+}
+
+impl HwVcpu {
+    fn apic_page(&self) -> Option<&ApicPage> {
+        match self {
+            HwVcpu::Svm(_) => None,
+            HwVcpu::Vmx(vmx) => vmx.apic_page(),
+        }
+    }
 }
 
 /// Registers and interrupts of one vCPU.
@@ -81,6 +90,15 @@ impl ArchVcpu {
             debug: Cell::new([0; 4]),
             translations: UnsafeCell::new(TranslationCache::new()),
             msrs: UnsafeCell::new(MsrState::default()),
+        }
+    }
+
+    /// The interrupt that its local APIC would let through, while it is stopped.
+    #[must_use]
+    pub fn deliverable(&self) -> Option<u8> {
+        match self.hw.apic_page() {
+            Some(page) if self.lapic.is_lent() => self.lapic.deliverable_with(page),
+            _ => self.lapic.deliverable(),
         }
     }
 

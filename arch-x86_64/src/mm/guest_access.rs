@@ -193,7 +193,13 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         }
         let held = self.p2m.read();
         let frame = self.frame(at, Access::Fetch, &held).ok()?;
-        self.frames.read(frame, offset(at), &mut bytes);
+        let (offset, within) = (offset(at), offset(at) % 8);
+        if within <= 4 {
+            // One load has them all.
+            let word = self.frames.load(frame, offset) >> (8 * within);
+            return Some((word as u32).to_le_bytes());
+        }
+        self.frames.read(frame, offset, &mut bytes);
         Some(bytes)
     }
 

@@ -15,6 +15,8 @@ use crate::msr::GeneralProtection;
 
 /// IA32_APIC_BASE.
 pub const MSR_APIC_BASE: u32 = 0x1b;
+/// The MSR that ends an interrupt at an x2APIC.
+pub const MSR_END_OF_INTERRUPT: u32 = 0x800 + number::END_OF_INTERRUPT;
 /// The first and the last MSR of an x2APIC.
 pub const MSRS_X2APIC: core::ops::RangeInclusive<u32> = 0x800..=0x8ff;
 
@@ -232,9 +234,14 @@ impl VLapic {
         Effect::Ipi(message)
     }
 
+    /// As a write of an illegal vector to the register for interrupts to oneself.
+    pub fn sent_itself_an_illegal_vector(&self) {
+        self.raise_error(ERROR::SENT_ILLEGAL_VECTOR::SET.value);
+    }
+
     fn accept_own(&self, vector: u8) {
         if vector < 16 {
-            self.raise_error(ERROR::SENT_ILLEGAL_VECTOR::SET.value);
+            self.sent_itself_an_illegal_vector();
         } else {
             self.accept(vector, Trigger::Edge);
         }

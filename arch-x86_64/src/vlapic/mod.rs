@@ -8,6 +8,7 @@
 
 mod access;
 mod destination;
+mod lent;
 mod message;
 pub mod registers;
 mod signals;
@@ -22,7 +23,9 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+pub use access::MSR_END_OF_INTERRUPT;
 pub use destination::{deliver, resolve};
+pub use lent::{ApicPage, Status};
 pub use message::{Delivery, Destination, Message, Trigger};
 use registers::{BASE, Base, ERROR, LVT, Lvt, SPURIOUS};
 pub use signals::{Pending, Signals};
@@ -78,6 +81,11 @@ pub struct VLapic {
     new_errors: AtomicU32,
     /// Enabled in hardware and software: interrupts are taken.
     accepting: AtomicBool,
+    /// The CPU has requests, those in service and the task priority: what stands here of them is old, but for requests
+    /// that came since.
+    lent: AtomicBool,
+    /// While it is not lent: sets in the page may not be empty.
+    page_stale: AtomicBool,
     /// Being handled.
     in_service: VectorSet,
     /// The highest being handled, or 0.
@@ -109,6 +117,8 @@ impl VLapic {
             signals: Signals::new(id != 0),
             new_errors: AtomicU32::new(0),
             accepting: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
+            page_stale: AtomicBool::new(true),
             in_service: VectorSet::default(),
             in_service_top: AtomicU8::new(0),
             task_priority: AtomicU8::new(0),
@@ -145,6 +155,8 @@ impl VLapic {
     /// As an INIT message leaves it: the registers are reset, the mode and the signals stay.
     pub fn init(&self) {
         self.accepting.store(false, SeqCst);
+        self.lent.store(false, Relaxed);
+        self.page_stale.store(true, Relaxed);
         self.request.clear();
         self.level.clear();
         self.in_service.clear();

@@ -44,6 +44,35 @@ impl VectorSet {
         word.store(word.load(Relaxed) & !bit(vector), Relaxed);
     }
 
+    /// Empties the set and tells what was in it, while other CPUs may add.
+    pub fn take(&self) -> [u64; 4] {
+        self.0.each_ref().map(|word| match word.load(Relaxed) {
+            0 => 0,
+            _ => word.swap(0, SeqCst),
+        })
+    }
+
+    /// Adds all of these, from any CPU.
+    pub fn insert_all(&self, words: [u64; 4]) {
+        for (word, more) in self.0.iter().zip(words) {
+            if more != 0 {
+                word.fetch_or(more, SeqCst);
+            }
+        }
+    }
+
+    /// All members.
+    pub fn words(&self) -> [u64; 4] {
+        self.0.each_ref().map(|word| word.load(Relaxed))
+    }
+
+    /// Makes these the members of a set that only the caller's CPU writes.
+    pub fn set_own(&self, words: [u64; 4]) {
+        for (word, value) in self.0.iter().zip(words) {
+            word.store(value, Relaxed);
+        }
+    }
+
     /// Whether a vector is a member.
     pub fn contains(&self, vector: u8) -> bool {
         self.word(vector).load(Relaxed) & bit(vector) != 0
@@ -59,6 +88,12 @@ impl VectorSet {
             }
         }
         0
+    }
+
+    /// The highest member of a set with these words, or 0.
+    pub fn highest_of(words: [u64; 4]) -> u8 {
+        let found = (0u8..).zip(words).filter(|(_, bits)| *bits != 0).last();
+        found.map_or(0, |(index, bits)| index << 6 | bits.ilog2() as u8)
     }
 
     /// The 32-bit register `index` (0 to 7) of the set; 0 beyond.

@@ -41,6 +41,8 @@ bitflags! {
         const CR8_LOAD = 1 << 19;
         /// Moves from CR8.
         const CR8_STORE = 1 << 20;
+        /// The guest's task priority is in the virtual-APIC page.
+        const TPR_SHADOW = 1 << 21;
         /// The guest can take a non-maskable interrupt.
         const NMI_WINDOW = 1 << 22;
         /// IN and OUT, as the bitmaps say.
@@ -59,14 +61,20 @@ bitflags! {
     pub struct Secondary: u32 {
         /// Guest-physical addresses are translated by second-level tables.
         const EPT = 1 << 1;
+        /// Some MSRs of an x2APIC are registers in the virtual-APIC page.
+        const X2APIC = 1 << 4;
         /// Translations are tagged with an identifier.
         const VPID = 1 << 5;
         /// WBINVD exits.
         const WBINVD = 1 << 6;
         /// The guest may run without paging and in real mode.
         const UNRESTRICTED = 1 << 7;
+        /// Interrupts in the virtual-APIC page are delivered by the CPU.
+        const INTERRUPT_DELIVERY = 1 << 9;
         /// PAUSE in a loop exits.
         const PAUSE_LOOP = 1 << 10;
+        /// What it takes for the CPU to have an x2APIC.
+        const VIRTUAL_APIC = Self::X2APIC.bits() | Self::INTERRUPT_DELIVERY.bits();
         const _ = !0;
     }
 

@@ -57,6 +57,8 @@ pub struct Features {
     pub(super) exit: OnExit,
     pub(super) entry: OnEntry,
     pub(super) translation: Translation,
+    /// The CPU can have the guest's x2APIC.
+    pub(super) has_apic: bool,
     /// Bits of CR0 and CR4 that have to be on while a guest runs.
     pub(super) fixed: [u64; 2],
 }
@@ -108,6 +110,9 @@ pub fn detect() -> Result<Features, &'static str> {
         | Primary::MSR_BITMAP
         | Primary::MONITOR
         | Primary::SECONDARY;
+    let allowed = Secondary::from_bits_retain((capability(msr::SECONDARY) >> 32) as u32);
+    let has_apic =
+        allowed.contains(Secondary::VIRTUAL_APIC) && has_tpr_shadow(capability(msr::TRUE_PRIMARY));
     let unwanted = Primary::CR3_LOAD | Primary::CR3_STORE | Primary::INVLPG | Primary::RDTSC;
     let primary = choose(
         capability(msr::TRUE_PRIMARY),
@@ -116,9 +121,7 @@ pub fn detect() -> Result<Features, &'static str> {
         unwanted.bits(),
     )
     .map_err(|_| old)?;
-    let secondary = second_level(Secondary::from_bits_retain(
-        (capability(msr::SECONDARY) >> 32) as u32,
-    ))?;
+    let secondary = second_level(allowed)?;
     let exit = OnExit::SAVE_DEBUG
         | OnExit::HOST_64
         | OnExit::SAVE_PAT
@@ -147,12 +150,19 @@ pub fn detect() -> Result<Features, &'static str> {
         exit: OnExit::from_bits_retain(exit),
         entry: OnEntry::from_bits_retain(entry),
         translation: Translation::from_bits_retain(capability(msr::TRANSLATION)),
+        has_apic,
         fixed: [
             // Guests are unrestricted: these two are theirs.
             capability(msr::CR0_FIXED0) & !CR0_PE_PG,
             capability(msr::CR4_FIXED0),
         ],
     })
+}
+
+/// Whether the task priority can be the guest's own, by a capability register of the primary controls.
+fn has_tpr_shadow(capability: u64) -> bool {
+    let cr8 = Primary::CR8_LOAD | Primary::CR8_STORE;
+    choose(capability, Primary::TPR_SHADOW.bits(), 0, cr8.bits()).is_ok()
 }
 
 /// Secondary controls with the second-level tables that guests need.
@@ -245,6 +255,8 @@ pub struct Maps {
     pub ports: HostPhys,
     /// Every MSR exits but the guest's own.
     pub msrs: HostPhys,
+    /// The same where the CPU has the guest's x2APIC.
+    pub msrs_with_apic: HostPhys,
 }
 
 static MAPS: Once<Maps> = Once::new();
@@ -255,11 +267,20 @@ pub fn shared_maps(hv: &Hypervisor<X86_64>) -> Option<&'static Maps> {
         return Some(maps);
     }
     let ports = port_map(hv, &[0..=u16::MAX])?;
+    let msrs = msr_map(hv, &maps::msr_map())?;
+    let msrs_with_apic = msr_map(hv, &maps::msr_map_with_apic())?;
+    Some(MAPS.call_once(|| Maps {
+        ports,
+        msrs,
+        msrs_with_apic,
+    }))
+}
+
+fn msr_map(hv: &Hypervisor<X86_64>, map: &[u8]) -> Option<HostPhys> {
     const { assert!(MSR_MAP_BYTES == 1 << 12) };
-    let msrs = hv.memory.allocate(0, Place::ANY)?;
-    Direct::write(msrs, 0, &maps::msr_map()).ok()?;
-    let msrs = msrs.base();
-    Some(MAPS.call_once(|| Maps { ports, msrs }))
+    let frame = hv.memory.allocate(0, Place::ANY)?;
+    Direct::write(frame, 0, map).ok()?;
+    Some(frame.base())
 }
 
 /// Port bitmaps of a domain's own, where only some ports exit: two pages in one piece.

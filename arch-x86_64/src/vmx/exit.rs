@@ -73,11 +73,13 @@ pub mod reason {
     pub const MWAIT: u32 = 36;
     pub const MONITOR: u32 = 39;
     pub const PAUSE: u32 = 40;
+    pub const END_OF_INTERRUPT: u32 = 45;
     pub const EPT_VIOLATION: u32 = 48;
     pub const INVEPT: u32 = 50;
     pub const INVVPID: u32 = 53;
     pub const WBINVD: u32 = 54;
     pub const XSETBV: u32 = 55;
+    pub const APIC_WRITE: u32 = 56;
     pub const ENCLS: u32 = 60;
 }
 
@@ -104,6 +106,9 @@ pub fn decode(reason: u32, about: &impl Information) -> Exit {
         reason::EPT_VIOLATION => Exit::Memory(memory_fault(about.qualification(), about.address())),
         reason::INTERRUPT_WINDOW | reason::NMI_WINDOW => Exit::InterruptWindow,
         reason::CPUID => Exit::Cpuid,
+        reason::END_OF_INTERRUPT => Exit::EndOfInterrupt(about.qualification() as u8),
+        // Nothing else of the APIC is written without an exit before and yet wants to be looked at.
+        reason::APIC_WRITE => Exit::IllegalVectorToSelf,
         reason::RDMSR => Exit::ReadMsr,
         reason::WRMSR => Exit::WriteMsr,
         reason::PORT => Exit::Port(port_access(about.qualification(), about.next())),

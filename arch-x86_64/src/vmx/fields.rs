@@ -100,6 +100,7 @@ macro_rules! fields {
 
 fields!(Word {
     VPID = 0x0000,
+    GUEST_INTERRUPT_STATUS = 0x0810,
     // ES, CS, SS, DS, FS, GS.
     GUEST_SELECTOR = 0x0800,
     GUEST_LDTR_SELECTOR = 0x080c,
@@ -118,7 +119,12 @@ fields!(Quad {
     IO_BITMAP_B = 0x2002,
     MSR_BITMAP = 0x2004,
     TSC_OFFSET = 0x2010,
+    VIRTUAL_APIC_ADDRESS = 0x2012,
     EPT_POINTER = 0x201a,
+    EOI_EXIT0 = 0x201c,
+    EOI_EXIT1 = 0x201e,
+    EOI_EXIT2 = 0x2020,
+    EOI_EXIT3 = 0x2022,
     GUEST_PHYSICAL_ADDRESS = 0x2400,
     LINK_POINTER = 0x2800,
     GUEST_DEBUGCTL = 0x2802,
@@ -147,6 +153,7 @@ fields!(Double {
     ENTRY_EVENT = 0x4016,
     ENTRY_ERROR_CODE = 0x4018,
     ENTRY_INSTRUCTION_LENGTH = 0x401a,
+    TPR_THRESHOLD = 0x401c,
     SECONDARY_CONTROLS = 0x401e,
     PAUSE_GAP = 0x4020,
     PAUSE_WINDOW = 0x4022,
@@ -208,6 +215,9 @@ fields!(Natural {
     HOST_RSP = 0x6c14,
     HOST_RIP = 0x6c16,
 });
+
+/// Vectors whose end exits, 64 in each.
+pub const EOI_EXITS: [Field<Quad>; 4] = [EOI_EXIT0, EOI_EXIT1, EOI_EXIT2, EOI_EXIT3];
 
 /// The four pointers of a guest with PAE paging.
 pub const GUEST_PDPTES: [Field<Quad>; 4] = [GUEST_PDPTE0, GUEST_PDPTE1, GUEST_PDPTE2, GUEST_PDPTE3];

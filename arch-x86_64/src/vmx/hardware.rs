@@ -9,12 +9,14 @@ use core::arch::asm;
 use x86_64::registers::{control::Cr2, model_specific::Msr};
 
 use super::{
-    controls::{OnEntry, Primary},
+    controls::{OnEntry, Primary, Secondary},
+    cpu::Features,
     event,
     exit::{self, Information, reason},
     fields as f,
     instructions::{read, write},
     segment,
+    virtual_apic::VirtualApic,
 };
 use crate::{
     guest::{
@@ -22,6 +24,7 @@ use crate::{
         paging::PagingState,
     },
     msr::Register,
+    vlapic::VLapic,
 };
 
 const CR0_MP: u64 = 1 << 1;
@@ -74,7 +77,10 @@ struct Kept {
 pub struct State {
     reason: u32,
     primary: Primary,
+    secondary: Secondary,
     entry: OnEntry,
+    /// What the CPU needs to have the local APIC, where it can.
+    apic: Option<VirtualApic>,
     /// Bits of CR0 and CR4 that have to be on while the guest runs, whatever it sees.
     fixed: [u64; 2],
     efer: u64,
@@ -119,13 +125,15 @@ fn set_dr6(value: u64) {
 }
 
 impl State {
-    /// Of a control structure whose control words begin with these.
-    pub(super) fn new(primary: Primary, entry: OnEntry, fixed: [u64; 2]) -> Self {
+    /// Of a control structure whose control words begin with these of the CPU's.
+    pub(super) fn new(features: &Features, apic: Option<VirtualApic>) -> Self {
         Self {
             reason: 0,
-            primary,
-            entry,
-            fixed,
+            primary: features.primary,
+            secondary: features.secondary,
+            entry: features.entry,
+            apic,
+            fixed: features.fixed,
             efer: 0,
             cr8: 0,
             stale: false,
@@ -134,8 +142,11 @@ impl State {
         }
     }
 
-    /// Says which bits of CR0 and CR4 are the guest's own.
-    pub(super) fn write_masks(&self) {
+    /// Says which bits of CR0 and CR4 are the guest's own, and where its APIC's page is.
+    pub(super) fn write_fields(&self) {
+        if let Some(apic) = &self.apic {
+            apic.write_fields();
+        }
         write(f::CR0_MASK, !CR0_OWN);
         write(f::CR4_MASK, !CR4_OWN);
     }
@@ -532,6 +543,31 @@ impl Hardware for State {
 
     fn set_cr8(&mut self, class: u8) {
         self.cr8 = class & 15;
+    }
+
+    fn sync(&mut self, lapic: &VLapic) {
+        if let Some(apic) = &self.apic
+            && lapic.is_lent()
+        {
+            apic.take_back(lapic);
+            self.cr8 = lapic.tpr();
+        } else if self.cr8 != lapic.tpr() {
+            lapic.set_tpr(self.cr8);
+        }
+    }
+
+    #[inline(always)]
+    fn takes(&self, lapic: &VLapic) -> bool {
+        self.apic.is_some() && lapic.can_be_lent()
+    }
+
+    #[inline(always)]
+    fn lend(&mut self, lapic: &VLapic) {
+        if let Some(apic) = &mut self.apic
+            && !lapic.is_lent()
+        {
+            apic.lend(lapic, &mut self.primary, &mut self.secondary);
+        }
     }
 }
 

@@ -16,3 +16,5 @@ pub mod maps;
 pub mod segment;
 #[cfg(target_os = "none")]
 pub mod vcpu;
+#[cfg(target_os = "none")]
+pub mod virtual_apic;

@@ -13,6 +13,7 @@ use super::{
     enter, fields as f,
     hardware::State,
     instructions::{self, write},
+    virtual_apic::{PageFrame, VirtualApic},
 };
 use crate::{
     X86_64,
@@ -26,6 +27,7 @@ use crate::{
     },
     mm::hyp::Direct,
     svm::asid::Asid,
+    vlapic::ApicPage,
 };
 
 /// The backend.
@@ -34,6 +36,8 @@ pub enum Vmx {}
 /// What a vCPU keeps for VMX. The CPU that it is loaded on owns all of it.
 pub struct VmxVcpu {
     frame: Mfn,
+    /// The page of its local APIC, where the CPU can have that.
+    apic: Option<PageFrame>,
     state: UnsafeCell<State>,
     asid: Cell<Asid>,
     /// The CPU that ran it last.
@@ -72,9 +76,20 @@ impl VmxVcpu {
         if !unsafe { instructions::vmclear(frame.base()) } {
             return None;
         }
-        let state = State::new(features.primary, features.entry, features.fixed);
+        let apic = if features.has_apic {
+            // SAFETY: the frame is taken here, and given back by nobody before the vCPU is gone.
+            Some(unsafe { PageFrame::new(hv.memory.allocate(0, Place::ANY)?) })
+        } else {
+            None
+        };
+        let maps_of_msrs = [maps.msrs, maps.msrs_with_apic];
+        let state = State::new(
+            features,
+            apic.map(|frame| VirtualApic::new(frame, maps_of_msrs)),
+        );
         let new = Self {
             frame,
+            apic,
             state: UnsafeCell::new(state),
             asid: Cell::new(Asid::NONE),
             cpu: Cell::new(None),
@@ -105,7 +120,7 @@ impl VmxVcpu {
                 write(f::IO_BITMAP_B, ports.0 + 4096);
                 write(f::MSR_BITMAP, maps.msrs.0);
                 write(f::TSC_OFFSET, tsc_offset);
-                state.write_masks();
+                state.write_fields();
                 if features.secondary.contains(Secondary::PAUSE_LOOP) {
                     write(f::PAUSE_GAP, 128);
                     write(f::PAUSE_WINDOW, 4096);
@@ -120,6 +135,12 @@ impl VmxVcpu {
     #[must_use]
     pub fn frame(&self) -> Mfn {
         self.frame
+    }
+
+    /// The page of its local APIC, where the CPU can have that.
+    #[must_use]
+    pub fn apic_page(&self) -> Option<&ApicPage> {
+        self.apic.as_ref().map(PageFrame::page)
     }
 
     /// How the vCPU's addresses translate.
@@ -214,7 +235,10 @@ impl Backend for Vmx {
         let vmx = own(&vcpu.arch);
         // SAFETY: the vCPU is loaded on this CPU and not running.
         unsafe {
-            (*vmx.state.get()).save();
+            let state = &mut *vmx.state.get();
+            state.save();
+            // Other CPUs ask what is deliverable from now on, and the next to run it may be one of them.
+            state.sync(&vcpu.arch.lapic);
             instructions::vmclear(vmx.frame.base());
         }
     }

@@ -12,7 +12,8 @@ use crate::fetch::Debian;
 use crate::prepare::MachineArgs;
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
-    Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, neighbours, ports,
+    Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, neighbours, pair,
+    ports,
 };
 use crate::verbs::{setup, smoke};
 use crate::{bzimage, paths};
@@ -95,6 +96,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(bad_cpu::cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(devices::cases()?);
     cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
+    cases.extend(pair::cases()?);
     cases.extend(ports::cases()?);
     Ok(cases)
 }

@@ -86,7 +86,7 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
     let pc = boards::find(None, Some(Arch::X86_64))?;
     let in_bochs = PLANS
         .iter()
-        .filter(|plan| plan.variant.is_empty())
+        .filter(|plan| plan.only.is_none_or(|arch| arch == pc.arch))
         .map(|plan| case(pc, Emulator::Bochs, plan));
     Ok(in_qemu.chain(in_bochs).collect())
 }

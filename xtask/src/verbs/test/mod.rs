@@ -14,6 +14,7 @@ mod guests;
 mod host;
 mod images;
 mod neighbours;
+mod pair;
 mod ports;
 
 use std::process::ExitCode;
