@@ -264,7 +264,8 @@ pub trait Hardware {
     fn takes(&self, _: &VLapic) -> bool {
         false
     }
-    /// Just before an entry: lends the local APIC to the CPU, where that can be.
+    /// Just before an entry: lends the local APIC to the CPU, where that can be; or, where the CPU has it, what is requested
+    /// since.
     #[inline(always)]
-    fn lend(&mut self, _: &VLapic) {}
+    fn lend(&mut self, _: &VLapic, _requested: bool) {}
 }

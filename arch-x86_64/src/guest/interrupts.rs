@@ -25,12 +25,13 @@ pub fn before_entry<H: Hardware>(cx: &mut Context<'_, H>) -> bool {
         return false;
     }
     let upcall = arch.upcall.load(Relaxed) && cx.vcpu.domain().arch.callback().is_some();
-    if upcall || arch.lapic.highest_requested() != 0 {
+    let requested = arch.lapic.highest_requested() != 0;
+    if upcall || requested && !cx.hw.takes(&arch.lapic) {
         deliver(cx);
     } else if arch.window.get() {
         close_window(cx);
     }
-    cx.hw.lend(&cx.vcpu.arch.lapic);
+    cx.hw.lend(&cx.vcpu.arch.lapic, requested);
     true
 }
 

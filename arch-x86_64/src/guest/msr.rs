@@ -11,7 +11,7 @@ use crate::{
     msr::{GeneralProtection, Msr, Register, check_efer, classify},
     speculation::apply,
     timer,
-    vlapic::{Effect, MSR_END_OF_INTERRUPT, Mode},
+    vlapic::{Effect, MSR_END_OF_INTERRUPT, Mode, hangs_on_the_unseen},
 };
 
 /// Serves RDMSR.
@@ -37,7 +37,9 @@ fn value<H: Hardware>(cx: &mut Context<'_, H>, index: u32) -> Result<u64, Genera
     let arch = &cx.vcpu.domain().arch;
     match classify(index) {
         Msr::LocalApic => {
-            cx.sync_lapic();
+            if hangs_on_the_unseen(index) {
+                cx.sync_lapic();
+            }
             cx.vcpu.arch.lapic.read_msr(index, cx.now())
         }
         Msr::Register(Register::SpecCtrl) if Register::SpecCtrl.exists(&arch.policy) => {
@@ -87,9 +89,14 @@ fn set<H: Hardware>(
     let arch = &cx.vcpu.domain().arch;
     match classify(index) {
         Msr::LocalApic => {
-            cx.sync_lapic();
+            let unseen = hangs_on_the_unseen(index);
+            if unseen {
+                cx.sync_lapic();
+            }
             let effect = cx.vcpu.arch.lapic.write_msr(index, value, cx.now())?;
-            cx.hw.set_cr8(cx.vcpu.arch.lapic.tpr());
+            if unseen {
+                cx.hw.set_cr8(cx.vcpu.arch.lapic.tpr());
+            }
             interrupts::carry_out(cx, effect);
         }
         Msr::Register(Register::Efer) => {

@@ -17,6 +17,18 @@ use crate::msr::GeneralProtection;
 pub const MSR_APIC_BASE: u32 = 0x1b;
 /// The MSR that ends an interrupt at an x2APIC.
 pub const MSR_END_OF_INTERRUPT: u32 = 0x800 + number::END_OF_INTERRUPT;
+/// Whether what an MSR reads, or what a write does, hangs on what a guest changes of its APIC without an exit: the priorities,
+/// what is requested and in service, and whether all that is on.
+#[inline]
+#[must_use]
+pub const fn hangs_on_the_unseen(index: u32) -> bool {
+    const REST: u32 = number::ERROR_STATUS;
+    match index.wrapping_sub(*MSRS_X2APIC.start()) {
+        number::TASK_PRIORITY..REST | number::SELF_IPI => true,
+        number::ID | number::VERSION | REST..=0xff => false,
+        _ => true,
+    }
+}
 /// The first and the last MSR of an x2APIC.
 pub const MSRS_X2APIC: core::ops::RangeInclusive<u32> = 0x800..=0x8ff;
 

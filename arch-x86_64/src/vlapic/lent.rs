@@ -3,7 +3,7 @@
 //!
 //! From [`VLapic::lend`] to [`VLapic::take_back`] the page holds what is requested and in service and the task priority, and
 //! the guest changes them without an exit: it writes its task priority, ends interrupts, sends itself some. What arrives
-//! meanwhile is added to the set of requests, as always, and goes into the page with the next lending. Only the CPU that
+//! meanwhile is added to the set of requests, as always, and goes into the page before the next entry. Only the CPU that
 //! runs the vCPU lends and takes back, while the guest is stopped; it takes back before anybody looks who could act on
 //! what is old, and before it lets go of the vCPU.
 
@@ -73,6 +73,15 @@ impl ApicPage {
         })
     }
 
+    /// Adds 64 vectors to a set, whose register `at` has the first of them.
+    fn add(&self, at: u32, bits: u64) {
+        for (at, bits) in [(at, bits as u32), (at + 1, (bits >> 32) as u32)] {
+            if bits != 0 {
+                self.store(at, self.load(at) | bits);
+            }
+        }
+    }
+
     fn store_set(&self, first: u32, words: [u64; 4]) {
         for (at, word) in (first..first + REGISTERS).step_by(2).zip(words) {
             self.store(at, word as u32);
@@ -102,20 +111,14 @@ impl VLapic {
         self.mode() == Mode::X2Apic && self.is_enabled()
     }
 
-    /// Puts the state into the page, which is the vCPU's own. Tells the status, and the vectors whose end concerns others if
-    /// those may have changed that are requested or in service.
-    pub fn lend(&self, page: &ApicPage) -> (Status, Option<[u64; 4]>) {
-        let mut status = Status {
-            requested: 0,
-            in_service: self.in_service_top.load(Relaxed),
-        };
+    /// Puts the state into the page, which is the vCPU's own.
+    pub fn lend(&self, page: &ApicPage) -> Status {
         let stale = self.page_stale.load(Relaxed);
-        if stale || self.request.highest() != 0 {
-            let requested = self.request.take();
-            page.store_set(number::REQUEST, requested);
-            status.requested = VectorSet::highest_of(requested);
+        let in_service = self.in_service_top.load(Relaxed);
+        if stale {
+            page.store_set(number::REQUEST, [0; 4]);
         }
-        if stale || status.in_service != 0 {
+        if stale || in_service != 0 {
             page.store_set(number::IN_SERVICE, self.in_service.words());
         }
         page.store(
@@ -123,8 +126,28 @@ impl VLapic {
             self.task_priority.load(Relaxed).into(),
         );
         self.lent.store(true, Relaxed);
-        let levels = (status != Status::default()).then(|| self.level.words());
-        (status, levels)
+        Status {
+            requested: self.add(page),
+            in_service,
+        }
+    }
+
+    /// Adds what was requested since to the page. The highest of it, or 0.
+    pub fn add(&self, page: &ApicPage) -> u8 {
+        let mut highest = 0;
+        for (index, bits) in (0u8..).zip(self.request.take()) {
+            if bits != 0 {
+                page.add(number::REQUEST + 2 * u32::from(index), bits);
+                highest = index << 6 | bits.ilog2() as u8;
+            }
+        }
+        highest
+    }
+
+    /// Vectors whose end concerns others.
+    #[must_use]
+    pub fn levels(&self) -> [u64; 4] {
+        self.level.words()
     }
 
     /// Takes the state, which is lent, out of the page again.
@@ -218,9 +241,9 @@ mod tests {
         let (lapic, page) = (x2apic(), ApicPage::default());
         lapic.accept(0x31, Trigger::Edge);
         lapic.accept(0x45, Trigger::Level);
-        let (mut status, levels) = lapic.lend(&page);
+        let mut status = lapic.lend(&page);
         assert_eq!((status.requested, status.in_service), (0x45, 0));
-        assert_eq!(levels, Some([0, 1 << 5, 0, 0]));
+        assert_eq!(lapic.levels(), [0, 1 << 5, 0, 0]);
         assert_eq!(deliver(&page, &mut status), Some(0x45));
         assert_eq!(deliver(&page, &mut status), None);
         page.register(number::TASK_PRIORITY)
@@ -245,12 +268,12 @@ mod tests {
         for turn in 0..1000u32 {
             let vector = (turn * 37 % 200) as u8 + 32;
             let fresh = lapic.accept(vector, Trigger::Edge);
-            let (mut status, _) = lapic.lend(&page);
+            let mut status = lapic.lend(&page);
             assert_eq!(Status::from_bits(status.bits()), status);
             if turn % 3 == 0 {
                 lapic.take_back(&page, status);
                 assert_eq!(lapic.deliverable(), lapic.deliverable_with(&page));
-                status = lapic.lend(&page).0;
+                status = lapic.lend(&page);
             }
             assert_eq!((fresh, lapic.deliverable_with(&page)), (true, Some(vector)));
             assert_eq!(deliver(&page, &mut status), Some(vector));
@@ -264,7 +287,7 @@ mod tests {
             }
         }
         assert_eq!((taken, lapic.deliverable()), (1000, None));
-        let (status, _) = lapic.lend(&page);
+        let status = lapic.lend(&page);
         assert_eq!(
             (status, highest(&page, number::IN_SERVICE)),
             (Status::default(), 0)
@@ -272,15 +295,34 @@ mod tests {
     }
 
     #[test]
+    fn what_arrives_can_be_added_to_a_lent_apic() {
+        let (lapic, page) = (x2apic(), ApicPage::default());
+        lapic.accept(0x31, Trigger::Edge);
+        let mut status = lapic.lend(&page);
+        lapic.accept(0x32, Trigger::Edge);
+        lapic.accept(0x91, Trigger::Edge);
+        assert_eq!((lapic.add(&page), lapic.highest_requested()), (0x91, 0));
+        status.requested = status.requested.max(0x91);
+        let mut taken = || {
+            let vector = deliver(&page, &mut status);
+            end(&page, &mut status);
+            vector
+        };
+        let all = [taken(), taken(), taken()];
+        assert_eq!(all, [Some(0x91), Some(0x32), Some(0x31)]);
+        assert_eq!(lapic.add(&page), 0);
+    }
+
+    #[test]
     fn a_reset_forgets_what_is_in_the_page() {
         let (lapic, page) = (x2apic(), ApicPage::default());
         lapic.accept(0x31, Trigger::Edge);
-        let mut status = lapic.lend(&page).0;
+        let mut status = lapic.lend(&page);
         deliver(&page, &mut status);
         lapic.init();
         assert!(!lapic.is_lent() && !lapic.can_be_lent());
         lapic.write_msr(0x80f, 0x1ff, Nanos(0)).unwrap();
-        let (status, _) = lapic.lend(&page);
+        let status = lapic.lend(&page);
         assert_eq!(
             (status, highest(&page, number::IN_SERVICE)),
             (Status::default(), 0)

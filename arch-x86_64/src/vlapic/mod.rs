@@ -23,7 +23,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-pub use access::MSR_END_OF_INTERRUPT;
+pub use access::{MSR_END_OF_INTERRUPT, hangs_on_the_unseen};
 pub use destination::{deliver, resolve};
 pub use lent::{ApicPage, Status};
 pub use message::{Delivery, Destination, Message, Trigger};

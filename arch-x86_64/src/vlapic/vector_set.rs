@@ -45,6 +45,7 @@ impl VectorSet {
     }
 
     /// Empties the set and tells what was in it, while other CPUs may add.
+    #[inline]
     pub fn take(&self) -> [u64; 4] {
         self.0.each_ref().map(|word| match word.load(Relaxed) {
             0 => 0,

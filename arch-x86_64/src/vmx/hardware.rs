@@ -562,11 +562,12 @@ impl Hardware for State {
     }
 
     #[inline(always)]
-    fn lend(&mut self, lapic: &VLapic) {
-        if let Some(apic) = &mut self.apic
-            && !lapic.is_lent()
-        {
+    fn lend(&mut self, lapic: &VLapic, requested: bool) {
+        let Some(apic) = &mut self.apic else { return };
+        if !lapic.is_lent() {
             apic.lend(lapic, &mut self.primary, &mut self.secondary);
+        } else if requested {
+            apic.add(lapic);
         }
     }
 }

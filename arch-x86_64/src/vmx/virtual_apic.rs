@@ -88,11 +88,26 @@ impl VirtualApic {
         if !on {
             return;
         }
-        let (status, levels) = lapic.lend(self.frame.page());
+        let status = lapic.lend(self.frame.page());
         write(f::GUEST_INTERRUPT_STATUS, status.bits());
-        if let Some(levels) = levels
-            && levels != self.levels
-        {
+        self.tell_of_levels(lapic);
+    }
+
+    /// Just before an entry: gives the CPU, which has the APIC, what was requested since.
+    #[inline(never)]
+    pub fn add(&mut self, lapic: &VLapic) {
+        let highest = lapic.add(self.frame.page());
+        let mut status = Status::from_bits(read(f::GUEST_INTERRUPT_STATUS));
+        if highest > status.requested {
+            status.requested = highest;
+            write(f::GUEST_INTERRUPT_STATUS, status.bits());
+        }
+        self.tell_of_levels(lapic);
+    }
+
+    fn tell_of_levels(&mut self, lapic: &VLapic) {
+        let levels = lapic.levels();
+        if levels != self.levels {
             self.levels = levels;
             for (field, word) in f::EOI_EXITS.into_iter().zip(levels) {
                 write(field, word);
