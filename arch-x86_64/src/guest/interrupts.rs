@@ -76,7 +76,7 @@ fn deliver<H: Hardware>(cx: &mut Context<'_, H>) {
         // The guest ends an upcall without an exit: one is asked for if an interrupt waits behind it.
         Next::Upcall(vector) => {
             cx.hw.inject(Event::Interrupt(vector));
-            by_hand(cx)
+            arch.lapic.deliverable()
         }
         Next::Lapic(vector) => {
             arch.lapic.acknowledge(vector);
@@ -100,16 +100,10 @@ fn next<H: Hardware>(cx: &Context<'_, H>) -> Option<Next> {
     {
         return Some(Next::Upcall(vector));
     }
-    by_hand(cx).map(Next::Lapic)
-}
-
-/// What is deliverable at the APIC, unless the CPU delivers that.
-fn by_hand<H: Hardware>(cx: &Context<'_, H>) -> Option<u8> {
-    let lapic = &cx.vcpu.arch.lapic;
-    if cx.hw.takes(lapic) {
+    if cx.hw.takes(&arch.lapic) {
         return None;
     }
-    lapic.deliverable()
+    arch.lapic.deliverable().map(Next::Lapic)
 }
 
 /// Whether the guest has events that it was told of and did not look at. The vector is a level: it is delivered as long

@@ -56,10 +56,11 @@ pub fn emulate<H: Hardware>(
     }
     if !usable || !access(cx, &instruction, fault.address, device) {
         log::debug!(
-            "{}: no such access to device registers at {:#x}: {:?} at {:#x}",
+            "{}: no such access to device registers at {:#x}: iced-x86's instruction {} at {:#x}",
             super::exit::Name(cx.vcpu),
             fault.address,
-            instruction.code(),
+            // Its name would bring the names of all instructions into the image.
+            instruction.code() as u32,
             cx.hw.rip()
         );
         cx.raise(Event::PROTECTION);
