@@ -16,6 +16,9 @@ use crate::results::{self, Outcome, Results};
 use crate::verbs::build::{self, Built};
 use crate::verbs::test::{Case, Needs, differences};
 
+/// How often Xen is asked at most.
+const REFERENCE_RUNS: usize = 3;
+
 /// A guest and how it is run.
 struct Plan {
     guest: &'static str,
@@ -179,7 +182,20 @@ fn on_xen(guest: &Built, how: &Run) -> Result<Results> {
     if let Some(results) = known().get(&key) {
         return Ok(results.clone());
     }
-    let results = guest::run(guest, On::Xen, how)?;
+    let mut results = guest::run(guest, On::Xen, how)?;
+    // QEMU's SVM loses interrupts of a guest on Xen, more of them on a busy machine: what passes once is what Xen answers.
+    for _ in 1..REFERENCE_RUNS {
+        let failed = |outcome: &Outcome| *outcome != Outcome::Ok;
+        if how.board.arch != Arch::X86_64 || !results.cases.values().any(failed) {
+            break;
+        }
+        let again = guest::run(guest, On::Xen, how)?;
+        let passed = again
+            .cases
+            .into_iter()
+            .filter(|(_, outcome)| !failed(outcome));
+        results.cases.extend(passed);
+    }
     known().insert(key, results.clone());
     Ok(results)
 }
