@@ -234,7 +234,7 @@ mod tests {
         let row = row(Some(Goal::OfXen(0.1))).measured(Some(6), None);
         let row = row.beside_told(65.0);
         assert_eq!(row.met(), Some(true));
-        assert!(text(&[row.clone()]).contains(" 65* "));
+        assert!(text(std::slice::from_ref(&row)).contains(" 65* "));
         let list: Value = serde_json::from_str(&json(&[row])).unwrap();
         assert_eq!(list[0]["xen_is"], "told");
     }
