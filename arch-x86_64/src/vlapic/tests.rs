@@ -550,3 +550,12 @@ fn any_access_to_the_page_and_the_msrs_does_no_harm() {
         }
     }
 }
+
+#[test]
+fn priorities_sets_and_the_switch_hang_on_what_the_guest_does_unseen() {
+    // TPR to ISR, TMR and IRR, the interrupt to oneself.
+    assert!((0x808..0x828).chain([0x83f]).all(hangs_on_the_unseen));
+    let others = [0x802, 0x803].into_iter().chain(0x828..0x83f);
+    assert!(!others.chain(0x840..=0x8ff).any(hangs_on_the_unseen));
+    assert!(hangs_on_the_unseen(0x1b));
+}
