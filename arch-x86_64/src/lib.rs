@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod calibration;
 pub mod cmos;
 pub mod cpuid;
 pub mod domain_build;
