@@ -199,7 +199,8 @@ pub fn told(leaf: impl Fn(u32) -> [u32; 4]) -> Option<Told> {
     if last >= CRYSTAL {
         let [under, over, crystal, _] = leaf(CRYSTAL).map(u64::from);
         let rate = crystal.checked_mul(over)?.checked_div(under);
-        if let Some(rate) = rate.filter(|rate| *rate != 0) {
+        let possible = |rate: &u64| (SLOWEST..=FASTEST).contains(&u128::from(*rate));
+        if let Some(rate) = rate.filter(possible) {
             return Some(Told::Exact(rate));
         }
     }

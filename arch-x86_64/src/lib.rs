@@ -27,6 +27,7 @@ pub mod permission;
 pub mod pmtimer;
 pub mod speculation;
 pub mod svm;
+pub mod tsc_sync;
 pub mod vioapic;
 pub mod vlapic;
 pub mod vmx;
