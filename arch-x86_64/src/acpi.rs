@@ -104,25 +104,3 @@ fn whole<'m>(at: u64, look: Look<'_, 'm>) -> Option<&'m [u8]> {
     let size = word(look(at, HEADER)?, 4)? as usize;
     look(at, size).filter(|table| table.len() >= HEADER && sums_to_zero(table))
 }
-
-/// Reads any bytes as memory with ACPI tables in it, the root pointer at their beginning, and makes dom0's of them.
-#[doc(hidden)]
-pub fn fuzz_acpi(memory: &[u8]) {
-    const AT: u64 = 0x1000;
-    let look = |at: u64, len: usize| {
-        let start = usize::try_from(at.checked_sub(AT)?).ok()?;
-        memory.get(start..start.checked_add(len)?)
-    };
-    if let Ok(acpi) = Acpi::read(AT, &look) {
-        let _ = crate::domain_build::acpi_tables::build(&acpi, &[0, 2, 600], AT);
-        assert!(acpi.apic_ids().count() <= memory.len());
-    }
-    // Tables of a wrong sum are not looked at: here each parser has all bytes.
-    let _ = madt::Madt::parse(memory);
-    let _ = fadt::Fadt::parse(memory);
-    let _ = fadt::power_off_type(memory);
-    let _ = srat::Srat::parse(memory);
-    for kind in [iommu::Kind::Dmar, iommu::Kind::Ivrs] {
-        let _ = iommu::Iommus::parse(kind, memory);
-    }
-}
