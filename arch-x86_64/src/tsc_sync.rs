@@ -80,8 +80,10 @@ pub struct Outcome {
 pub struct Limits {
     /// It waits so long for an answer.
     pub patience: u64,
-    /// After so long it asks no more.
+    /// After so long it asks no more, unless the bounds are still wider than `enough`; after ten times as long in any case.
     pub budget: u64,
+    /// See `budget`.
+    pub enough: u64,
 }
 
 /// Questions at most, and before the budget may end it.
@@ -159,7 +161,12 @@ impl Meeting {
         let start = counter();
         for question in 0..MOST {
             let asked = counter();
-            if question >= FEWEST && asked.wrapping_sub(start) > limits.budget {
+            let budget = if bounds.width() <= limits.enough {
+                limits.budget
+            } else {
+                limits.budget.saturating_mul(10)
+            };
+            if question >= FEWEST && asked.wrapping_sub(start) > budget {
                 break;
             }
             let Some(answered) = self.ask(READ, counter, limits.patience) else {

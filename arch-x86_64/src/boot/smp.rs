@@ -29,6 +29,9 @@ const AFTER_STARTUP: Nanos = Nanos::from_micros(200);
 /// How long the comparison of two time-stamp counters may take, once it has begun.
 const COMPARING: Nanos = Nanos::from_millis(2);
 
+/// To know the difference of two counters as well as this is enough, when that time is over.
+const CLOSE: Nanos = Nanos::from_micros(5);
+
 /// CPUs that have begun to run.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
 /// CPUs that have joined.
@@ -138,6 +141,7 @@ impl Counters {
         let limits = Limits {
             patience: timer::in_ticks(PATIENCE),
             budget: timer::in_ticks(COMPARING),
+            enough: timer::in_ticks(CLOSE),
         };
         let Outcome { first, last } = meeting.lead(timer::own_ticks, limits);
         let id = cpu.0;

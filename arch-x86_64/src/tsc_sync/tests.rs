@@ -8,6 +8,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     patience: u64::MAX,
     budget: u64::MAX,
+    enough: 0,
 };
 
 /// Two CPUs in threads, whose counters are nanoseconds; the second is `apart` ahead and moves by `moves` of what it is told.
@@ -63,6 +64,7 @@ fn a_cpu_that_never_answers_is_not_waited_for() {
     let limits = Limits {
         patience: 1000,
         budget: 10,
+        enough: 0,
     };
     let outcome = meeting.lead(counter, limits);
     assert_eq!(outcome.last, Verdict::Silent);
@@ -92,6 +94,7 @@ fn a_late_answer_is_not_taken_for_that_of_the_next_question() {
         let limits = Limits {
             patience: 100_000,
             budget: 10,
+            enough: 0,
         };
         assert_eq!(meeting.lead(counter, limits).last, Verdict::Silent);
         late.store(false, Release);
@@ -117,6 +120,7 @@ fn the_budget_ends_the_questions() {
         let limits = Limits {
             patience: u64::MAX,
             budget: 1,
+            enough: u64::MAX,
         };
         assert!(matches!(
             meeting.lead(counter, limits).last,
