@@ -2,25 +2,17 @@
 //! Tables are checked by their sums; nothing in them can make this fail otherwise than by a value.
 
 pub mod fadt;
+pub mod iommu;
 pub mod madt;
+pub mod srat;
 pub mod summary;
 
 use alloc::vec::Vec;
 
-use madt::Madt;
 pub use summary::Acpi;
 
 /// Gives the bytes at a physical address.
 pub type Look<'l, 'm> = &'l dyn Fn(u64, usize) -> Option<&'m [u8]>;
-
-/// The CPUs of the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cpus {
-    /// Physical address of the local APICs' registers.
-    pub local_apic: u64,
-    /// APIC numbers of the CPUs that can be used, as the tables list them.
-    pub apic_ids: Vec<u32>,
-}
 
 pub(crate) const HEADER: usize = 36;
 
@@ -54,16 +46,6 @@ pub fn find_root(look: Look<'_, '_>) -> Option<u64> {
         .chunks_exact(16)
         .position(|chunk| chunk.starts_with(b"RSD PTR "))?;
     Some(AREA + at as u64 * 16)
-}
-
-/// Reads the CPUs from the tables that hang off the root pointer; the error says what is wrong.
-pub fn cpus(root: u64, look: Look<'_, '_>) -> Result<Cpus, &'static str> {
-    let tables = tables(root, look)?;
-    let madt = tables
-        .iter()
-        .find(|table| table.signature == *b"APIC")
-        .ok_or("ACPI has no table of interrupt controllers (MADT), or its sum is wrong")?;
-    madt_cpus(madt.bytes).ok_or("the ACPI table of the interrupt controllers (MADT) is cut short")
 }
 
 /// A table of the machine.
@@ -121,58 +103,4 @@ fn tables<'m>(root: u64, look: Look<'_, 'm>) -> Result<Vec<Table<'m>>, &'static 
 fn whole<'m>(at: u64, look: Look<'_, 'm>) -> Option<&'m [u8]> {
     let size = word(look(at, HEADER)?, 4)? as usize;
     look(at, size).filter(|table| table.len() >= HEADER && sums_to_zero(table))
-}
-
-fn madt_cpus(table: &[u8]) -> Option<Cpus> {
-    let madt = Madt::parse(table)?;
-    let usable = madt.cpus.iter().filter(|cpu| cpu.enabled);
-    Some(Cpus {
-        local_apic: madt.local_apic,
-        apic_ids: usable.map(|cpu| cpu.id).collect(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::vec;
-
-    fn madt(entries: &[&[u8]]) -> Vec<u8> {
-        let mut table = vec![0; HEADER];
-        table.extend(0xfee0_0000u32.to_le_bytes());
-        table.extend([0; 4]);
-        entries.iter().for_each(|entry| table.extend(*entry));
-        table
-    }
-
-    #[test]
-    fn only_cpus_that_are_enabled_count() {
-        let table = madt(&[
-            &[0, 8, 0, 0, 1, 0, 0, 0],
-            &[0x80, 4, 9, 9],
-            &[0, 8, 1, 4, 0, 0, 0, 0],
-            &[9, 16, 0, 0, 0x2c, 1, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0],
-        ]);
-        let cpus = madt_cpus(&table).unwrap();
-        assert_eq!(
-            (cpus.local_apic, cpus.apic_ids),
-            (0xfee0_0000, vec![0, 300])
-        );
-    }
-
-    #[test]
-    fn entries_that_lie_about_their_size_end_the_walk() {
-        assert_eq!(madt_cpus(&madt(&[&[0, 0, 0, 0]])), None);
-        assert_eq!(madt_cpus(&madt(&[&[0, 200, 0, 0]])), None);
-        assert_eq!(madt_cpus(&madt(&[&[9, 4, 0, 0]])), None);
-        assert_eq!(madt_cpus(&[0; 30]), None);
-    }
-
-    #[test]
-    fn a_root_pointer_that_is_none_is_named() {
-        let nothing = |_: u64, _: usize| None;
-        assert!(cpus(0x1000, &nothing).unwrap_err().contains("root pointer"));
-        let zeroes = |_: u64, len: usize| [0u8; 64].get(..len).map(|b| &*b.to_vec().leak());
-        assert!(cpus(0x1000, &zeroes).unwrap_err().contains("root pointer"));
-    }
 }

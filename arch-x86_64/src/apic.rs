@@ -1,5 +1,5 @@
-//! The local interrupt controller of each CPU: xAPIC by its registers in memory, x2APIC by its MSRs where firmware has
-//! switched it on (Intel SDM, volume 3, chapter 11).
+//! The local interrupt controller of each CPU (Intel SDM, volume 3, chapter 11): as x2APIC by its MSRs where the CPU has
+//! that, else as xAPIC by its registers in memory. The boot CPU decides, every other does the same.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -7,9 +7,13 @@ use spin::Once;
 use x86_64::registers::model_specific::Msr;
 use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, PAGE_SIZE};
 
-use crate::{cpu::vectors, mm::hyp::Hyp};
+use crate::{
+    cpu::{cpuid::cpuid, vectors},
+    mm::hyp::Hyp,
+};
 
 const APIC_BASE: u32 = 0x1b;
+const APIC_ON: u64 = 1 << 11;
 const X2APIC_ON: u64 = 1 << 10;
 const X2APIC_FIRST: u32 = 0x800;
 
@@ -45,23 +49,59 @@ fn read_msr(number: u32) -> u64 {
 }
 
 fn write_msr(number: u32, value: u64) {
-    // SAFETY: only registers of the local APIC are written here, in x2APIC mode; none changes how memory is mapped.
+    // SAFETY: only registers of the local APIC are written here, and its mode; none changes how memory is mapped.
     unsafe { Msr::new(number).write(value) }
 }
 
-/// Finds how the registers are reached, on the boot CPU.
-pub fn init(registers: HostPhys) -> Result<(), &'static str> {
-    let access = if read_msr(APIC_BASE) & X2APIC_ON != 0 {
+/// Finds how the registers are reached, on the boot CPU. `x2apic` says whether that mode may be switched on; one that
+/// firmware has switched on stays.
+pub fn init(registers: HostPhys, x2apic: bool) -> Result<(), &'static str> {
+    const HAS_X2APIC: u32 = 1 << 21;
+    let exists = cpuid(1, 0).ecx & HAS_X2APIC != 0;
+    let is_on = read_msr(APIC_BASE) & X2APIC_ON != 0;
+    if is_on && !x2apic {
+        log::warn!("x2apic=no has no effect: firmware has switched the mode on");
+    }
+    let access = if is_on || exists && x2apic {
         Access::Msrs
     } else {
         let va = Hyp::map_device(registers, PAGE_SIZE as u64)
             .map_err(|_| "out of page tables for the local APIC")?;
         Access::Memory(AtomicU64::new(va as u64))
     };
+    log::info!(
+        "local APICs as {}{}",
+        if is_x2apic(&access) {
+            "x2APIC"
+        } else {
+            "xAPIC"
+        },
+        if is_on {
+            ", switched on by firmware"
+        } else {
+            ""
+        }
+    );
     ACCESS.call_once(|| access);
     mask_legacy_controllers();
     Ok(())
 }
+
+const fn is_x2apic(access: &Access) -> bool {
+    matches!(access, Access::Msrs)
+}
+
+/// The largest APIC number that a CPU can have to be reached by interrupts of other CPUs.
+pub fn last_id() -> u32 {
+    if ACCESS.get().is_some_and(is_x2apic) {
+        u32::MAX - 1
+    } else {
+        LAST_XAPIC_ID
+    }
+}
+
+/// The largest number in eight bits; the one after it means everyone.
+pub const LAST_XAPIC_ID: u32 = 0xfe;
 
 fn read(register: Register) -> u32 {
     match ACCESS.get() {
@@ -98,12 +138,27 @@ pub fn enable() {
     const SOFTWARE_ENABLE: u32 = 1 << 8;
     const MASKED: u32 = 1 << 16;
     const BY_ONE: u32 = 0b1011;
+    switch_mode();
     write(Register::TimerVector, MASKED | u32::from(vectors::TIMER));
     write(Register::TimerDivide, BY_ONE);
     write(
         Register::Spurious,
         SOFTWARE_ENABLE | u32::from(vectors::SPURIOUS),
     );
+}
+
+/// Makes the executing CPU's controller what that of the boot CPU is.
+fn switch_mode() {
+    if !ACCESS.get().is_some_and(is_x2apic) {
+        return;
+    }
+    let base = read_msr(APIC_BASE);
+    // From off to x2APIC there is no way but this one.
+    for bits in [APIC_ON, APIC_ON | X2APIC_ON] {
+        if base & bits != bits {
+            write_msr(APIC_BASE, base | bits);
+        }
+    }
 }
 
 /// The executing CPU's APIC number.
@@ -129,10 +184,15 @@ pub fn end_of_interrupt() {
 fn send(id: u32, command: u32) {
     const BUSY: u32 = 1 << 12;
     match ACCESS.get() {
-        Some(Access::Msrs) => write_msr(
-            X2APIC_FIRST + Register::CommandLow as u32,
-            u64::from(id) << 32 | u64::from(command),
-        ),
+        Some(Access::Msrs) => {
+            // Unlike a store to the registers in memory, the write does not wait for stores before it.
+            // SAFETY: the fences change nothing.
+            unsafe { core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags)) }
+            write_msr(
+                X2APIC_FIRST + Register::CommandLow as u32,
+                u64::from(id) << 32 | u64::from(command),
+            );
+        }
         _ => {
             write(Register::CommandHigh, id << 24);
             write(Register::CommandLow, command);
@@ -160,6 +220,18 @@ pub fn send_startup(id: u32, page: HostPhys) {
 /// The APIC number of a CPU that has come up.
 pub fn id_of(cpu: CpuId) -> u32 {
     IDS.get(cpu.index()).map_or(0, |slot| slot.load(Relaxed))
+}
+
+/// An APIC number that an IOAPIC or a device's message can hold: the executing CPU's, else that of the first CPU that has
+/// such a one.
+pub fn id_for_devices() -> u8 {
+    let fits = |id: u32| {
+        u8::try_from(id)
+            .ok()
+            .filter(|id| u32::from(*id) <= LAST_XAPIC_ID)
+    };
+    let first = || IDS.iter().find_map(|id| fits(id.load(Relaxed)));
+    fits(own_id()).or_else(first).unwrap_or(0)
 }
 
 /// Makes another CPU leave its sleep or its guest.

@@ -66,7 +66,7 @@ pub fn bind(line: u32, how: Line) {
 fn open(line: u32, how: Line, kind: u8) {
     if let Some(bound) = BOUND.get(line as usize) {
         bound.store(kind, Relaxed);
-        ioapic::open(line, how, FIRST + line as u8, apic::own_id() as u8);
+        ioapic::open(line, how, FIRST + line as u8, apic::id_for_devices());
     }
 }
 

@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot;
+pub mod calibration;
 pub mod cmos;
 pub mod cpuid;
 pub mod domain_build;
@@ -26,6 +27,7 @@ pub mod permission;
 pub mod pmtimer;
 pub mod speculation;
 pub mod svm;
+pub mod tsc_sync;
 pub mod vioapic;
 pub mod vlapic;
 pub mod vmx;

@@ -1,10 +1,9 @@
 //! What start-up found out about this machine, for all who ask later.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use alloc::vec::Vec;
 
 use spin::Once;
 use xenolith_core::boot::{PhysRange, RangeSet};
-use xenolith_hal::{HostPhys, Mfn, PAGE_SIZE};
 
 use crate::{cpu::cpuid::cpuid, guest::paging::PagingLimits, mm::second_level, svm, vmx};
 
@@ -45,9 +44,9 @@ pub fn has_memory(range: &PhysRange) -> bool {
     RAM.get().is_none_or(|ram| ram.overlaps(range))
 }
 
-/// Most places of registers that the hypervisor keeps to itself.
-const KEPT_PAGES: usize = 16;
-static KEPT: [AtomicU64; KEPT_PAGES] = [const { AtomicU64::new(u64::MAX) }; KEPT_PAGES];
+/// Most ranges of registers that the hypervisor keeps to itself.
+const KEPT_RANGES: usize = 96;
+static KEPT: Once<Vec<PhysRange>> = Once::new();
 
 /// Looks for a way to run guests.
 pub fn find_virtualization() -> Result<(), &'static str> {
@@ -77,21 +76,20 @@ pub fn gigabyte_blocks() -> bool {
     }
 }
 
-/// No domain gets this page of registers.
-pub fn keep(page: HostPhys) {
-    let free = KEPT.iter().find(|kept| kept.load(Relaxed) == u64::MAX);
-    match free {
-        Some(kept) => kept.store(page.frame().0, Relaxed),
-        None => log::warn!("too many pages of registers to keep: {page:?}"),
-    }
+/// No domain gets these registers. Told once; ranges beyond a number that no machine has are left out with a line.
+pub fn keep(ranges: impl Iterator<Item = PhysRange>) {
+    KEPT.call_once(|| {
+        let mut ranges = ranges.fuse();
+        let kept = ranges.by_ref().take(KEPT_RANGES).collect();
+        if let Some(range) = ranges.next() {
+            log::warn!("too many ranges of registers to keep: {range:?} and what follows");
+        }
+        kept
+    });
 }
 
 /// Whether the hypervisor keeps registers in this range to itself.
 pub fn keeps(range: &PhysRange) -> bool {
-    let page = |frame: u64| {
-        let start = Mfn(frame).base().0;
-        PhysRange::new(start, PAGE_SIZE as u64)
-    };
-    let mut kept = KEPT.iter().map(|kept| kept.load(Relaxed));
-    kept.any(|frame| frame != u64::MAX && page(frame).is_some_and(|page| page.overlaps(range)))
+    let mut kept = KEPT.get().into_iter().flatten();
+    kept.any(|kept| kept.overlaps(range))
 }

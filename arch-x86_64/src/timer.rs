@@ -1,81 +1,149 @@
-//! Time: the time-stamp counter gives it, the local APIC's timer gives deadlines. The rate of the first is measured against
-//! the PC's interval timer at start-up (8254 data sheet), that of the second against the first.
+//! Time: the time-stamp counter gives it, the local APIC's timer gives deadlines. The rate of the first is measured at
+//! start-up by a clock whose rate is known, that of the second against the first.
+//!
+//! All CPUs' counters are CPU 0's: they agree, or were made to, or what they show is corrected by their distance.
+
+mod clocks;
 
 use core::{
-    arch::x86_64::_rdtsc,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    arch::{asm, x86_64::_rdtsc},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 
-use x86_64::instructions::port::Port;
-use xenolith_hal::Nanos;
+use x86_64::{instructions::port::Port, registers::model_specific::Msr};
+use xenolith_hal::{CpuId, MAX_CPUS, Nanos};
 
-use crate::apic;
+use crate::{
+    acpi::Acpi,
+    apic,
+    calibration::{self, Clock, Source},
+    cpu::{cpuid::cpuid, percpu},
+};
 
 static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
 /// Factors as 32.32 fixed point numbers; 0 while the APIC timer's rate is not known.
 static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 static APIC_PER_NANO: AtomicU64 = AtomicU64::new(0);
 
-/// Ticks of the interval timer in 10 ms, and how often that fits a second.
-const WINDOW: u16 = 11_932;
-const WINDOWS_A_SECOND: u64 = 100;
-/// The interval timer is given up after so many looks.
-const PATIENCE: u32 = 20_000_000;
-
 fn scale(value: u64, factor: u64) -> u64 {
     ((u128::from(value) * u128::from(factor)) >> 32) as u64
 }
 
-/// The time-stamp counter.
+/// Whether a CPU's counter is at a distance from CPU 0's that has to be taken off.
+static APART: AtomicBool = AtomicBool::new(false);
+/// Whether all counters go on alike, so that guests may compare what they read on different CPUs.
+static TOGETHER: AtomicBool = AtomicBool::new(true);
+/// How far each CPU's counter is ahead of CPU 0's, in ticks.
+static AHEAD: [AtomicI64; MAX_CPUS] = [const { AtomicI64::new(0) }; MAX_CPUS];
+
+/// CPU 0's time-stamp counter, as far as the executing CPU knows it.
 #[inline]
 pub fn ticks() -> u64 {
     // SAFETY: every CPU with long mode has the counter.
-    unsafe { _rdtsc() }
-}
-
-/// Measures the counter; its rate in ticks a second.
-pub fn init() -> Result<u64, &'static str> {
-    // An interruption (by an emulator's host, by firmware) only makes a window longer.
-    let window = (0..3).filter_map(|_| measure()).min();
-    let hz = window.filter(|ticks| *ticks != 0).ok_or(
-        "the PC's interval timer does not run: the time-stamp counter's rate cannot be found",
-    )? * WINDOWS_A_SECOND;
-    NANOS_PER_TICK.store((1_000_000_000u64 << 32) / hz, Relaxed);
-    BOOT_TICKS.store(ticks(), Relaxed);
-    Ok(hz)
-}
-
-/// Counter ticks in one window of the interval timer's third channel.
-fn measure() -> Option<u64> {
-    const ONE_SHOT_CHANNEL_2: u8 = 0xb0;
-    const GATE: u8 = 1;
-    const SPEAKER: u8 = 2;
-    const DONE: u8 = 1 << 5;
-    let (mut control, mut channel, mut gate) = (
-        Port::<u8>::new(0x43),
-        Port::<u8>::new(0x42),
-        Port::<u8>::new(0x61),
-    );
-    let [low, high] = WINDOW.to_le_bytes();
-    // SAFETY: the interval timer's third channel belongs to the speaker, which nobody uses.
-    unsafe {
-        let before = gate.read();
-        gate.write(before & !SPEAKER | GATE);
-        control.write(ONE_SHOT_CHANNEL_2);
-        channel.write(low);
-        channel.write(high);
-        let start = ticks();
-        let done = (0..PATIENCE).any(|_| gate.read() & DONE != 0);
-        let end = ticks();
-        gate.write(before);
-        done.then(|| end.wrapping_sub(start))
+    let ticks = unsafe { _rdtsc() };
+    if APART.load(Relaxed) {
+        return ticks.wrapping_sub(ahead(percpu::cpu_id()) as u64);
     }
+    ticks
+}
+
+/// The executing CPU's own time-stamp counter, read after everything before and before everything after.
+pub fn own_ticks() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: every CPU with long mode has the instructions, which change nothing else.
+    unsafe {
+        asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high, options(nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Moves the executing CPU's own counter, if the CPU lets it.
+pub fn move_own(ticks: i64) {
+    const TSC: u32 = 0x10;
+    const TSC_ADJUST: u32 = 0x3b;
+    const HAS_ADJUST: u32 = 1 << 1;
+    let has_adjust = cpuid(0, 0).eax >= 7 && cpuid(7, 0).ebx & HAS_ADJUST != 0;
+    let mut msr = Msr::new(if has_adjust { TSC_ADJUST } else { TSC });
+    // SAFETY: the register exists; time is all that depends on it, and nothing on this CPU has read the time yet.
+    unsafe {
+        let before = msr.read();
+        msr.write(before.wrapping_add(ticks as u64));
+    }
+}
+
+/// A CPU's counter stays so many ticks ahead of CPU 0's.
+pub fn set_ahead(cpu: CpuId, ticks: i64) {
+    if let Some(ahead) = AHEAD.get(cpu.index()) {
+        ahead.store(ticks, Relaxed);
+        APART.store(true, Relaxed);
+    }
+    not_together();
+}
+
+/// The counters do not go on alike.
+pub fn not_together() {
+    TOGETHER.store(false, Relaxed);
+}
+
+/// Whether what guests read of the counter on different CPUs can be compared.
+pub fn together() -> bool {
+    TOGETHER.load(Relaxed)
+}
+
+/// How many ticks a CPU's counter is ahead of CPU 0's.
+pub fn ahead(cpu: CpuId) -> i64 {
+    AHEAD
+        .get(cpu.index())
+        .map_or(0, |ahead| ahead.load(Relaxed))
+}
+
+/// Finds the counter's rate; time begins here.
+pub fn init(acpi: &Acpi<'_>) -> Result<(), &'static str> {
+    let leaf = |number| {
+        let leaf = cpuid(number, 0);
+        [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
+    };
+    let told = calibration::told(leaf);
+    let measured = clocks::rate(acpi, own_ticks);
+    let (hertz, source) = calibration::decide(told, measured.map(|(_, rate)| rate)).ok_or(
+        "no clock runs (HPET, PM timer, interval timer): the time-stamp counter's rate cannot be found",
+    )?;
+    NANOS_PER_TICK.store((1_000_000_000u64 << 32) / hertz.max(1), Relaxed);
+    BOOT_TICKS.store(ticks(), Relaxed);
+    let kilohertz = hertz / 1000;
+    match (measured, source) {
+        (Some((name, rate)), Source::Clock | Source::ClockAgainstCpuid) => {
+            log::info!(
+                "time-stamp counter {kilohertz} kHz by {name}, to {} millionths",
+                rate.error
+            );
+            if rate.lone {
+                log::warn!("measurements of the time-stamp counter differ: time may go wrong");
+            }
+        }
+        _ => log::info!("time-stamp counter {kilohertz} kHz by CPUID"),
+    }
+    if source == Source::ClockAgainstCpuid {
+        log::info!("CPUID tells another rate of the time-stamp counter: not believed");
+    }
+    Ok(())
 }
 
 /// Time since start-up.
 #[inline]
 pub fn now() -> Nanos {
     let ticks = ticks().wrapping_sub(BOOT_TICKS.load(Relaxed));
+    Nanos(scale(ticks, NANOS_PER_TICK.load(Relaxed)))
+}
+
+/// A span in ticks.
+pub fn in_ticks(span: Nanos) -> u64 {
+    let factor = NANOS_PER_TICK.load(Relaxed).max(1);
+    ((u128::from(span.0) << 32) / u128::from(factor)) as u64
+}
+
+/// Ticks as a span.
+pub fn from_ticks(ticks: u64) -> Nanos {
     Nanos(scale(ticks, NANOS_PER_TICK.load(Relaxed)))
 }
 
@@ -212,17 +280,29 @@ pub fn wait(span: Nanos, done: impl Fn() -> bool) -> bool {
 
 /// Finds the rate of the local APIC's timer, once it is enabled.
 pub fn calibrate_apic() {
-    const SPAN: Nanos = Nanos::from_millis(1);
+    const SPAN: u64 = 300_000_000_000;
+    let femtos = u128::from(NANOS_PER_TICK.load(Relaxed)) * 1_000_000;
+    let counter = Clock {
+        name: "the time-stamp counter",
+        period: (femtos >> 32) as u64,
+        mask: u32::MAX,
+    };
     apic::start_timer(u32::MAX);
-    let start = now();
-    wait(SPAN, || false);
-    let counted = u64::from(u32::MAX - apic::timer_count());
-    let took = now().since(start).0.max(1);
-    apic::start_timer(0);
-    APIC_PER_NANO.store(
-        ((u128::from(counted) << 32) / u128::from(took)) as u64,
-        Relaxed,
+    let rate = calibration::measure(
+        &counter,
+        SPAN,
+        || own_ticks() as u32,
+        || u64::from(u32::MAX - apic::timer_count()),
     );
+    apic::start_timer(0);
+    match rate {
+        Some(rate) => {
+            let factor = (u128::from(rate.hertz) << 32) / 1_000_000_000;
+            APIC_PER_NANO.store(factor as u64, Relaxed);
+            log::debug!("the local APIC's timer has {} kHz", rate.hertz / 1000);
+        }
+        None => log::error!("the local APIC's timer does not run: nothing will end a time slice"),
+    }
 }
 
 /// Programs this CPU's timer. A deadline too far away for the timer is met in steps: the interrupt comes early.

@@ -7,8 +7,11 @@ use xenolith_core::boot::PhysRange;
 use super::{
     HEADER, Look, Table,
     fadt::{self, Fadt, SleepType},
-    half, long,
+    half,
+    iommu::{self, Iommus},
+    long,
     madt::Madt,
+    srat::Srat,
     tables, whole,
 };
 
@@ -55,6 +58,10 @@ pub struct Acpi<'m> {
     pub config_spaces: Vec<ConfigSpace>,
     /// Physical address of the first HPET's registers.
     pub hpet: Option<u64>,
+    /// What is near to what.
+    pub srat: Option<Srat>,
+    /// Units that remap what devices send; one element for each table of such.
+    pub iommus: Vec<Iommus>,
 }
 
 impl<'m> Acpi<'m> {
@@ -73,7 +80,7 @@ impl<'m> Acpi<'m> {
             .into_iter()
             .chain(more.map(|t| t.bytes))
             .find_map(|code| fadt::power_off_type(code.get(HEADER..)?));
-        let hpet = find(b"HPET").and_then(|table| long(table.bytes, 44));
+        let hpet = find(b"HPET").and_then(|table| hpet(table.bytes));
         let config_spaces = find(b"MCFG").map_or(Vec::new(), |table| config_spaces(table.bytes));
         Ok(Self {
             root,
@@ -82,21 +89,42 @@ impl<'m> Acpi<'m> {
             power_off,
             config_spaces,
             hpet,
+            srat: find(b"SRAT").and_then(|table| Srat::parse(table.bytes)),
+            iommus: [(b"DMAR", iommu::Kind::Dmar), (b"IVRS", iommu::Kind::Ivrs)]
+                .into_iter()
+                .filter_map(|(name, kind)| Iommus::parse(kind, find(name)?.bytes))
+                .collect(),
             tables,
         })
     }
 
-    /// Whether there is a table of this signature: SRAT, DMAR, IVRS and others that are only reported.
+    /// Whether there is a table of this signature.
     #[must_use]
     pub fn has(&self, signature: &[u8; 4]) -> bool {
         self.tables.iter().any(|t| t.signature == *signature)
     }
 
-    /// APIC numbers of the CPUs that can be used.
+    /// APIC numbers of the CPUs that can be used, each once: some firmware lists a CPU by entries of both kinds.
     pub fn apic_ids(&self) -> impl Iterator<Item = u32> + '_ {
-        let usable = self.madt.cpus.iter().filter(|cpu| cpu.enabled);
-        usable.map(|cpu| cpu.id)
+        const MOST_ENTRIES: usize = 4096;
+        let cpus = &self.madt.cpus;
+        let cpus = cpus.get(..MOST_ENTRIES).unwrap_or(cpus);
+        let usable = cpus.iter().enumerate().filter(|(_, cpu)| cpu.enabled);
+        usable
+            .filter(|(index, cpu)| {
+                let mut before = cpus.iter().take(*index);
+                !before.any(|other| other.enabled && other.id == cpu.id)
+            })
+            .map(|(_, cpu)| cpu.id)
     }
+}
+
+/// Where the timers are, if they are in memory.
+fn hpet(table: &[u8]) -> Option<u64> {
+    const ADDRESS: usize = 40;
+    const IN_MEMORY: u8 = 0;
+    let space = *table.get(ADDRESS)?;
+    long(table, ADDRESS + 4).filter(|at| *at != 0 && space == IN_MEMORY)
 }
 
 fn config_spaces(table: &[u8]) -> Vec<ConfigSpace> {

@@ -67,7 +67,7 @@ fn policy(shape: &Shape<'_>) -> Policy {
         offset: 0,
         multiplier: rate.factor,
         shift: rate.shift,
-        reliable: true,
+        reliable: timer::together(),
         incarnation: 1,
     };
     Policy::maximum(host_leaf, handled).for_domain(&DomainFacts {
@@ -78,7 +78,7 @@ fn policy(shape: &Shape<'_>) -> Policy {
             upcall_vector: true,
             ..xen::Container::default()
         },
-        invariant_tsc: true,
+        invariant_tsc: timer::together(),
     })
 }
 

@@ -1,5 +1,7 @@
-//! Bringing the CPUs up: INIT, then two start-up interrupts (Intel SDM, volume 3, 9.4).
+//! Bringing the CPUs up: INIT, then two start-up interrupts (Intel SDM, volume 3, 9.4). Before a CPU reads the time, its
+//! time-stamp counter is compared with CPU 0's, and moved if it differs.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use xenolith_arch_common::boot_memory;
@@ -15,6 +17,7 @@ use crate::{
     mm::hyp::{Direct, FourLevels},
     svm::{cpu as svm, vcpu::Svm},
     timer,
+    tsc_sync::{Limits, Meeting, Outcome, Verdict},
     vmx::{cpu as vmx, vcpu::Vmx},
 };
 
@@ -23,7 +26,18 @@ const PATIENCE: Nanos = Nanos::from_millis(1000);
 const AFTER_INIT: Nanos = Nanos::from_millis(10);
 const AFTER_STARTUP: Nanos = Nanos::from_micros(200);
 
+/// How long the comparison of two time-stamp counters may take, once it has begun.
+const COMPARING: Nanos = Nanos::from_millis(2);
+
+/// To know the difference of two counters as well as this is enough, when that time is over.
+const CLOSE: Nanos = Nanos::from_micros(5);
+
+/// CPUs that have begun to run.
+static ARRIVED: AtomicU32 = AtomicU32::new(0);
+/// CPUs that have joined.
 static ONLINE: AtomicU32 = AtomicU32::new(0);
+/// Where each CPU meets the boot CPU, so that a late one meets nobody else's.
+static MEETINGS: [Meeting; MAX_CPUS] = [const { Meeting::new() }; MAX_CPUS];
 static HV: spin::Once<&'static Hypervisor<X86_64>> = spin::Once::new();
 
 /// Makes the executing CPU part of the machine: its data, interrupts, scheduling.
@@ -53,10 +67,11 @@ pub(super) fn join(hv: &'static Hypervisor<X86_64>, id: CpuId) -> &'static PerCp
     cpu
 }
 
-/// Starts every other CPU and waits until each has joined or is given up.
+/// Starts other CPUs until there are `most`, and waits until each has joined or is given up.
 pub(super) fn start_others(
     hv: &'static Hypervisor<X86_64>,
-    apic_ids: &[u32],
+    apic_ids: impl Iterator<Item = u32>,
+    most: usize,
     trampoline: HostPhys,
 ) {
     HV.call_once(|| hv);
@@ -65,13 +80,16 @@ pub(super) fn start_others(
         return;
     }
     let own = apic::own_id();
-    let mut next = 1u16;
-    #[allow(
-        clippy::explicit_counter_loop,
-        reason = "a CPU that does not start takes no number"
-    )]
-    for id in apic_ids.iter().copied().filter(|id| *id != own) {
-        if usize::from(next) >= MAX_CPUS {
+    let mut counters = Counters::default();
+    let (reached, beyond): (Vec<u32>, Vec<u32>) = apic_ids
+        .filter(|id| *id != own)
+        .partition(|id| *id <= apic::last_id());
+    if !beyond.is_empty() {
+        let count = beyond.len();
+        log::warn!("{count} CPUs have APIC numbers that only x2APIC reaches: they stay off");
+    }
+    for (next, id) in (1u16..).zip(reached) {
+        if usize::from(next) >= most.min(MAX_CPUS) {
             break;
         }
         let Some(stack_top) = boot_memory::stack::<FourLevels>(&hv.memory, u64::from(next)) else {
@@ -80,26 +98,82 @@ pub(super) fn start_others(
         };
         SECONDARY.stack_top.store(stack_top, SeqCst);
         SECONDARY.cpu.store(u64::from(next), SeqCst);
-        if !start_one(id, trampoline) {
+        if !start_one(id, CpuId(next), trampoline, &mut counters) {
             // It may still come, on the stack that it was given: no other CPU is started after it.
             log::warn!("the CPU with APIC number {id} does not answer; those after it stay off");
             break;
         }
-        next += 1;
     }
+    counters.report();
 }
 
-fn start_one(id: u32, trampoline: HostPhys) -> bool {
-    let seen = ONLINE.load(SeqCst);
-    let joined = || ONLINE.load(SeqCst) != seen;
+fn start_one(id: u32, cpu: CpuId, trampoline: HostPhys, counters: &mut Counters) -> bool {
+    let (before, joined) = (ARRIVED.load(SeqCst), ONLINE.load(SeqCst));
+    let has_arrived = || ARRIVED.load(SeqCst) != before;
     apic::send_init(id);
     timer::wait(AFTER_INIT, || false);
     apic::send_startup(id, trampoline);
-    if timer::wait(AFTER_STARTUP, joined) {
-        return true;
+    if !timer::wait(AFTER_STARTUP, has_arrived) {
+        apic::send_startup(id, trampoline);
+        if !timer::wait(PATIENCE, has_arrived) {
+            return false;
+        }
     }
-    apic::send_startup(id, trampoline);
-    timer::wait(PATIENCE, joined)
+    counters.compare(cpu);
+    timer::wait(PATIENCE, || ONLINE.load(SeqCst) != joined)
+}
+
+/// What comparing the time-stamp counters has shown so far.
+#[derive(Default)]
+struct Counters {
+    /// CPUs whose counter agrees with CPU 0's.
+    agree: usize,
+    /// In how many ticks it can be said at best that they do, for the worst of them.
+    within: u64,
+}
+
+impl Counters {
+    /// Compares the counter of a CPU that has arrived and waits.
+    fn compare(&mut self, cpu: CpuId) {
+        let Some(meeting) = MEETINGS.get(cpu.index()) else {
+            return;
+        };
+        let limits = Limits {
+            patience: timer::in_ticks(PATIENCE),
+            budget: timer::in_ticks(COMPARING),
+            enough: timer::in_ticks(CLOSE),
+        };
+        let Outcome { first, last } = meeting.lead(timer::own_ticks, limits);
+        let id = cpu.0;
+        if let Verdict::Apart(bounds) = first {
+            let ahead = bounds.middle();
+            log::info!("the time-stamp counter of CPU {id} is {ahead} ticks ahead of CPU 0's");
+        }
+        match last {
+            Verdict::Agree(bounds) => {
+                self.agree += 1;
+                self.within = self.within.max(bounds.width());
+            }
+            Verdict::Apart(bounds) => {
+                timer::set_ahead(cpu, bounds.middle());
+                log::warn!("it cannot be moved: time on CPU {id} is corrected by the difference");
+            }
+            Verdict::Unsteady | Verdict::Silent => {
+                timer::not_together();
+                log::warn!(
+                    "the time-stamp counter of CPU {id} does not keep step with CPU 0's: guests are told so"
+                );
+            }
+        }
+    }
+
+    fn report(&self) {
+        if self.agree != 0 {
+            let nanos = timer::from_ticks(self.within).0;
+            let count = self.agree + 1;
+            log::info!("time-stamp counters of {count} CPUs agree, to {nanos} ns");
+        }
+    }
 }
 
 /// The executing CPU does its work for ever.
@@ -119,9 +193,11 @@ pub(super) fn run(cpu: &'static PerCpu) -> ! {
 pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     cpu::percpu::init_early();
     cpu::descriptors::install();
-    let Some(hv) = HV.get() else {
+    let (Some(hv), Some(meeting)) = (HV.get(), MEETINGS.get(cpu as usize)) else {
         cpu::fault::halt()
     };
+    ARRIVED.fetch_add(1, SeqCst);
+    meeting.follow(timer::own_ticks, timer::move_own);
     let cpu = join(hv, CpuId(cpu as u16));
     ONLINE.fetch_add(1, SeqCst);
     run(cpu)

@@ -55,11 +55,9 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
 }
 
 fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
-    let hz = timer::init().unwrap_or_else(|e| refuse(format_args!("{e}")));
     log::info!(
-        "Xenolith {} on x86-64, timer {} kHz, {}",
+        "Xenolith {} on x86-64, {}",
         env!("CARGO_PKG_VERSION"),
-        hz / 1000,
         protocol.name()
     );
     let image = boot_memory::image::<FourLevels>();
@@ -94,23 +92,20 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     let root = boot.rsdp.or_else(|| acpi::find_root(&firmware::bytes));
     let acpi = Acpi::read(root.unwrap_or(0), &firmware::bytes)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    report_acpi(&acpi);
+    timer::init(&acpi).unwrap_or_else(|e| refuse(format_args!("{e}")));
     power::init(&acpi);
     timer::read_clock();
-    apic::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    apic::init(HostPhys(acpi.madt.local_apic), options.x2apic)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
     speculation::apply::init(options.spec_ctrl.as_deref());
     if let Err(error) = machine::find_virtualization() {
         log::warn!("{error}");
     }
     let boot_cpu = smp::join(hv, CpuId(0));
     timer::calibrate_apic();
-    let apic_ids: alloc::vec::Vec<u32> = acpi
-        .madt
-        .cpus
-        .iter()
-        .filter(|cpu| cpu.enabled)
-        .map(|cpu| cpu.id)
-        .collect();
-    smp::start_others(hv, &apic_ids, trampoline);
+    let most = options.max_cpus.unwrap_or(u32::MAX).max(1) as usize;
+    smp::start_others(hv, acpi.apic_ids(), most, trampoline);
     log::info!(
         "{} CPUs, {} MiB of RAM",
         hv.sched.online_cpus().len(),
@@ -125,12 +120,15 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     ioapic::init(&places).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (line, how) = console_line(&acpi);
     irq::bind_console(line, how);
-    let mut hidden = RangeSet::new();
+    let page = |at: u64| PhysRange::new(at & !(PAGE_SIZE as u64 - 1), PAGE_SIZE as u64);
     let registers = places.iter().map(|place| place.0);
-    for at in registers.chain([acpi.madt.local_apic]).chain(acpi.hpet) {
-        machine::keep(HostPhys(at));
-        hidden.insert(PhysRange::between(at, at + PAGE_SIZE as u64));
-    }
+    let registers = registers.chain([acpi.madt.local_apic]).chain(acpi.hpet);
+    let units = acpi.iommus.iter().flat_map(|iommus| &iommus.units);
+    let units = units.filter(|unit| !ram.ram.overlaps(unit));
+    let kept: alloc::vec::Vec<PhysRange> =
+        registers.filter_map(page).chain(units.copied()).collect();
+    let mut hidden: RangeSet = kept.iter().copied().collect();
+    machine::keep(kept.into_iter());
     let spaces = acpi.config_spaces.iter();
     spaces
         .filter_map(ConfigSpace::range)
@@ -148,6 +146,16 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     };
     domains::build_all(hv, &machine, free).unwrap_or_else(|e| refuse(format_args!("{e}")));
     smp::run(boot_cpu)
+}
+
+/// Tells of what the tables name and nothing is done with.
+fn report_acpi(acpi: &Acpi<'_>) {
+    if let Some(srat) = &acpi.srat {
+        log::info!("NUMA: {srat}");
+    }
+    for iommus in &acpi.iommus {
+        log::info!("IOMMUs: {iommus}");
+    }
 }
 
 /// The line of the first serial port: its number on the old bus, unless ACPI says otherwise.

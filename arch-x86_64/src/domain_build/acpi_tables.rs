@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use crate::acpi::{Acpi, HEADER, madt::entry};
+use crate::acpi::{Acpi, HEADER, madt::entry, summary::ConfigSpace};
 
 /// Tables that dom0 does not see. Its MADT is its own.
 const HIDDEN: [&[u8; 4]; 8] = [
@@ -139,4 +139,40 @@ pub(super) fn local_apics(vcpus: &[u32]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Reads any bytes as a table of the machine, its length and sum put right, and makes dom0's tables from it.
+#[doc(hidden)]
+pub fn fuzz_acpi(bytes: &[u8]) {
+    const AT: u64 = 0x1000;
+    let mut table = bytes.to_vec();
+    table.resize(table.len().max(HEADER), 0);
+    set(&mut table, 9, &[0]);
+    seal(&mut table);
+    let mut sound = local_apics(&[0, 600]);
+    seal(&mut sound);
+    let table_at = AT + (ROOT_TABLE + HEADER + 16) as u64;
+    let sound_at = table_at + table.len() as u64;
+    let mut root_table = header(b"XSDT", 1);
+    root_table.extend(table_at.to_le_bytes());
+    root_table.extend(sound_at.to_le_bytes());
+    seal(&mut root_table);
+    let mut memory = root_pointer(AT + ROOT_TABLE as u64);
+    memory.resize(ROOT_TABLE, 0);
+    [root_table, table, sound]
+        .into_iter()
+        .for_each(|part| memory.extend(part));
+
+    let look = |at: u64, len: usize| {
+        let start = usize::try_from(at.checked_sub(AT)?).ok()?;
+        memory.get(start..start.checked_add(len)?)
+    };
+    if let Ok(acpi) = Acpi::read(AT, &look) {
+        let ids: Vec<u32> = acpi.apic_ids().collect();
+        assert!(ids.len() <= memory.len() && !build(&acpi, &ids, AT).is_empty());
+        for range in acpi.iommus.iter().flat_map(|iommus| &iommus.units) {
+            assert!(range.size() <= 128 << 20);
+        }
+        let _ = acpi.config_spaces.iter().map(ConfigSpace::range).count();
+    }
 }

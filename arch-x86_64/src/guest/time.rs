@@ -1,8 +1,9 @@
 //! The guest's clock: its `vcpu_info` says how to make nanoseconds from the time-stamp counter (`xen.h`,
 //! `vcpu_time_info`).
 //!
-//! The counter runs at one rate for ever and alike on all CPUs, so the information is written once for each place that the
-//! guest gives it.
+//! The counter runs at one rate for ever, and what a guest reads of it is CPU 0's on all CPUs, so the information is written
+//! once for each place that the guest gives it. Where that may be off by a little, the guest is told to see to it that its time
+//! does not go back.
 
 use core::{mem::offset_of, sync::atomic::Ordering::Relaxed};
 
@@ -27,6 +28,7 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
         return;
     }
     let offset = area.offset + X86_64::SHARED_INFO.vcpu.time;
+    let stable = if timer::together() { TSC_STABLE } else { 0 };
     let rate = timer::rate();
     let now = timer::reference();
     let tell = || -> Result<(), Fault> {
@@ -41,7 +43,7 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
         long(offset_of!(VcpuTimeInfo, system_time), now.nanos.0)?;
         word(offset_of!(VcpuTimeInfo, tsc_to_system_mul), rate.factor)?;
         // Shift, flags, two bytes of nothing.
-        let flags = TSC_STABLE << 8;
+        let flags = stable << 8;
         word(
             offset_of!(VcpuTimeInfo, tsc_shift),
             u32::from(rate.shift as u8) | flags,

@@ -9,7 +9,7 @@ use core::{
 use alloc::vec::Vec;
 
 use xenolith_hal::{
-    E820Entry, HostPhys,
+    CpuId, E820Entry, HostPhys,
     sync::{Mutex, Rank},
 };
 
@@ -19,6 +19,7 @@ use crate::{
     mm::{guest_access::TranslationCache, hardware::Ram},
     msr::{MsrPolicy, MsrState},
     svm::vcpu::SvmVcpu,
+    timer,
     vioapic::VIoApic,
     vlapic::{ApicPage, VLapic},
     vmx::vcpu::VmxVcpu,
@@ -197,6 +198,12 @@ pub struct ArchDomain {
 }
 
 impl ArchDomain {
+    /// What a CPU's own time-stamp counter needs to be added so that the guest reads the same on all CPUs.
+    #[must_use]
+    pub fn tsc_offset_on(&self, cpu: CpuId) -> u64 {
+        self.tsc_offset.wrapping_sub(timer::ahead(cpu) as u64)
+    }
+
     /// `HVM_PARAM_CALLBACK_IRQ`: only a vector (type 2, `hvm/params.h`) interrupts; the lines of a PCI device or an ISA
     /// interrupt belong to machines with emulated devices.
     pub fn set_callback(&self, via: u64) {

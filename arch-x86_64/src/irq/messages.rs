@@ -62,10 +62,8 @@ pub fn open(hv: &Hypervisor<X86_64>, signal: Signal) -> Option<(Slot, Signal)> {
 }
 
 fn open_on(cpu: CpuId, signal: Signal) -> Option<(Slot, Signal)> {
-    /// What the address of a message can hold, without the number that means everyone.
-    const LAST_ID: u32 = 0xfe;
     let id = apic::id_of(cpu);
-    if id > LAST_ID {
+    if id > apic::LAST_XAPIC_ID {
         return None;
     }
     let places = PLACES.get(cpu.index())?;

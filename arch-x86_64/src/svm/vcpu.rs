@@ -160,6 +160,7 @@ impl Backend for Svm {
         if svm.cpu.replace(Some(cpu.id)) != Some(cpu.id) {
             svm.asid.set(Asid::NONE);
             block.control.clean = Clean::empty();
+            block.control.tsc_offset = vcpu.domain().arch.tsc_offset_on(cpu.id);
         }
     }
 

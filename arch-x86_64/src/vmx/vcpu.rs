@@ -225,6 +225,7 @@ impl Backend for Vmx {
             vmx.tables.set(u64::MAX);
             vmx.pointer.set(pointer(vcpu.domain().p2m.root()));
             write(f::EPT_POINTER, vmx.pointer.get());
+            write(f::TSC_OFFSET, vcpu.domain().arch.tsc_offset_on(cpu.id));
             own_cpu.write_host();
         }
         // SAFETY: as above.

@@ -39,6 +39,8 @@ pub struct Options {
     pub dom0_mode: Option<Dom0Mode>,
     /// `spec-ctrl`: what is done against speculation, for the architecture to interpret; several words with commas between.
     pub spec_ctrl: Option<String>,
+    /// `x2apic`: whether local APICs may be used in that mode (x86).
+    pub x2apic: bool,
     /// `gnttab_max_frames`.
     pub grant_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames`.
@@ -63,6 +65,7 @@ impl Default for Options {
             sync_console: false,
             dom0_mode: None,
             spec_ctrl: None,
+            x2apic: true,
             grant_frames: None,
             maptrack_frames: None,
         }
@@ -289,7 +292,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "sched_ratelimit_us",
     "tickle_one_idle_cpu",
     "vtsc",
-    "x2apic",
+    "x2apic_phys",
     "clocksource",
 ];
 
@@ -365,11 +368,13 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
         "sync_console" => set(&mut o.sync_console, boolean(value)),
         "dom0" => dom0_mode(o, value),
         "spec-ctrl" => spec_ctrl(o, value),
+        "x2apic" => set(&mut o.x2apic, boolean(value)),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
             Some(_) if has_value => Outcome::Unknown,
             Some("bootscrub") => set(&mut o.boot_scrub, Some(false)),
             Some("sync_console") => set(&mut o.sync_console, Some(false)),
+            Some("x2apic") => set(&mut o.x2apic, Some(false)),
             Some(rest) if WITHOUT_EFFECT.contains(&rest) => Outcome::Done,
             _ => Outcome::Unknown,
         },
@@ -644,6 +649,8 @@ mod tests {
 
     #[test]
     fn words_about_speculation_are_handed_on_in_their_order() {
+        assert!(options("").x2apic && options("x2apic").x2apic);
+        assert!(!options("x2apic=0").x2apic && !options("no-x2apic").x2apic);
         assert_eq!(options("").spec_ctrl, None);
         let o = options("spec-ctrl=no-xen,ssbd spec-ctrl=rsb=hvm");
         assert_eq!(o.spec_ctrl.as_deref(), Some("no-xen,ssbd,rsb=hvm"));

@@ -102,6 +102,13 @@ fn pc() -> Machine {
         &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xd0, 0xfe, 0, 0, 0, 0],
     );
     machine.list(b"SSDT", &[]);
+    let mut srat = vec![0; 12];
+    srat.extend([2, 24, 0, 0, 1, 0, 0, 0, 44, 1, 0, 0, 1, 0, 0, 0]);
+    srat.resize(12 + 24, 0);
+    machine.list(b"SRAT", &srat);
+    let mut dmar = vec![0; 12];
+    dmar.extend([0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0xd9, 0xfe, 0, 0, 0, 0]);
+    machine.list(b"DMAR", &dmar);
     machine.finish();
     machine
 }
@@ -140,7 +147,64 @@ fn a_pc_s_tables_tell_everything_at_once() {
     assert_eq!(acpi.power_off, Some(SleepType { a: 5, b: 3 }));
     assert_eq!(acpi.config_spaces[0].base, 0xb000_0000);
     assert_eq!(acpi.hpet, Some(0xfed0_0000));
-    assert!(acpi.has(b"MCFG") && !acpi.has(b"DMAR"));
+    assert!(acpi.has(b"MCFG") && !acpi.has(b"IVRS"));
+    assert_eq!(acpi.srat.unwrap().nodes.first(), Some(&1));
+    assert_eq!(acpi.iommus.len(), 1);
+    assert_eq!(acpi.iommus[0].units[0].start(), 0xfed9_0000);
+}
+
+fn with_madt(entries: &[&[u8]]) -> Result<Vec<u32>, &'static str> {
+    let mut machine = Machine::new();
+    let entries = [&[0, 0, 0xe0, 0xfe, 1, 0, 0, 0], entries.concat().as_slice()].concat();
+    machine.list(b"APIC", &entries);
+    machine.finish();
+    machine.read().map(|acpi| acpi.apic_ids().collect())
+}
+
+#[test]
+fn only_cpus_that_are_enabled_count_and_each_once() {
+    let ids = with_madt(&[
+        &[0, 8, 0, 0, 1, 0, 0, 0],
+        &[0x80, 4, 9, 9],
+        &[0, 8, 1, 4, 0, 0, 0, 0],
+        &[9, 16, 0, 0, 0x2c, 1, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0],
+        &[9, 16, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+        &[9, 16, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        &[10, 12, 5, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0],
+    ]);
+    assert_eq!(ids.unwrap(), [0, 300, 4]);
+}
+
+#[test]
+fn the_nmi_of_an_x2apic_is_that_of_its_processor() {
+    let mut table = vec![0; HEADER + 8];
+    table.extend([10, 12, 5, 0, 0x2c, 1, 0, 0, 1, 0, 0, 0]);
+    table.extend([10, 12, 5, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    let nmis = Madt::parse(&table).unwrap().nmis;
+    let places: Vec<_> = nmis.iter().map(|nmi| (nmi.uid, nmi.input)).collect();
+    assert_eq!(places, [(Some(300), 1), (None, 0)]);
+}
+
+#[test]
+fn madt_entries_that_lie_about_their_size_are_refused() {
+    for entry in [
+        &[0u8, 0, 0, 0][..],
+        &[0, 200, 0, 0],
+        &[9, 4, 0, 0],
+        &[10, 4, 0, 0],
+    ] {
+        assert!(with_madt(&[entry]).unwrap_err().contains("cut short"));
+    }
+}
+
+#[test]
+fn a_root_pointer_that_is_none_is_named() {
+    let nothing = |_: u64, _: usize| None;
+    let error = Acpi::read(0x1000, &nothing).unwrap_err();
+    assert!(error.contains("root pointer"));
+    let zeroes = |_: u64, len: usize| [0u8; 64].get(..len).map(|b| &*b.to_vec().leak());
+    let error = Acpi::read(0x1000, &zeroes).unwrap_err();
+    assert!(error.contains("root pointer"));
 }
 
 #[test]
@@ -177,7 +241,9 @@ fn dom0_sees_its_own_cpus_and_the_machine_s_other_tables() {
     assert_eq!(dom0.madt.ioapics, host.madt.ioapics);
     assert_eq!(dom0.madt.overrides, host.madt.overrides);
     assert_eq!((dom0.fadt, dom0.power_off), (host.fadt, host.power_off));
-    assert!(dom0.has(b"SSDT") && !dom0.has(b"HPET"));
+    assert!(dom0.has(b"SSDT"));
+    let hidden = [b"HPET", b"SRAT", b"DMAR", b"IVRS"];
+    assert!(hidden.iter().all(|name| !dom0.has(name)));
     assert_eq!(dom0.config_spaces, host.config_spaces);
 }
 

@@ -63,8 +63,7 @@ const ROWS: &[Row] = &[
         arch: Arch::X86_64,
         change: Change::PvhOnly,
         says: &[
-            " on x86-64, ",
-            ", PVH\n",
+            " on x86-64, PVH\n",
             "RAM 0x100000-",
             " 4 CPUs, ",
             "no dom0: ",
@@ -76,8 +75,7 @@ const ROWS: &[Row] = &[
         arch: Arch::X86_64,
         change: Change::Size(8, 5120),
         says: &[
-            " on x86-64, ",
-            ", Multiboot 1\n",
+            " on x86-64, Multiboot 1\n",
             "RAM 0x100000000-",
             " 8 CPUs, ",
             "no dom0: ",
