@@ -37,20 +37,19 @@ fn with<R>(
     p2m: &Nested,
     f: impl FnOnce(&mut Space<'_>) -> Result<R, WalkError>,
 ) -> Result<R, WalkError> {
-    let state = state(vcpu);
     // SAFETY: only the CPU that has the vCPU loaded calls this, and nothing below calls it again.
     let cache = unsafe { &mut *vcpu.translations_ptr() };
     f(&mut GuestAccess {
         p2m,
         frames: Ram,
-        state: &state,
-        limits: machine::paging_limits(),
+        state: state(vcpu),
+        limits: machine::paging_limits,
         cache,
     })
 }
 
 /// Copies in.
-#[inline(always)]
+#[inline(never)]
 pub fn copy_from(
     vcpu: &ArchVcpu,
     p2m: &Nested,
@@ -61,7 +60,7 @@ pub fn copy_from(
 }
 
 /// Copies out.
-#[inline(always)]
+#[inline(never)]
 pub fn copy_to(vcpu: &ArchVcpu, p2m: &Nested, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
     with(vcpu, p2m, |space| space.write(to, buf)).map_err(|_| Fault)
 }

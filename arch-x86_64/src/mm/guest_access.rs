@@ -16,13 +16,17 @@ use crate::guest::paging::{Access, PagingLimits, PagingState};
 pub trait Frames: Copy {
     /// A frame of RAM.
     type Frame: Copy;
+    /// Eight bytes of one.
+    type Word: Copy;
 
     /// The frame, if it is RAM.
     fn frame(&self, mfn: Mfn) -> Option<Self::Frame>;
     /// The aligned eight bytes around an offset.
-    fn load(&self, frame: Self::Frame, offset: usize) -> u64;
-    /// Writes the aligned eight bytes around an offset if they hold `old`; tells whether they did.
-    fn compare_exchange(&self, frame: Self::Frame, offset: usize, old: u64, new: u64) -> bool;
+    fn word(&self, frame: Self::Frame, offset: usize) -> Self::Word;
+    /// Reads them.
+    fn load(&self, word: Self::Word) -> u64;
+    /// Writes them if they hold `old`; tells whether they did.
+    fn compare_exchange(&self, word: Self::Word, old: u64, new: u64) -> bool;
     /// Copies out of a frame, as far as it goes.
     fn read(&self, frame: Self::Frame, offset: usize, buf: &mut [u8]);
     /// Copies into a frame, as far as it goes.
@@ -32,14 +36,12 @@ pub trait Frames: Copy {
 /// A table word that a kept way depends on.
 #[derive(Clone, Copy)]
 struct Word<T> {
-    table: T,
-    offset: usize,
+    place: T,
     value: u64,
 }
 
 /// A way from a linear page to a frame.
-#[derive(Clone, Copy)]
-struct Kept<T> {
+struct Kept<R: Frames> {
     page: u64,
     cr3: u64,
     key: u64,
@@ -47,8 +49,8 @@ struct Kept<T> {
     /// The guest frames of the tables and of the page.
     footprint: Footprint,
     access: Access,
-    frame: T,
-    words: [Option<Word<T>>; MOST_TABLES],
+    frame: R::Frame,
+    words: [Option<Word<R::Word>>; MOST_TABLES],
 }
 
 /// Entries, a power of two: those of hypercall pages, stacks and buffers that a vCPU uses at one time.
@@ -56,7 +58,7 @@ const ENTRIES: usize = 32;
 
 /// The ways that one vCPU's last copies took. Only the CPU that runs the vCPU touches it.
 pub struct TranslationCache<R: Frames> {
-    entries: [Option<Kept<R::Frame>>; ENTRIES],
+    entries: [Option<Kept<R>>; ENTRIES],
 }
 
 impl<R: Frames> TranslationCache<R> {
@@ -116,9 +118,9 @@ pub struct GuestAccess<'a, F, M, R: Frames> {
     /// The machine's RAM.
     pub frames: R,
     /// Its paging registers.
-    pub state: &'a PagingState,
+    pub state: PagingState,
     /// What it was told about paging.
-    pub limits: PagingLimits,
+    pub limits: fn() -> PagingLimits,
     /// Its cache.
     pub cache: &'a mut TranslationCache<R>,
 }
@@ -136,11 +138,16 @@ const fn in_one_page(va: GuestVirt, len: usize) -> bool {
 
 impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     /// Copies in, as a load of the guest.
-    #[inline]
+    #[inline(always)]
     pub fn read(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
         if !in_one_page(from, buf.len()) {
             return self.read_pages(from, buf);
         }
+        self.read_page(from, buf)
+    }
+
+    #[inline(always)]
+    fn read_page(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
         let held = self.p2m.read();
         let frame = self.frame(from, Access::Read, &held)?;
         self.frames.read(frame, offset(from), buf);
@@ -148,11 +155,16 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     }
 
     /// Copies out, as a store of the guest.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
         if !in_one_page(to, buf.len()) {
             return self.write_pages(to, buf);
         }
+        self.write_page(to, buf)
+    }
+
+    #[inline(always)]
+    fn write_page(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
         let held = self.p2m.read();
         let frame = self.frame(to, Access::Write, &held)?;
         self.frames.write(frame, offset(to), buf);
@@ -185,7 +197,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     }
 
     /// The first four bytes of the instruction at a linear address, if they lie in one page and can be fetched.
-    #[inline]
+    #[inline(always)]
     pub fn fetch_opcode(&mut self, at: GuestVirt) -> Option<[u8; 4]> {
         let mut bytes = [0; 4];
         if !in_one_page(at, bytes.len()) {
@@ -210,7 +222,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         while !buf.is_empty() {
             let here = buf.len().min(PAGE_SIZE - offset(from));
             let (piece, rest) = buf.split_at_mut(here);
-            self.read(from, piece)?;
+            self.read_page(from, piece)?;
             (from, buf) = (from.plus(here as u64), rest);
         }
         Ok(())
@@ -222,7 +234,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         while !buf.is_empty() {
             let here = buf.len().min(PAGE_SIZE - offset(to));
             let (piece, rest) = buf.split_at(here);
-            self.write(to, piece)?;
+            self.write_page(to, piece)?;
             (to, buf) = (to.plus(here as u64), rest);
         }
         Ok(())
@@ -248,14 +260,22 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         {
             return Ok(kept.frame);
         }
-        self.find(at, access, held)
+        // By value: on the way above they then need no place in memory.
+        let slow = GuestAccess {
+            p2m: self.p2m,
+            frames: self.frames,
+            state: self.state,
+            limits: self.limits,
+            cache: &mut *self.cache,
+        };
+        slow.find(at, access, held)
     }
 
     /// Walks, and keeps the way if it leads through the domain's own memory alone.
     #[cold]
     #[inline(never)]
     fn find(
-        &mut self,
+        self,
         at: GuestVirt,
         access: Access,
         held: &Reader<'_, F, M>,
@@ -304,12 +324,12 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
             footprint: Footprint::default(),
             own: true,
         };
-        let found = walk(self.state, self.limits, at.0, access, &mut way)?;
+        let found = walk(&self.state, (self.limits)(), at.0, access, &mut way)?;
         Ok((found, way))
     }
 }
 
-impl<T: Copy> Kept<T> {
+impl<R: Frames> Kept<R> {
     /// Comes to the present generation, if none of the guest frames went away since its own.
     #[cold]
     #[inline(never)]
@@ -329,10 +349,10 @@ impl<T: Copy> Kept<T> {
 
     /// Whether the guest's tables still say so.
     #[inline(always)]
-    fn holds<R: Frames<Frame = T>>(&self, frames: R) -> bool {
+    fn holds(&self, frames: R) -> bool {
         for word in &self.words {
             match word {
-                Some(word) if frames.load(word.table, word.offset) != word.value => return false,
+                Some(word) if frames.load(word.place) != word.value => return false,
                 Some(_) => {}
                 None => break,
             }
@@ -363,7 +383,7 @@ fn memory<F: Format, M: TableMemory, R: Frames>(
 struct Way<'a, F, M, R: Frames> {
     held: &'a Reader<'a, F, M>,
     frames: R,
-    words: [Option<Word<R::Frame>>; MOST_TABLES],
+    words: [Option<Word<R::Word>>; MOST_TABLES],
     writable: [bool; MOST_TABLES],
     footprint: Footprint,
     own: bool,
@@ -374,13 +394,9 @@ impl<F: Format, M: TableMemory, R: Frames> TableWords for Way<'_, F, M, R> {
         let (table, kind) = memory(self.held, self.frames, at.frame())?;
         self.own &= is_own(kind);
         self.footprint = self.footprint.with(at.frame());
-        let offset = at.offset();
-        let value = self.frames.load(table, offset);
-        *self.words.get_mut(depth)? = Some(Word {
-            table,
-            offset,
-            value,
-        });
+        let place = self.frames.word(table, at.offset());
+        let value = self.frames.load(place);
+        *self.words.get_mut(depth)? = Some(Word { place, value });
         *self.writable.get_mut(depth)? = kind.writable();
         Some(value)
     }
@@ -390,9 +406,7 @@ impl<F: Format, M: TableMemory, R: Frames> TableWords for Way<'_, F, M, R> {
         if !*self.writable.get(depth)? {
             return None;
         }
-        let done = self
-            .frames
-            .compare_exchange(word.table, word.offset, old, new);
+        let done = self.frames.compare_exchange(word.place, old, new);
         if done {
             word.value = new;
         }

@@ -68,6 +68,7 @@ impl<H: Hal> SharedWord for GuestWord<'_, H> {
 /// A grant that was pinned: its frame, and what its entry said.
 pub(super) struct Pinned {
     pub(super) mfn: Mfn,
+    /// What the entry asks of mappings; of no meaning to copies.
     pub(super) flags: EntryFlags,
     /// What of the page is granted.
     pub(super) range: Range,
@@ -75,9 +76,21 @@ pub(super) struct Pinned {
     pub(super) passed_on: Option<(DomId, GrantRef)>,
 }
 
+impl Access {
+    /// Whether memory of this kind may be granted so, or used in place of a grant.
+    #[inline(always)]
+    pub(super) fn suits(self, kind: P2mType) -> bool {
+        match kind {
+            P2mType::RamRw => true,
+            P2mType::RamRo => self == Self::Read,
+            _ => false,
+        }
+    }
+}
+
 impl<H: Hal> Hypervisor<H> {
     /// Pins a grant of `granter` for `grantee`. [`Hypervisor::unpin_grant`] undoes it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pin_grant(
         &self,
         granter: &DomainRef<H>,
@@ -112,7 +125,10 @@ impl<H: Hal> Hypervisor<H> {
         entry::add(&mut active.pins, access);
         Ok(Pinned {
             mfn: active.mfn,
-            flags: EntryFlags(word.load() as u16),
+            flags: match purpose {
+                Purpose::Map => EntryFlags(word.load() as u16),
+                _ => EntryFlags::empty(),
+            },
             range: Range::PAGE,
             passed_on: None,
         })
@@ -192,10 +208,8 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
         let own = |entry: Option<P2mEntry>| {
             let entry = entry?;
-            match entry.kind {
-                P2mType::RamRw => {}
-                P2mType::RamRo if access == Access::Read => {}
-                _ => return None,
+            if !access.suits(entry.kind) {
+                return None;
             }
             self.get_frame(entry.mfn, owner.id())
         };

@@ -39,6 +39,11 @@ impl Field {
         word >> self.shift & self.max()
     }
 
+    /// What a count goes up by.
+    const fn one(&self) -> u64 {
+        1 << self.shift
+    }
+
     const fn set(&self, word: u64, value: u64) -> u64 {
         word & !(self.max() << self.shift) | (value & self.max()) << self.shift
     }
@@ -263,6 +268,7 @@ impl FrameRecord {
     }
 
     /// Moves the word from what it is to what `f` says, and gives both; `None` when `f` refuses.
+    #[inline(always)]
     fn update(
         &self,
         mut f: impl FnMut(FrameState) -> Option<FrameState>,
@@ -319,10 +325,11 @@ impl FrameRecord {
 
     /// Takes a reference if the frame belongs to `owner`. False also when the count is full.
     #[must_use]
+    #[inline]
     pub fn get(&self, owner: DomId) -> bool {
         self.update(|state| {
             (state.owner() == Some(owner) && state.count() < COUNT.max())
-                .then(|| FrameState(COUNT.set(state.0, state.count() + 1)))
+                .then(|| FrameState(state.0 + COUNT.one()))
         })
         .is_some()
     }
@@ -330,10 +337,11 @@ impl FrameRecord {
     fn without_reference(state: FrameState) -> FrameState {
         match state.count() {
             0 | 1 => FrameState::block(2, 0),
-            count => FrameState(COUNT.set(state.0, count - 1)),
+            _ => FrameState(state.0 - COUNT.one()),
         }
     }
 
+    #[inline(always)]
     fn dropped(change: Option<(FrameState, FrameState)>) -> Dropped {
         match change {
             None => Dropped::NotHeld,
@@ -348,6 +356,7 @@ impl FrameRecord {
     }
 
     /// Drops a reference that was taken with [`FrameRecord::get`].
+    #[inline]
     pub fn put(&self) -> Dropped {
         Self::dropped(self.update(|state| {
             let held = state.count() > u64::from(state.allocated());

@@ -58,7 +58,7 @@ struct Machine {
 struct Ram<'a>(&'a Machine);
 
 impl Ram<'_> {
-    fn word(frame: usize, offset: usize) -> Range<usize> {
+    fn bytes(frame: usize, offset: usize) -> Range<usize> {
         let at = frame * PAGE_SIZE + (offset & 0xff8);
         at..at + 8
     }
@@ -66,19 +66,23 @@ impl Ram<'_> {
 
 impl Frames for Ram<'_> {
     type Frame = usize;
+    type Word = (usize, usize);
 
     fn frame(&self, mfn: Mfn) -> Option<usize> {
         let frame = mfn.0.checked_sub(FIRST)? as usize;
         (frame < FRAMES).then_some(frame)
     }
-    fn load(&self, frame: usize, offset: usize) -> u64 {
+    fn word(&self, frame: usize, offset: usize) -> (usize, usize) {
+        (frame, offset)
+    }
+    fn load(&self, (frame, offset): (usize, usize)) -> u64 {
         self.0.loads.set(self.0.loads.get() + 1);
         let bytes = self.0.bytes.borrow();
-        u64::from_le_bytes(bytes[Self::word(frame, offset)].try_into().unwrap())
+        u64::from_le_bytes(bytes[Self::bytes(frame, offset)].try_into().unwrap())
     }
-    fn compare_exchange(&self, frame: usize, offset: usize, old: u64, new: u64) -> bool {
+    fn compare_exchange(&self, (frame, offset): (usize, usize), old: u64, new: u64) -> bool {
         let mut bytes = self.0.bytes.borrow_mut();
-        let word = &mut bytes[Self::word(frame, offset)];
+        let word = &mut bytes[Self::bytes(frame, offset)];
         let same = *word == old.to_le_bytes();
         if same {
             word.copy_from_slice(&new.to_le_bytes());
@@ -174,8 +178,8 @@ impl Guest {
         GuestAccess {
             p2m: &self.p2m,
             frames: Ram(&self.machine),
-            state: &self.state,
-            limits: LIMITS,
+            state: self.state,
+            limits: || LIMITS,
             cache,
         }
     }
@@ -355,7 +359,7 @@ fn another_privilege_does_not_use_what_a_kernel_kept() {
     let mut cache = TranslationCache::new();
     assert!(guest.read_byte(&mut cache, BASE).is_ok());
     let mut access = guest.access(&mut cache);
-    access.state = &user;
+    access.state = user;
     let fault = PageFault {
         address: BASE,
         code: 5,
@@ -454,8 +458,8 @@ proptest! {
                         GuestAccess {
                             p2m: &guest.p2m,
                             frames: Ram(&guest.machine),
-                            state: &state,
-                            limits: LIMITS,
+                            state,
+                            limits: || LIMITS,
                             cache,
                         }
                         .frame(at, access, &held)
