@@ -512,7 +512,11 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         let region = gfn.0 >> REGION;
         let word = self.shortcut(region).load(Ordering::Relaxed);
         if let Some(table) = Shortcut::table(word, region) {
-            return entry_of(&self.walk_region(table, gfn.0), gfn.0);
+            let at = self.place_in(table, INDEX_BITS, gfn.0);
+            if let Slot::Table(last) = at.slot {
+                return page_of(&self.place_in(last, 0, gfn.0));
+            }
+            return entry_of(&at, gfn.0);
         }
         self.far_entry(gfn)
     }
@@ -550,6 +554,16 @@ fn entry_of(at: &Place, gfn: u64) -> Option<P2mEntry> {
         kind,
         order: at.order,
     })
+}
+
+/// The same where the walk ended at a single page.
+#[inline(always)]
+fn page_of(at: &Place) -> Option<P2mEntry> {
+    let Slot::Leaf(mfn, kind) = at.slot else {
+        return None;
+    };
+    let order = 0;
+    Some(P2mEntry { mfn, kind, order })
 }
 
 const fn is_memory(kind: P2mType) -> bool {

@@ -9,7 +9,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{GuestVirt, Hal, Nanos};
 
-use super::start::Start;
+use super::{absent, mmuext::mmuext_op, start::Start};
 use crate::X86_64;
 
 /// What x86 has beyond the common hypercalls.
@@ -18,10 +18,17 @@ pub struct Rows;
 impl hypercall::Rows<X86_64> for Rows {
     fn call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
         const SET_TIMER: u64 = 15;
-        (nr == SET_TIMER).then(|| {
-            set_timer(caller, args[0]);
-            Outcome::Done(0)
-        })
+        const MMUEXT: u64 = 26;
+        match nr {
+            SET_TIMER => {
+                let [low, high, ..] = args;
+                let narrow = caller.vcpu.arch.narrow.get();
+                set_timer(caller, if narrow { high << 32 | low } else { low });
+                Some(Outcome::Done(0))
+            }
+            MMUEXT => Some(mmuext_op(caller, args)),
+            _ => absent::call(caller, nr, args),
+        }
     }
 
     fn vcpu_op(

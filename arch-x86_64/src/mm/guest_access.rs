@@ -5,6 +5,9 @@
 //! generation and what it remembers), and every word still holds what it held. So no stale entry is ever used, and neither the guest's INVLPG nor
 //! its CR3 loads need an exit. The second level is held for reading through each copy: whoever takes a frame away first
 //! changes it under the write lock, so a frame found here stays the guest's until the copy is over.
+//!
+//! Registers and table words are looked at once for each way and exit: a CPU, too, may go on with what it has cached until it
+//! is told otherwise, and the guest tells nothing while it is stopped.
 
 use xenolith_arch_common::second_level::{Footprint, Format, Reader, SecondLevel, TableMemory};
 use xenolith_hal::{Gfn, GuestPhys, GuestVirt, Mfn, P2mType, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
@@ -40,12 +43,32 @@ struct Word<T> {
     value: u64,
 }
 
+/// What a way depends on in the paging registers: CR3, and the rest in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    cr3: u64,
+    key: u64,
+}
+
+impl Registers {
+    /// Those of a vCPU.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(state: &PagingState) -> Self {
+        Self {
+            cr3: state.cr3,
+            key: state.key(),
+        }
+    }
+}
+
 /// A way from a linear page to a frame.
 struct Kept<R: Frames> {
     page: u64,
-    cr3: u64,
-    key: u64,
+    registers: Registers,
     generation: u64,
+    /// The exit in which it was last found good.
+    exit: u64,
     /// The guest frames of the tables and of the page.
     footprint: Footprint,
     access: Access,
@@ -58,6 +81,10 @@ const ENTRIES: usize = 32;
 
 /// The ways that one vCPU's last copies took. Only the CPU that runs the vCPU touches it.
 pub struct TranslationCache<R: Frames> {
+    exit: u64,
+    /// The exit in which the registers were last looked at, and how they were.
+    looked: u64,
+    registers: Registers,
     entries: [Option<Kept<R>>; ENTRIES],
 }
 
@@ -66,8 +93,106 @@ impl<R: Frames> TranslationCache<R> {
     #[must_use]
     pub const fn new() -> Self {
         Self {
+            exit: 0,
+            looked: u64::MAX,
+            registers: Registers { cr3: 0, key: 0 },
             entries: [const { None }; ENTRIES],
         }
+    }
+
+    /// The guest ran, so its registers and tables may have changed.
+    #[inline(always)]
+    pub const fn next_exit(&mut self) {
+        self.exit = self.exit.wrapping_add(1);
+    }
+
+    /// Copies in by a kept way; false when none serves, or the range is not in one page.
+    #[inline(always)]
+    pub fn read<F: Format, M: TableMemory>(
+        &mut self,
+        (p2m, frames): (&SecondLevel<F, M>, R),
+        registers: impl FnOnce() -> Registers,
+        from: GuestVirt,
+        buf: &mut [u8],
+    ) -> bool {
+        if !in_one_page(from, buf.len()) {
+            return false;
+        }
+        let held = p2m.read();
+        let kept = self.kept(from, Access::Read, registers, &held, frames);
+        if let Some(frame) = kept {
+            frames.read(frame, offset(from), buf);
+        }
+        kept.is_some()
+    }
+
+    /// Copies out by a kept way; false when none serves, or the range is not in one page.
+    #[inline(always)]
+    pub fn write<F: Format, M: TableMemory>(
+        &mut self,
+        (p2m, frames): (&SecondLevel<F, M>, R),
+        registers: impl FnOnce() -> Registers,
+        to: GuestVirt,
+        buf: &[u8],
+    ) -> bool {
+        if !in_one_page(to, buf.len()) {
+            return false;
+        }
+        let held = p2m.read();
+        let kept = self.kept(to, Access::Write, registers, &held, frames);
+        if let Some(frame) = kept {
+            frames.write(frame, offset(to), buf);
+        }
+        kept.is_some()
+    }
+
+    /// The first four bytes of an instruction by a kept way, if they lie in one page.
+    #[inline(always)]
+    pub fn fetch_opcode<F: Format, M: TableMemory>(
+        &mut self,
+        (p2m, frames): (&SecondLevel<F, M>, R),
+        registers: impl FnOnce() -> Registers,
+        at: GuestVirt,
+    ) -> Option<[u8; 4]> {
+        let mut bytes = [0; 4];
+        if !in_one_page(at, bytes.len()) {
+            return None;
+        }
+        let held = p2m.read();
+        let frame = self.kept(at, Access::Fetch, registers, &held, frames)?;
+        frames.read(frame, offset(at), &mut bytes);
+        Some(bytes)
+    }
+
+    /// The frame to which a kept way leads.
+    #[inline(always)]
+    fn kept<F: Format, M: TableMemory>(
+        &mut self,
+        at: GuestVirt,
+        access: Access,
+        registers: impl FnOnce() -> Registers,
+        held: &Reader<'_, F, M>,
+        frames: R,
+    ) -> Option<R::Frame> {
+        let page = at.0 >> PAGE_SHIFT;
+        let kept = self.entries.get_mut(Self::index(page, access))?.as_mut()?;
+        if kept.page != page || !kept.serves(access) {
+            return None;
+        }
+        if kept.generation != held.generation() && !kept.renew(held) {
+            return None;
+        }
+        if kept.exit != self.exit {
+            if self.looked != self.exit {
+                self.registers = registers();
+                self.looked = self.exit;
+            }
+            if kept.registers != self.registers || !kept.holds(frames) {
+                return None;
+            }
+            kept.exit = self.exit;
+        }
+        Some(kept.frame)
     }
 
     /// Forgets everything. Never needed for correctness.
@@ -120,7 +245,7 @@ pub struct GuestAccess<'a, F, M, R: Frames> {
     /// Its paging registers.
     pub state: PagingState,
     /// What it was told about paging.
-    pub limits: fn() -> PagingLimits,
+    pub limits: PagingLimits,
     /// Its cache.
     pub cache: &'a mut TranslationCache<R>,
 }
@@ -138,7 +263,6 @@ const fn in_one_page(va: GuestVirt, len: usize) -> bool {
 
 impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     /// Copies in, as a load of the guest.
-    #[inline(always)]
     pub fn read(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
         if !in_one_page(from, buf.len()) {
             return self.read_pages(from, buf);
@@ -146,7 +270,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         self.read_page(from, buf)
     }
 
-    #[inline(always)]
     fn read_page(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
         let held = self.p2m.read();
         let frame = self.frame(from, Access::Read, &held)?;
@@ -155,7 +278,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     }
 
     /// Copies out, as a store of the guest.
-    #[inline(always)]
     pub fn write(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
         if !in_one_page(to, buf.len()) {
             return self.write_pages(to, buf);
@@ -163,7 +285,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         self.write_page(to, buf)
     }
 
-    #[inline(always)]
     fn write_page(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
         let held = self.p2m.read();
         let frame = self.frame(to, Access::Write, &held)?;
@@ -196,19 +317,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         Ok(fetched)
     }
 
-    /// The first four bytes of the instruction at a linear address, if they lie in one page and can be fetched.
-    #[inline(always)]
-    pub fn fetch_opcode(&mut self, at: GuestVirt) -> Option<[u8; 4]> {
-        let mut bytes = [0; 4];
-        if !in_one_page(at, bytes.len()) {
-            return None;
-        }
-        let held = self.p2m.read();
-        let frame = self.frame(at, Access::Fetch, &held).ok()?;
-        self.frames.read(frame, offset(at), &mut bytes);
-        Some(bytes)
-    }
-
     /// The guest-physical address behind a linear one: the guest's own translation alone, which may lead to where nothing
     /// is. Not cached.
     pub fn translate(&self, at: GuestVirt, access: Access) -> Result<Translation, WalkError> {
@@ -216,8 +324,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         self.walk(at, access, &held).map(|(found, _)| found)
     }
 
-    #[cold]
-    #[inline(never)]
     fn read_pages(&mut self, mut from: GuestVirt, mut buf: &mut [u8]) -> Result<(), WalkError> {
         while !buf.is_empty() {
             let here = buf.len().min(PAGE_SIZE - offset(from));
@@ -228,8 +334,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         Ok(())
     }
 
-    #[cold]
-    #[inline(never)]
     fn write_pages(&mut self, mut to: GuestVirt, mut buf: &[u8]) -> Result<(), WalkError> {
         while !buf.is_empty() {
             let here = buf.len().min(PAGE_SIZE - offset(to));
@@ -241,41 +345,22 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     }
 
     /// The machine frame behind a linear address, for one kind of access.
-    #[inline(always)]
     fn frame(
         &mut self,
         at: GuestVirt,
         access: Access,
         held: &Reader<'_, F, M>,
     ) -> Result<R::Frame, WalkError> {
-        let page = at.0 >> PAGE_SHIFT;
-        let index = TranslationCache::<R>::index(page, access);
-        if let Some(Some(kept)) = self.cache.entries.get_mut(index)
-            && kept.page == page
-            && kept.cr3 == self.state.cr3
-            && kept.key == self.state.key()
-            && (kept.generation == held.generation() || kept.renew(held))
-            && kept.serves(access)
-            && kept.holds(self.frames)
-        {
-            return Ok(kept.frame);
+        let registers = || Registers::of(&self.state);
+        match self.cache.kept(at, access, registers, held, self.frames) {
+            Some(frame) => Ok(frame),
+            None => self.find(at, access, held),
         }
-        // By value: on the way above they then need no place in memory.
-        let slow = GuestAccess {
-            p2m: self.p2m,
-            frames: self.frames,
-            state: self.state,
-            limits: self.limits,
-            cache: &mut *self.cache,
-        };
-        slow.find(at, access, held)
     }
 
     /// Walks, and keeps the way if it leads through the domain's own memory alone.
-    #[cold]
-    #[inline(never)]
     fn find(
-        self,
+        &mut self,
         at: GuestVirt,
         access: Access,
         held: &Reader<'_, F, M>,
@@ -289,8 +374,8 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         let page = at.0 >> PAGE_SHIFT;
         let kept = Kept {
             page,
-            cr3: self.state.cr3,
-            key: self.state.key(),
+            registers: Registers::of(&self.state),
+            exit: self.cache.exit,
             generation: held.generation(),
             footprint: way.footprint.with(found.address.frame()),
             access,
@@ -324,7 +409,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
             footprint: Footprint::default(),
             own: true,
         };
-        let found = walk(&self.state, (self.limits)(), at.0, access, &mut way)?;
+        let found = walk(&self.state, self.limits, at.0, access, &mut way)?;
         Ok((found, way))
     }
 }

@@ -11,7 +11,7 @@ use core::{
 };
 
 use xenolith_arch_common::{is_ram, second_level::TableMemory};
-use xenolith_hal::{Gfn, Mfn, PAGE_SIZE};
+use xenolith_hal::{Fault, Gfn, Mfn, PAGE_SIZE};
 
 use super::{guest_access::Frames, hyp::Direct};
 
@@ -122,6 +122,32 @@ impl Frames for Ram {
     }
 }
 
+impl Ram {
+    /// Copies between frames, each side within one.
+    #[inline]
+    pub fn copy(self, to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
+        if to.0 == from.0 {
+            return copy_inside(to, from, len);
+        }
+        let fits = |offset: usize| offset < PAGE_SIZE && len <= PAGE_SIZE - offset;
+        match (self.frame(to.0), self.frame(from.0)) {
+            (Some(target), Some(source)) if fits(to.1) && fits(from.1) => {
+                let (target, source) = (target.bytes(to.1, 0).0, source.bytes(from.1, 0).0);
+                // SAFETY: both lie in mapped frames of RAM, two different ones, that no reference covers.
+                unsafe { copy(target, source, len) }
+                Ok(())
+            }
+            _ => Err(Fault),
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn copy_inside(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
+    Direct::copy(to, from, len)
+}
+
 /// Above this many bytes the string instruction is shorter.
 const BY_WORDS: usize = 128;
 
@@ -145,17 +171,15 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
         }
     } else {
         let mut at = 0;
-        while at + 8 < last {
-            // SAFETY: `at + 16 < len`.
-            unsafe {
-                copy_word(to, from, at);
-                copy_word(to, from, at + 8);
-            }
-            at += 16;
+        while at + 24 < last {
+            // SAFETY: `at + 32 < len`.
+            unsafe { copy_four_words(to, from, at) }
+            at += 32;
         }
-        if at < last {
+        while at < last {
             // SAFETY: `at + 8 < len`.
             unsafe { copy_word(to, from, at) }
+            at += 8;
         }
     }
     // SAFETY: the last eight bytes; they overlap those before where `len` is no multiple of eight.
@@ -184,6 +208,21 @@ unsafe fn copy_few(to: *mut u8, from: *const u8, len: usize) {
             asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _,
                 options(nostack, preserves_flags));
         },
+    }
+}
+
+/// Copies the 32 bytes at an offset.
+///
+/// # Safety
+/// 32 bytes at the offset from each address are mapped.
+#[inline(always)]
+unsafe fn copy_four_words(to: *mut u8, from: *const u8, at: usize) {
+    // SAFETY: as the caller says; unaligned moves are allowed.
+    unsafe {
+        asm!("mov {a}, [{from} + {at}]", "mov {b}, [{from} + {at} + 8]", "mov [{to} + {at}], {a}", "mov [{to} + {at} + 8], {b}",
+            "mov {a}, [{from} + {at} + 16]", "mov {b}, [{from} + {at} + 24]", "mov [{to} + {at} + 16], {a}",
+            "mov [{to} + {at} + 24], {b}", a = out(reg) _, b = out(reg) _, from = in(reg) from, to = in(reg) to,
+            at = in(reg) at, options(nostack, preserves_flags));
     }
 }
 

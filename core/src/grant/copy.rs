@@ -53,13 +53,17 @@ impl Page {
     }
 }
 
-/// The grants of one side of the copies, with the one that it used last.
-struct Side<'a, H: Hal> {
-    access: Access,
+/// A grant in use.
+struct Held<'a, H: Hal> {
+    _pin: GrantPin<'a, H>,
     name: (DomId, GrantRef),
     page: Page,
-    /// Unless something is held, the page is none.
-    held: Option<GrantPin<'a, H>>,
+}
+
+/// The grants of one side of the copies: the one that it used last.
+struct Side<'a, H: Hal> {
+    access: Access,
+    held: Option<Held<'a, H>>,
     /// The grant that passed the held one on.
     through: Option<GrantPin<'a, H>>,
 }
@@ -77,8 +81,6 @@ impl<'a, H: Hal> Copier<'a, H> {
     pub(super) fn new(hv: &'a Hypervisor<H>, caller: &'a DomainRef<H>) -> Self {
         let side = |access| Side {
             access,
-            name: (DomId::INVALID, GrantRef(0)),
-            page: Page::whole(Mfn(0)),
             held: None,
             through: None,
         };
@@ -103,8 +105,8 @@ impl<'a, H: Hal> Copier<'a, H> {
             }
             (Name::Own(from), Name::Grant(owner, gref)) => {
                 let to = self.dest.granted(hv, caller, (owner, gref));
-                // What is wrong with the source is told first.
                 hv.with_own_page(caller, from, Access::Read, |from| {
+                    // What is wrong with the source is told first.
                     transfer(hv, op, from, to?)
                 })
             }
@@ -182,35 +184,59 @@ impl<H: Hal> Hypervisor<H> {
 
 impl<'a, H: Hal> Side<'a, H> {
     /// The page of a grant, which stays pinned until this side uses another one.
-    #[inline]
+    #[inline(always)]
     fn granted(
         &mut self,
         hv: &'a Hypervisor<H>,
         caller: &'a DomainRef<H>,
         name: (DomId, GrantRef),
     ) -> Result<Page, GrantStatus> {
+        if !self.held.as_ref().is_some_and(|held| held.name == name) {
+            self.take(hv, caller, name)?;
+        }
+        let held = self.held.as_ref().ok_or(GrantStatus::GeneralError)?;
+        Ok(held.page)
+    }
+
+    #[inline(never)]
+    fn take(
+        &mut self,
+        hv: &'a Hypervisor<H>,
+        caller: &'a DomainRef<H>,
+        name: (DomId, GrantRef),
+    ) -> Result<(), GrantStatus> {
         if self.held.is_some() {
-            if self.name == name {
-                return Ok(self.page);
-            }
             self.let_go();
         }
-        let (granter, gref) = name;
-        let (pin, pinned) = self.pin(hv, (granter, gref), caller.id())?;
-        if let Some(passed_on) = pinned.passed_on {
-            return self.follow(name, pin, granter, passed_on);
+        let (owner, gref) = name;
+        let access = self.access;
+        let granter = match owner == caller.id() {
+            true => caller.clone(),
+            false => hv.domains.get(owner).ok_or(GrantStatus::BadDomain)?,
+        };
+        let pinned = hv.pin_grant(&granter, gref, caller.id(), access, Purpose::Copy)?;
+        if pinned.passed_on.is_some() {
+            return self.follow(hv, granter, name, pinned);
         }
-        Ok(self.hold(name, &pinned, pin))
+        let (mfn, range) = (pinned.mfn, pinned.range);
+        let pin = GrantPin {
+            hv,
+            granter,
+            gref,
+            access,
+        };
+        self.hold(name, Page { mfn, range }, pin);
+        Ok(())
     }
 
     #[inline(always)]
-    fn hold(&mut self, name: (DomId, GrantRef), pinned: &Pinned, pin: GrantPin<'a, H>) -> Page {
-        let (mfn, range) = (pinned.mfn, pinned.range);
-        self.name = name;
-        self.page = Page { mfn, range };
+    fn hold(&mut self, name: (DomId, GrantRef), page: Page, pin: GrantPin<'a, H>) {
         // There is none to be dropped here: not a look at it.
-        core::mem::forget(self.held.replace(pin));
-        self.page
+        core::mem::forget(self.held.replace(Held {
+            _pin: pin,
+            name,
+            page,
+        }));
     }
 
     #[cold]
@@ -220,45 +246,44 @@ impl<'a, H: Hal> Side<'a, H> {
         self.through = None;
     }
 
-    /// Holds the grant that `granter` passes on by `pin`. What is passed on is granted to whoever passes it on, and no
-    /// further.
+    /// Holds the grant that is passed on by a pinned one of `passer`. What is passed on is granted to whoever passes it on, and no further.
     #[cold]
     #[inline(never)]
     fn follow(
         &mut self,
-        name: (DomId, GrantRef),
-        pin: GrantPin<'a, H>,
-        granter: DomId,
-        (owner, passed_on): (DomId, GrantRef),
-    ) -> Result<Page, GrantStatus> {
-        if owner == granter {
-            return Err(GrantStatus::GeneralError);
-        }
-        let (inner, pinned) = self
-            .pin(pin.hv, (owner, passed_on), granter)
-            .map_err(|_| GrantStatus::GeneralError)?;
-        if pinned.passed_on.is_some() {
-            return Err(GrantStatus::GeneralError);
-        }
-        self.through = Some(pin);
-        Ok(self.hold(name, &pinned, inner))
-    }
-
-    #[inline(always)]
-    fn pin(
-        &self,
         hv: &'a Hypervisor<H>,
-        (granter, gref): (DomId, GrantRef),
-        grantee: DomId,
-    ) -> Result<(GrantPin<'a, H>, Pinned), GrantStatus> {
-        let granter = hv.domains.get(granter).ok_or(GrantStatus::BadDomain)?;
-        let pinned = hv.pin_grant(&granter, gref, grantee, self.access, Purpose::Copy)?;
+        passer: DomainRef<H>,
+        name: (DomId, GrantRef),
+        pinned: Pinned,
+    ) -> Result<(), GrantStatus> {
+        let (access, own) = (self.access, passer.id());
         let pin = GrantPin {
+            hv,
+            granter: passer,
+            gref: name.1,
+            access,
+        };
+        let refused = GrantStatus::GeneralError;
+        let (owner, gref) = pinned.passed_on.ok_or(refused)?;
+        if owner == own {
+            return Err(refused);
+        }
+        let granter = hv.domains.get(owner).ok_or(refused)?;
+        let pinned = hv
+            .pin_grant(&granter, gref, own, access, Purpose::Copy)
+            .map_err(|_| refused)?;
+        let inner = GrantPin {
             hv,
             granter,
             gref,
-            access: self.access,
+            access,
         };
-        Ok((pin, pinned))
+        if pinned.passed_on.is_some() {
+            return Err(refused);
+        }
+        self.through = Some(pin);
+        let (mfn, range) = (pinned.mfn, pinned.range);
+        self.hold(name, Page { mfn, range }, inner);
+        Ok(())
     }
 }

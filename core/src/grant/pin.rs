@@ -200,22 +200,21 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Memory of the domain itself that it may grant; what it sees of others is not its own to give.
+    #[inline(always)]
     pub(super) fn grantable_frame(
         &self,
         owner: &Domain<H>,
         gfn: u64,
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
-        let own = |entry: Option<P2mEntry>| {
-            let entry = entry?;
-            if !access.suits(entry.kind) {
-                return None;
-            }
-            self.get_frame(entry.mfn, owner.id())
-        };
+        let take = |entry: P2mEntry| self.get_frame(entry.mfn, owner.id());
         owner
             .p2m
-            .with_entry(Gfn(gfn), own)
+            .with_entry(Gfn(gfn), |entry| {
+                entry
+                    .filter(|entry| access.suits(entry.kind))
+                    .and_then(take)
+            })
             .ok_or(GrantStatus::BadPage)
     }
 
@@ -226,18 +225,20 @@ impl<H: Hal> Hypervisor<H> {
             return;
         };
         let mut active = place.active.lock();
-        let mut format = granter.grants.format();
-        while GrantTable::<H>::HAS_SPLIT && format == Format::Changing {
-            drop(active);
-            granter.grants.settled_format();
-            active = place.active.lock();
-            format = granter.grants.format();
-        }
-        if format == Format::V1 {
-            let word = GuestWord::new(&self.hal, &place);
-            entry::drop_pin(&word, &mut active.pins, access);
+        if granter.grants.format() == Format::V1 {
+            entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
         } else if GrantTable::<H>::HAS_SPLIT {
-            self.drop_split_pin(granter, gref, &mut active.pins, access);
+            while granter.grants.format() == Format::Changing {
+                drop(active);
+                granter.grants.settled_format();
+                active = place.active.lock();
+            }
+            match granter.grants.format() {
+                Format::V1 => {
+                    entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
+                }
+                _ => self.drop_split_pin(granter, gref, &mut active.pins, access),
+            }
         } else {
             entry::drop_pin(&Gone, &mut active.pins, access);
         }

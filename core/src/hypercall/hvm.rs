@@ -3,6 +3,8 @@
 //! Headers: `hvm/hvm_op.h`, `hvm/params.h`. Which parameter exists, and who may read or set it, is Xen's rule for ARM: the
 //! tools set them, the guest reads those that concern it.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use xenolith_abi::hvm::{EvtchnUpcallVector, HvmOp, HvmParam, NR_PARAMS, Param};
 use xenolith_hal::{GuestVirt, Hal};
 
@@ -37,7 +39,15 @@ fn set<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
 
 /// A domain sets a parameter of its own: only how it is told of events, where that is for guests to say.
 fn own_param<H: Hal>(caller: Caller<'_, H>, which: Param, value: u64) -> bool {
-    which == Param::CallbackIrq && caller.hv.hal.set_callback(&caller.domain().arch, value)
+    let set =
+        which == Param::CallbackIrq && caller.hv.hal.set_callback(&caller.domain().arch, value);
+    if set && H::NARROW_CALLERS {
+        // A kernel does this early; from here on it is known what code it is.
+        let domain = caller.domain();
+        domain.narrow.store(caller.is_narrow(), Relaxed);
+        caller.hv.update_wallclock(domain);
+    }
+    set
 }
 
 fn set_upcall_vector<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {

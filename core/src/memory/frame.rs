@@ -153,6 +153,14 @@ impl FrameState {
         }
     }
 
+    /// Whether it is that domain's frame.
+    #[inline(always)]
+    pub const fn is_owned_by(self, owner: DomId) -> bool {
+        // The owner stands below the class, and nothing above that.
+        self.0 >> OWNER.shift == (CLASS.max() << OWNER.bits | owner.0 as u64)
+            && owner.0 as u64 <= OWNER.max()
+    }
+
     /// References to a domain's frame.
     pub const fn count(self) -> u64 {
         COUNT.get(self.0)
@@ -328,7 +336,7 @@ impl FrameRecord {
     #[inline]
     pub fn get(&self, owner: DomId) -> bool {
         self.update(|state| {
-            (state.owner() == Some(owner) && state.count() < COUNT.max())
+            (state.is_owned_by(owner) && state.count() < COUNT.max())
                 .then(|| FrameState(state.0 + COUNT.one()))
         })
         .is_some()
@@ -448,12 +456,16 @@ mod tests {
         }
         assert_eq!(seen & CLASS.set(0, 3), CLASS.set(0, 3));
         assert!(OWNER.max() >= u64::from(DomId::XEN.0));
+        assert_eq!(CLASS.shift, OWNER.shift + OWNER.bits);
+        assert_eq!(CLASS.shift + CLASS.bits, u64::BITS);
     }
 
     #[test]
     fn only_the_owner_name_gets_a_reference() {
         let record = owned_by(7);
-        assert!(!record.get(DomId(8)));
+        for other in [0, 8, 0x8007, u16::MAX] {
+            assert!(!record.get(DomId(other)));
+        }
         assert!(record.get(DomId(7)));
         assert_eq!(record.state().count(), 2);
         assert_eq!(record.put(), Dropped::Kept);

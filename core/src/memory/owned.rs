@@ -231,6 +231,6 @@ impl<H: Hal> Hypervisor<H> {
     #[inline]
     pub(crate) fn owned_record(&self, mfn: Mfn, owner: DomId) -> Option<&'static FrameRecord> {
         let record = self.memory.record(mfn)?;
-        (record.state().owner() == Some(owner)).then_some(record)
+        record.state().is_owned_by(owner).then_some(record)
     }
 }

@@ -171,15 +171,17 @@ impl Guest {
         self.machine.bytes.borrow()[frame * PAGE_SIZE + offset]
     }
 
+    /// The address space as it is after the guest ran.
     fn access<'c, 'a: 'c>(
         &'a self,
         cache: &'c mut TranslationCache<Ram<'a>>,
     ) -> GuestAccess<'c, Npt, Nested, Ram<'a>> {
+        cache.next_exit();
         GuestAccess {
             p2m: &self.p2m,
             frames: Ram(&self.machine),
             state: self.state,
-            limits: || LIMITS,
+            limits: LIMITS,
             cache,
         }
     }
@@ -219,13 +221,42 @@ fn access_none(guest: &Guest) -> Result<(), WalkError> {
 fn a_second_copy_loads_each_table_word_once_and_walks_nothing() {
     let guest = Guest::new();
     let mut cache = TranslationCache::new();
-    let mut access = guest.access(&mut cache);
-    access.write(GuestVirt(BASE), &[1; 16]).unwrap();
+    guest
+        .access(&mut cache)
+        .write(GuestVirt(BASE), &[1; 16])
+        .unwrap();
     guest.p2m.memory().0.lock().unwrap().clear();
     guest.machine.loads.set(0);
-    let mut buf = [0; 16];
-    access.read(GuestVirt(BASE), &mut buf).unwrap();
-    assert_eq!((buf, guest.machine.loads.get()), ([1; 16], 4));
+    let mut access = guest.access(&mut cache);
+    for _ in 0..3 {
+        let mut buf = [0; 16];
+        access.read(GuestVirt(BASE), &mut buf).unwrap();
+        assert_eq!((buf, guest.machine.loads.get()), ([1; 16], 4));
+    }
+}
+
+#[test]
+fn copies_by_a_kept_way_move_the_same_bytes_as_those_that_walk() {
+    let guest = Guest::new();
+    let mut cache = TranslationCache::new();
+    let registers = || Registers::of(&guest.state);
+    let space = (&guest.p2m, Ram(&guest.machine));
+    let mut few = [0; 5];
+    assert!(!cache.read(space, registers, GuestVirt(BASE), &mut few));
+    guest
+        .access(&mut cache)
+        .write(GuestVirt(BASE), &[7, 6, 5, 4, 3])
+        .unwrap();
+    assert!(cache.read(space, registers, GuestVirt(BASE), &mut few));
+    assert_eq!(few, [7, 6, 5, 4, 3]);
+    assert!(cache.write(space, registers, GuestVirt(BASE + 1), &[9]));
+    assert_eq!(guest.byte(8, 1), 9);
+    let over_two_pages = GuestVirt(BASE + 0xffe);
+    assert!(!cache.read(space, registers, over_two_pages, &mut few));
+    assert_eq!(cache.fetch_opcode(space, registers, GuestVirt(BASE)), None);
+    assert!(guest.access(&mut cache).fetch(GuestVirt(BASE)).is_ok());
+    let opcode = cache.fetch_opcode(space, registers, GuestVirt(BASE));
+    assert_eq!(opcode, Some([7, 9, 5, 4]));
 }
 
 #[test]
@@ -359,6 +390,7 @@ fn another_privilege_does_not_use_what_a_kernel_kept() {
     let mut cache = TranslationCache::new();
     assert!(guest.read_byte(&mut cache, BASE).is_ok());
     let mut access = guest.access(&mut cache);
+    access.cache.next_exit();
     access.state = user;
     let fault = PageFault {
         address: BASE,
@@ -381,6 +413,7 @@ fn an_instruction_is_fetched_over_two_pages_as_far_as_they_go() {
     let wanted = [&[0x90; 3][..], &[0xf4; 12]].concat();
     assert_eq!(both.as_slice(), wanted);
     guest.set(4, 1, 0);
+    let mut access = guest.access(&mut cache);
     let short = access.fetch(GuestVirt(BASE + 0xffd)).unwrap();
     assert_eq!(short.as_slice(), [0x90; 3]);
     let fault = PageFault {
@@ -390,7 +423,7 @@ fn an_instruction_is_fetched_over_two_pages_as_far_as_they_go() {
     let none = access.fetch(GuestVirt(BASE + 0x1000));
     assert_eq!(none, Err(WalkError::Page(fault)));
     guest.set(4, 0, 8 << 12 | USUAL | 1 << 63);
-    assert!(access.fetch(GuestVirt(BASE)).is_err());
+    assert!(guest.access(&mut cache).fetch(GuestVirt(BASE)).is_err());
 }
 
 #[test]
@@ -444,6 +477,9 @@ proptest! {
         let mut cache = TranslationCache::new();
         let mut state = PagingState { cr4: 1 << 5 | 1 << 21, ..guest.state };
         for step in steps {
+            if matches!(step, Step::Leaf(..) | Step::Key(..) | Step::Root(_)) {
+                cache.next_exit();
+            }
             match step {
                 Step::Leaf(page, gfn, bits) => guest.set(4, page as usize, gfn << 12 | bits),
                 Step::Nested(gfn, frame, kind) => guest.map(gfn, FIRST + frame, 1, kind),
@@ -459,7 +495,7 @@ proptest! {
                             p2m: &guest.p2m,
                             frames: Ram(&guest.machine),
                             state,
-                            limits: || LIMITS,
+                            limits: LIMITS,
                             cache,
                         }
                         .frame(at, access, &held)
