@@ -32,7 +32,7 @@ impl Hal for X86_64 {
     const VCPU_OP_COMPLETE: bool = true;
     const GUEST_VECTORS: bool = true;
     const NARROW_CALLERS: bool = true;
-    const MACHINE_MEMORY_CALLS: bool = true;
+    const HVM_CALLS: bool = true;
     const MAX_GRANT_VERSION: u8 = 2;
     const PLATFORM_SLEEP: bool = true;
     const SHARED_INFO: SharedInfoLayout = {

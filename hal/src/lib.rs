@@ -66,8 +66,8 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// Whether 32-bit code may make hypercalls, with structures in their 32-bit form (x86).
     const NARROW_CALLERS: bool = false;
 
-    /// Whether `memory_op` knows the calls about machine frames and about memory that is populated on demand (x86).
-    const MACHINE_MEMORY_CALLS: bool = false;
+    /// Whether guests have the calls that Xen gives to guests in x86's hardware virtualization, and only those.
+    const HVM_CALLS: bool = false;
 
     /// The same as [`Hal::SHARED_INFO`] for a domain whose kernel is 32-bit code, where there are such.
     const NARROW_SHARED_INFO: SharedInfoLayout = Self::SHARED_INFO;

@@ -94,17 +94,16 @@ fn set_timer(caller: Caller<'_, X86_64>, deadline: u64) {
 
 /// Interrupts of a domain in hardware virtualization come through its emulated controllers, which it programs itself, so
 /// most operations have nothing to do: devices and interrupts are announced, and that is all.
-fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, _arg: GuestVirt) -> Result<i64, Errno> {
+fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
     use xenolith_abi::physdev::PhysdevOp;
     if !caller.domain().config.privileged {
         return Err(Errno::ENOSYS);
     }
     match PhysdevOp::try_from(cmd)? {
-        PhysdevOp::SetupGsi
-        | PhysdevOp::PciDeviceAdd
+        PhysdevOp::PciDeviceAdd
         | PhysdevOp::PciDeviceRemove
         | PhysdevOp::PciMmcfgReserved
-        | PhysdevOp::DbgpOp => Ok(0),
+        | PhysdevOp::DbgpOp => caller.read::<u32>(arg).map(|_| 0),
         _ => Err(Errno::ENOSYS),
     }
 }

@@ -10,7 +10,7 @@ pub const PORTS: u32 = 32 * 32;
 
 /// Where everything lies.
 pub const SHARED_INFO: SharedInfoLayout = SharedInfoLayout {
-    size: 0x924,
+    size: 0x928,
     vcpu_info: 0,
     vcpu_info_stride: 64,
     vcpu_info_count: crate::x86_64::LEGACY_MAX_VCPUS,
@@ -19,7 +19,7 @@ pub const SHARED_INFO: SharedInfoLayout = SharedInfoLayout {
     wc_version: 0x900,
     wc_sec: 0x904,
     wc_nsec: 0x908,
-    wc_sec_hi: 0x920,
+    wc_sec_hi: 0x924,
     arch: 0x90c,
     ports: PORTS,
     vcpu: VcpuInfoLayout {

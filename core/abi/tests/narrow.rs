@@ -83,9 +83,6 @@ fn different(out: &mut String) {
         memory::AcquireResource = "struct xen_mem_acquire_resource" {
             domid, kind = "type", id, nr_frames, pad, frame, frame_list
         }
-        memory::VnumaTopologyInfo = "struct xen_vnuma_topology_info" {
-            domid, pad, nr_vnodes, nr_vcpus, nr_vmemranges, vdistance, vcpu_to_vnode, vmemrange
-        }
         grant::SetupTable = "struct gnttab_setup_table" { dom, nr_frames, status, frame_list }
         grant::GetStatusFrames = "struct gnttab_get_status_frames" { nr_frames, dom, status, frame_list }
         grant::GrantCopy = "struct gnttab_copy" {
@@ -120,8 +117,12 @@ fn alike(out: &mut String) {
         grant::SwapGrantRef = "struct gnttab_swap_grant_ref"
         grant::CacheFlush = "struct gnttab_cache_flush"
         hvm::HvmParam = "struct xen_hvm_param"
+        hvm::PagetableDying = "struct xen_hvm_pagetable_dying"
+        hvm::GetTime = "struct xen_hvm_get_time"
+        hvm::GetMemType = "struct xen_hvm_get_mem_type"
         hvm::EvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector"
         hvm_vcpu::VcpuHvmContext = "struct vcpu_hvm_context"
+        memory::VnumaTopologyInfo = "struct xen_vnuma_topology_info"
         platform::PlatformOpArg = "struct xen_platform_op"
         sched::RemoteShutdown = "struct sched_remote_shutdown"
         sched::Watchdog = "struct sched_watchdog"

@@ -44,6 +44,11 @@ pub fn grant_table_op<H: Hal>(
         count,
     };
     match op {
+        Op::UnmapAndReplace | Op::Transfer | Op::GetStatusFrames | Op::CacheFlush
+            if H::HVM_CALLS =>
+        {
+            Errno::ENOSYS.into()
+        }
         Op::MapGrantRef => array.map(),
         Op::UnmapGrantRef => array.unmap(),
         Op::UnmapAndReplace => array.unmap_and_replace(),

@@ -38,9 +38,6 @@ differs! {
     memory::PodTarget { target_pages, tot_pages, pod_cache_pages, pod_entries, domid }
     memory::ReservedDeviceMemoryMap { flags, nr_entries, [long] buffer, device }
     memory::AcquireResource { domid, kind, id, nr_frames, pad, frame, [long] frame_list }
-    memory::VnumaTopologyInfo {
-        domid, pad, nr_vnodes, nr_vcpus, nr_vmemranges, [long] vdistance, [long] vcpu_to_vnode, [long] vmemrange,
-    }
     grant::SetupTable { dom, nr_frames, status, [long] frame_list }
     grant::GetStatusFrames { nr_frames, dom, status, [long] frame_list }
     grant::GrantCopy {
@@ -64,9 +61,9 @@ same! {
     event::SetPriority,
     grant::MapGrantRef, grant::UnmapGrantRef, grant::UnmapAndReplace, grant::QuerySize, grant::SetVersion,
     grant::GetVersion, grant::SwapGrantRef, grant::CacheFlush,
-    hvm::HvmParam, hvm::EvtchnUpcallVector,
+    hvm::HvmParam, hvm::PagetableDying, hvm::GetTime, hvm::GetMemType, hvm::EvtchnUpcallVector,
     hvm_vcpu::VcpuHvmContext,
-    memory::MemoryDomain, memory::E820Entry,
+    memory::MemoryDomain, memory::VnumaTopologyInfo, memory::E820Entry,
     platform::PlatformOpArg,
     sched::Shutdown, sched::RemoteShutdown, sched::Watchdog, sched::PinOverride,
     vcpu::SetPeriodicTimer, vcpu::RegisterVcpuInfo,
