@@ -43,19 +43,17 @@ pub fn add_bank(start: Mfn, end: Mfn) -> bool {
 #[inline(always)]
 pub fn is_ram(mfn: Mfn) -> bool {
     let [(from, to), ..] = &BANKS;
-    if mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed) {
-        return true;
-    }
-    // Written out: a call here would cost every caller its registers, also those that have their answer.
-    let mut others = BANKS.iter().skip(1);
-    while let Some((from, to)) = others.next()
-        && to.load(Relaxed) != 0
-    {
-        if mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed) {
-            return true;
-        }
-    }
-    false
+    mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed) || is_in_a_smaller_bank(mfn)
+}
+
+#[inline(never)]
+fn is_in_a_smaller_bank(mfn: Mfn) -> bool {
+    BANKS
+        .iter()
+        .skip(1)
+        .map(|(from, to)| (from.load(Relaxed), to.load(Relaxed)))
+        .take_while(|(_, end)| *end != 0)
+        .any(|(start, end)| (start..end).contains(&mfn.0))
 }
 
 macro_rules! atomic {

@@ -93,8 +93,16 @@ impl<H: Hal> Domain<H> {
         H::NARROW_CALLERS && self.narrow.load(Relaxed)
     }
 
-    /// How its shared info is laid out.
+    /// How many ports have a bit in its shared info.
     #[inline(always)]
+    pub fn two_level_ports(&self) -> u32 {
+        match self.is_narrow() {
+            true => H::NARROW_SHARED_INFO.ports,
+            false => H::SHARED_INFO.ports,
+        }
+    }
+
+    /// How its shared info is laid out.
     pub fn info_layout(&self) -> &'static SharedInfoLayout {
         match self.is_narrow() {
             true => const { &H::NARROW_SHARED_INFO },

@@ -82,9 +82,6 @@ const ENTRIES: usize = 32;
 /// The ways that one vCPU's last copies took. Only the CPU that runs the vCPU touches it.
 pub struct TranslationCache<R: Frames> {
     exit: u64,
-    /// The exit in which the registers were last looked at, and how they were.
-    looked: u64,
-    registers: Registers,
     entries: [Option<Kept<R>>; ENTRIES],
 }
 
@@ -94,8 +91,6 @@ impl<R: Frames> TranslationCache<R> {
     pub const fn new() -> Self {
         Self {
             exit: 0,
-            looked: u64::MAX,
-            registers: Registers { cr3: 0, key: 0 },
             entries: [const { None }; ENTRIES],
         }
     }
@@ -183,11 +178,7 @@ impl<R: Frames> TranslationCache<R> {
             return None;
         }
         if kept.exit != self.exit {
-            if self.looked != self.exit {
-                self.registers = registers();
-                self.looked = self.exit;
-            }
-            if kept.registers != self.registers || !kept.holds(frames) {
+            if kept.registers != registers() || !kept.holds(frames) {
                 return None;
             }
             kept.exit = self.exit;

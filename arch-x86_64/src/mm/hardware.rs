@@ -129,16 +129,15 @@ impl Ram {
         if to.0 == from.0 {
             return copy_inside(to, from, len);
         }
-        let fits = |offset: usize| offset < PAGE_SIZE && len <= PAGE_SIZE - offset;
-        match (self.frame(to.0), self.frame(from.0)) {
-            (Some(target), Some(source)) if fits(to.1) && fits(from.1) => {
-                let (target, source) = (target.bytes(to.1, 0).0, source.bytes(from.1, 0).0);
-                // SAFETY: both lie in mapped frames of RAM, two different ones, that no reference covers.
-                unsafe { copy(target, source, len) }
-                Ok(())
-            }
-            _ => Err(Fault),
+        let end = to.1.max(from.1).checked_add(len).ok_or(Fault)?;
+        if end > PAGE_SIZE || !is_ram(to.0) || !is_ram(from.0) {
+            return Err(Fault);
         }
+        let target = Direct::address(to.0.base()) + to.1 as u64;
+        let source = Direct::address(from.0.base()) + from.1 as u64;
+        // SAFETY: both lie in mapped frames of RAM, two different ones, that no reference covers.
+        unsafe { copy(target as *mut u8, source as *const u8, len) }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 //! a bit that goes from clear to pending while its port is not masked is seen by a guest that follows the order of
 //! `xen.h`: clear the upcall byte, take the selector, then look at the words.
 
-use xenolith_abi::shared_info::{EVENT_WORDS, SharedInfoLayout};
+use xenolith_abi::shared_info::EVENT_WORDS;
 use xenolith_hal::{
     AtomicOp::{And, Load, Or},
     Hal, Mfn,
@@ -102,22 +102,30 @@ impl<'a, H: Hal> GuestWords<'a, H> {
         }
     }
 
-    #[inline(always)]
-    fn layout(&self) -> &'static SharedInfoLayout {
-        match H::NARROW_CALLERS && self.narrow {
-            true => const { &H::NARROW_SHARED_INFO },
-            false => const { &H::SHARED_INFO },
-        }
-    }
+    /// The same in both forms.
+    const PENDING: usize = {
+        assert!(H::SHARED_INFO.evtchn_pending == H::NARROW_SHARED_INFO.evtchn_pending);
+        H::SHARED_INFO.evtchn_pending
+    };
+
+    const UPCALL: usize = {
+        let (one, other) = (H::SHARED_INFO.vcpu, H::NARROW_SHARED_INFO.vcpu);
+        assert!(one.evtchn_upcall_pending == other.evtchn_upcall_pending);
+        one.evtchn_upcall_pending
+    };
 
     #[inline(always)]
-    fn pending_at(&self, word: usize) -> usize {
-        self.layout().evtchn_pending + word * 8
+    fn pending_at(word: usize) -> usize {
+        Self::PENDING + word * 8
     }
 
     #[inline(always)]
     fn mask_at(&self, word: usize) -> usize {
-        self.layout().evtchn_mask + word * 8
+        let mask = match H::NARROW_CALLERS && self.narrow {
+            true => H::NARROW_SHARED_INFO.evtchn_mask,
+            false => H::SHARED_INFO.evtchn_mask,
+        };
+        mask + word * 8
     }
 
     pub(super) fn is_pending(&self, port: u32) -> bool {
@@ -140,19 +148,19 @@ impl<H: Hal> Words for GuestWords<'_, H> {
     #[inline]
     fn set_pending(&self, word: usize, bits: u64) -> u64 {
         self.hal
-            .atomic64(self.shared, self.pending_at(word), Or(bits))
+            .atomic64(self.shared, Self::pending_at(word), Or(bits))
             .unwrap_or(u64::MAX)
     }
 
     fn clear_pending(&self, word: usize, bits: u64) {
         let _ = self
             .hal
-            .atomic64(self.shared, self.pending_at(word), And(!bits));
+            .atomic64(self.shared, Self::pending_at(word), And(!bits));
     }
 
     fn pending(&self, word: usize) -> u64 {
         self.hal
-            .atomic64(self.shared, self.pending_at(word), Load)
+            .atomic64(self.shared, Self::pending_at(word), Load)
             .unwrap_or(0)
     }
 
@@ -171,20 +179,20 @@ impl<H: Hal> Words for GuestWords<'_, H> {
 
     #[inline]
     fn select(&self, bits: u64) -> u64 {
-        let at = self.layout().vcpu.evtchn_pending_sel;
         let Some(info) = self.info else {
             return u64::MAX;
         };
         if H::NARROW_CALLERS && self.narrow {
-            return select_narrow(self.hal, info, at, bits);
+            return select_narrow(self.hal, info, bits);
         }
+        let at = H::SHARED_INFO.vcpu.evtchn_pending_sel;
         let old = self.hal.atomic64(info.mfn, info.offset + at, Or(bits));
         old.unwrap_or(u64::MAX)
     }
 
     #[inline]
     fn set_upcall(&self) -> bool {
-        let at = self.layout().vcpu.evtchn_upcall_pending;
+        let at = Self::UPCALL;
         self.info
             .and_then(|info| self.hal.atomic8(info.mfn, info.offset + at, Or(1)).ok())
             .is_none_or(|old| old & 1 != 0)
@@ -194,7 +202,9 @@ impl<H: Hal> Words for GuestWords<'_, H> {
 /// Selects words of 64 bits where the guest has words of 32: both halves, of which it may find one with nothing new. A word is
 /// selected already if both halves are.
 #[cold]
-fn select_narrow<H: Hal>(hal: &H, info: InfoArea, at: usize, bits: u64) -> u64 {
+#[inline(never)]
+fn select_narrow<H: Hal>(hal: &H, info: InfoArea, bits: u64) -> u64 {
+    let at = H::NARROW_SHARED_INFO.vcpu.evtchn_pending_sel;
     let halves = |word: u32| 0b11_u32.checked_shl(2 * word).unwrap_or(0);
     let wanted = (0..64)
         .filter(|word| bits >> word & 1 != 0)
