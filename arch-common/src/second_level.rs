@@ -118,6 +118,39 @@ impl Footprint {
 /// How many generations back it is known what each took away.
 const REMEMBERED: usize = 16;
 
+/// log2 frames that a table with entries of order 9 is for.
+const REGION: Order = 2 * INDEX_BITS;
+/// How many such tables are remembered, so that most walks begin there.
+const SHORTCUTS: usize = 4;
+
+/// Where the table of one region is, in one word: one more than the region's number above, the table's frame below. All
+/// zeroes is none.
+struct Shortcut;
+
+impl Shortcut {
+    const FRAME_BITS: u32 = 40;
+    const FRAME: u64 = (1 << Self::FRAME_BITS) - 1;
+
+    /// `None` for what does not fit.
+    const fn new(region: u64, table: Mfn) -> Option<u64> {
+        let fits = region < u64::MAX >> Self::FRAME_BITS && table.0 <= Self::FRAME;
+        if fits {
+            Some((region + 1) << Self::FRAME_BITS | table.0)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    const fn table(word: u64, region: u64) -> Option<Mfn> {
+        if word >> Self::FRAME_BITS == region + 1 {
+            Some(Mfn(word & Self::FRAME))
+        } else {
+            None
+        }
+    }
+}
+
 /// What one call changed so far.
 #[derive(Default)]
 struct Changes {
@@ -152,6 +185,8 @@ pub struct SecondLevel<F, M> {
     generation: AtomicU64,
     /// What each of the last generations took away.
     lost: [AtomicU64; REMEMBERED],
+    /// Set by walks, under the lock however it is held; cleared before a table is freed, under the lock for writing.
+    shortcuts: [AtomicU64; SHORTCUTS],
     lock: SharedLock,
     format: PhantomData<fn() -> F>,
 }
@@ -201,6 +236,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
             root,
             generation: AtomicU64::new(1),
             lost: [const { AtomicU64::new(0) }; REMEMBERED],
+            shortcuts: [const { AtomicU64::new(0) }; SHORTCUTS],
             lock: SharedLock::new(Rank::P2m),
             format: PhantomData,
         }
@@ -266,31 +302,65 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         }
     }
 
-    /// Walks down to the leaf or hole that covers `gfn`.
-    #[inline]
-    fn walk(&self, gfn: u64) -> Place {
-        let mut order = self.shape.top();
-        let in_root = gfn >> order;
-        let mut table = self.root.plus(in_root / ENTRIES);
-        let mut index = (in_root % ENTRIES) as usize;
-        loop {
-            let slot = F::decode(self.memory.load(table, index), order);
-            match slot {
-                Slot::Table(next) if order > 0 => {
-                    order -= INDEX_BITS;
-                    table = next;
-                    index = (gfn >> order) as usize % ENTRIES as usize;
-                }
-                _ => {
-                    return Place {
-                        table,
-                        index,
-                        order,
-                        slot,
-                    };
-                }
-            }
+    #[inline(always)]
+    fn shortcut(&self, region: u64) -> &AtomicU64 {
+        let [first, ..] = &self.shortcuts;
+        let index = region as usize % SHORTCUTS;
+        self.shortcuts.get(index).unwrap_or(first)
+    }
+
+    fn forget_shortcuts(&self) {
+        for word in &self.shortcuts {
+            word.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Walks down to the leaf or hole that covers `gfn`, a number below the limit.
+    #[inline(always)]
+    fn walk(&self, gfn: u64) -> Place {
+        let region = gfn >> REGION;
+        let word = self.shortcut(region).load(Ordering::Relaxed);
+        match Shortcut::table(word, region) {
+            Some(table) => self.walk_region(table, gfn),
+            None => self.walk_all(gfn),
+        }
+    }
+
+    /// The walk from the table of the region on.
+    #[inline(always)]
+    fn walk_region(&self, table: Mfn, gfn: u64) -> Place {
+        let at = self.place_in(table, INDEX_BITS, gfn);
+        match at.slot {
+            Slot::Table(last) => self.place_in(last, 0, gfn),
+            _ => at,
+        }
+    }
+
+    #[inline(always)]
+    fn place_in(&self, table: Mfn, order: Order, gfn: u64) -> Place {
+        let index = (gfn >> order) as usize % ENTRIES as usize;
+        Place {
+            table,
+            index,
+            order,
+            slot: F::decode(self.memory.load(table, index), order),
+        }
+    }
+
+    #[inline(never)]
+    fn walk_all(&self, gfn: u64) -> Place {
+        let mut at = self.place(self.root, self.shape.top(), gfn);
+        while at.order > 0
+            && let Slot::Table(next) = at.slot
+        {
+            if at.order == REGION
+                && let Some(word) = Shortcut::new(gfn >> REGION, next)
+            {
+                self.shortcut(gfn >> REGION).store(word, Ordering::Relaxed);
+            }
+            at = self.place_in(next, at.order - INDEX_BITS, gfn);
+        }
+        at
     }
 
     /// Walks to the entry of the order, making tables and splitting blocks on the way.
@@ -386,6 +456,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         tables: &dyn TableFrames,
     ) {
         self.next_generation(Footprint::ALL);
+        self.forget_shortcuts();
         if F::BREAK_BEFORE_MAKE {
             self.memory.store(at.table, at.index, 0);
             self.flush_block(gfn, at.order);
@@ -436,12 +507,26 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn entry(&self, gfn: Gfn) -> Option<P2mEntry> {
+        let region = gfn.0 >> REGION;
+        let word = self.shortcut(region).load(Ordering::Relaxed);
+        if let Some(table) = Shortcut::table(word, region) {
+            let at = self.place_in(table, INDEX_BITS, gfn.0);
+            if let Slot::Table(last) = at.slot {
+                return page_of(&self.place_in(last, 0, gfn.0));
+            }
+            return entry_of(&at, gfn.0);
+        }
+        self.far_entry(gfn)
+    }
+
+    #[inline(never)]
+    fn far_entry(&self, gfn: Gfn) -> Option<P2mEntry> {
         if gfn.0 >= self.shape.limit() {
             return None;
         }
-        entry_of(&self.walk(gfn.0), gfn.0)
+        entry_of(&self.walk_all(gfn.0), gfn.0)
     }
 
     /// The entry of one page where a walk to `gfn` ended, with the tables that it takes.
@@ -459,7 +544,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn entry_of(at: &Place, gfn: u64) -> Option<P2mEntry> {
     let Slot::Leaf(first, kind) = at.slot else {
         return None;
@@ -469,6 +554,16 @@ fn entry_of(at: &Place, gfn: u64) -> Option<P2mEntry> {
         kind,
         order: at.order,
     })
+}
+
+/// The same where the walk ended at a single page.
+#[inline(always)]
+fn page_of(at: &Place) -> Option<P2mEntry> {
+    let Slot::Leaf(mfn, kind) = at.slot else {
+        return None;
+    };
+    let order = 0;
+    Some(P2mEntry { mfn, kind, order })
 }
 
 const fn is_memory(kind: P2mType) -> bool {
@@ -572,6 +667,7 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
         })
     }
 
+    #[inline(always)]
     fn with_entry<R>(&self, gfn: Gfn, f: impl FnOnce(Option<P2mEntry>) -> R) -> R {
         let held = self.read();
         f(held.entry(gfn))
@@ -594,6 +690,7 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
     fn release(&self, tables: &dyn TableFrames) {
         let _held = self.lock.write();
         self.next_generation(Footprint::ALL);
+        self.forget_shortcuts();
         for i in 0..1u64 << self.shape.root_order() {
             self.free_below(self.root.plus(i), self.shape.top(), tables);
         }

@@ -16,7 +16,7 @@ use crate::{
         vcpu::{ArchDomain, ArchVcpu},
     },
     irq,
-    mm::{hyp::Direct, nested::Nested},
+    mm::{hardware::Ram, hyp::Direct, nested::Nested},
     power, timer,
 };
 
@@ -31,11 +31,18 @@ impl Hal for X86_64 {
 
     const VCPU_OP_COMPLETE: bool = true;
     const GUEST_VECTORS: bool = true;
+    const NARROW_CALLERS: bool = true;
+    const HVM_CALLS: bool = true;
     const MAX_GRANT_VERSION: u8 = 2;
     const PLATFORM_SLEEP: bool = true;
     const SHARED_INFO: SharedInfoLayout = {
         let mut layout = xenolith_abi::x86_64::SHARED_INFO;
         // A guest in hardware virtualization masks upcalls by its CPU's interrupt flag; the byte is for PV.
+        layout.vcpu.has_upcall_mask = false;
+        layout
+    };
+    const NARROW_SHARED_INFO: SharedInfoLayout = {
+        let mut layout = xenolith_abi::x86_32::SHARED_INFO;
         layout.vcpu.has_upcall_mask = false;
         layout
     };
@@ -85,7 +92,7 @@ impl Hal for X86_64 {
     }
 
     fn copy_frame(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
-        Direct::copy(to, from, len)
+        Ram.copy(to, from, len)
     }
 
     fn zero_frames(&self, first: Mfn, order: Order) {
@@ -132,6 +139,11 @@ impl Hal for X86_64 {
         buf: &[u8],
     ) -> Result<(), Fault> {
         linear::copy_to(vcpu, p2m, to, buf)
+    }
+
+    #[inline(always)]
+    fn is_narrow(&self, vcpu: &ArchVcpu) -> bool {
+        vcpu.narrow.get()
     }
 
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {

@@ -3,10 +3,10 @@
 pub mod life;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use xenolith_hal::{
-    Hal, Mfn,
+    Hal, Mfn, SharedInfoLayout,
     sync::{Mutex, Rank},
 };
 
@@ -65,6 +65,8 @@ pub struct Domain<H: Hal> {
     pub grants: GrantTable<H>,
     /// The frame of its shared info.
     pub shared_info: Mfn,
+    /// Its kernel is 32-bit code, and its shared info laid out for that.
+    pub narrow: AtomicBool,
     /// Parameters that tools and guest exchange (`HVM_PARAM_*`).
     pub params: Mutex<[u64; 48]>,
     /// Its UUID.
@@ -83,6 +85,29 @@ impl<H: Hal> Domain<H> {
     /// Its number.
     pub fn id(&self) -> DomId {
         self.config.id
+    }
+
+    /// Whether its shared info, and what else it is told without asking, has the form of 32-bit code.
+    #[inline(always)]
+    pub fn is_narrow(&self) -> bool {
+        H::NARROW_CALLERS && self.narrow.load(Relaxed)
+    }
+
+    /// How many ports have a bit in its shared info.
+    #[inline(always)]
+    pub fn two_level_ports(&self) -> u32 {
+        match self.is_narrow() {
+            true => H::NARROW_SHARED_INFO.ports,
+            false => H::SHARED_INFO.ports,
+        }
+    }
+
+    /// How its shared info is laid out.
+    pub fn info_layout(&self) -> &'static SharedInfoLayout {
+        match self.is_narrow() {
+            true => const { &H::NARROW_SHARED_INFO },
+            false => const { &H::SHARED_INFO },
+        }
     }
 }
 
@@ -181,6 +206,7 @@ impl<H: Hal> Domain<H> {
             events: EventTable::new(config.default_max_port()),
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
+            narrow: AtomicBool::new(false),
             params: Mutex::new(Rank::Domain, [0; 48]),
             handle: Mutex::new(Rank::Domain, [0; 16]),
             console: crate::console::GuestConsole::new(),

@@ -94,6 +94,8 @@ pub(crate) fn place<T: zerocopy::IntoBytes + zerocopy::Immutable>(
     at: u64,
     value: &T,
 ) -> GuestVirt {
-    Caller { hv, vcpu }.write(GuestVirt(at), value).unwrap();
+    Caller { hv, vcpu }
+        .write_bytes(GuestVirt(at), value.as_bytes())
+        .unwrap();
     GuestVirt(at)
 }

@@ -51,7 +51,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     fn tell_wallclock(&self, domain: &Domain<H>, at_boot: Nanos) {
-        let (page, layout) = (domain.shared_info, H::SHARED_INFO);
+        let (page, layout) = (domain.shared_info, domain.info_layout());
         let swap = |offset, value| self.hal.atomic32(page, offset, AtomicOp::Swap(value));
         let tell = || -> Result<(), Fault> {
             let version = self.hal.atomic32(page, layout.wc_version, AtomicOp::Load)? | 1;

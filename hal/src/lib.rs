@@ -63,6 +63,15 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// Whether the control domain puts the machine to sleep by `platform_op`, as kernels on ACPI machines do.
     const PLATFORM_SLEEP: bool = false;
 
+    /// Whether 32-bit code may make hypercalls, with structures in their 32-bit form (x86).
+    const NARROW_CALLERS: bool = false;
+
+    /// Whether guests have the calls that Xen gives to guests in x86's hardware virtualization, and only those.
+    const HVM_CALLS: bool = false;
+
+    /// The same as [`Hal::SHARED_INFO`] for a domain whose kernel is 32-bit code, where there are such.
+    const NARROW_SHARED_INFO: SharedInfoLayout = Self::SHARED_INFO;
+
     /// First virtual address of the hypervisor, as guests are told it.
     const VIRT_START: u64 = 0;
 
@@ -147,6 +156,13 @@ pub trait Hal: Sized + Send + Sync + 'static {
     ) -> Result<(), Fault>;
 
     // ---- domains and vCPUs ----------------------------------------------------------------------------------
+
+    /// Whether the hypercall that the vCPU makes comes from 32-bit code. Asked only where [`Hal::NARROW_CALLERS`] says that
+    /// there may be such.
+    fn is_narrow(&self, vcpu: &Self::Vcpu) -> bool {
+        let _ = vcpu;
+        false
+    }
 
     /// Marks the event-channel upcall interrupt of a vCPU pending. The core afterwards wakes or kicks it.
     fn raise_upcall(&self, domain: &Self::Domain, vcpu: &Self::Vcpu);

@@ -78,6 +78,7 @@ fn serve_work(cpu: &'static PerCpu) {
 
 fn run_vcpu<B: Backend>(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>) {
     let regs = vcpu.arch.regs_ptr();
+    let translations = vcpu.arch.translations_ptr();
     loop {
         if cpu.work.load(Relaxed) != 0 {
             serve_work(cpu);
@@ -101,6 +102,8 @@ fn run_vcpu<B: Backend>(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>) {
         }
         // SAFETY: as above, and the references are gone.
         unsafe { B::enter(cpu, vcpu, regs) };
+        // SAFETY: the guest has stopped, and nobody else looks at it now.
+        unsafe { (*translations).next_exit() };
         // SAFETY: the guest has stopped; until the next entry these are the only references.
         let (regs, hw) = unsafe { (&mut *regs, &mut *B::hardware(&vcpu.arch)) };
         exit::serve(&mut Context {

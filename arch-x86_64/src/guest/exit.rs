@@ -10,7 +10,7 @@ use xenolith_hal::{Hal, Nanos};
 use super::{
     control, cpuid,
     hardware::{Event, Exit, Hardware},
-    instruction, memory, msr,
+    instruction, memory, msr, narrow,
     physdev::Rows,
     port,
     regs::GuestRegs,
@@ -168,27 +168,24 @@ fn hypercall<H: Hardware>(cx: &mut Context<'_, H>) {
         cx.regs.rax = Errno::EPERM.neg() as i64 as u64;
         return cx.skip(length);
     }
+    if !instruction::is_64_bit(cx.hw) {
+        return narrow::hypercall(cx, length);
+    }
     let caller = Caller {
         hv: cx.hv(),
         vcpu: cx.vcpu,
     };
     let r = &cx.regs;
-    if instruction::is_64_bit(cx.hw) {
-        let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8];
-        match hypercall::dispatch_with::<_, Rows>(caller, r.rax, args) {
-            Outcome::Done(value) => {
-                cx.regs.rax = value.cast_unsigned();
-                cx.skip(length);
-            }
-            Outcome::Again(args) => {
-                let r = &mut cx.regs;
-                [r.rdi, r.rsi, r.rdx, r.r10, r.r8] = args;
-            }
+    let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8];
+    match hypercall::dispatch_with::<_, Rows>(caller, r.rax, args) {
+        Outcome::Done(value) => {
+            cx.regs.rax = value.cast_unsigned();
+            cx.skip(length);
         }
-    } else {
-        // Wire structures of 32-bit callers have another layout, which nothing here reads yet.
-        cx.regs.rax = Errno::ENOSYS.neg() as u64 & 0xffff_ffff;
-        cx.skip(length);
+        Outcome::Again(args) => {
+            let r = &mut cx.regs;
+            [r.rdi, r.rsi, r.rdx, r.r10, r.r8] = args;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     machine,
     mm::{
-        guest_access::GuestAccess,
+        guest_access::{GuestAccess, Registers, TranslationCache},
         hardware::{Hardware as Memory, Ram},
         nested::{Flushes, Nested},
         second_level::OfMachine,
@@ -31,47 +31,65 @@ fn state(vcpu: &ArchVcpu) -> PagingState {
     }
 }
 
+/// What of that kept ways depend on.
 #[inline(always)]
+fn registers(vcpu: &ArchVcpu) -> Registers {
+    Registers::of(&state(vcpu))
+}
+
+/// The ways that were kept.
+#[inline(always)]
+fn cache(vcpu: &ArchVcpu) -> &mut TranslationCache<Ram> {
+    // SAFETY: only the CPU that has the vCPU loaded calls this, and lets go of it before it is called again.
+    unsafe { &mut *vcpu.translations_ptr() }
+}
+
 fn with<R>(
     vcpu: &ArchVcpu,
     p2m: &Nested,
     f: impl FnOnce(&mut Space<'_>) -> Result<R, WalkError>,
 ) -> Result<R, WalkError> {
-    with_state(vcpu, p2m, &state(vcpu), f)
-}
-
-#[inline(always)]
-fn with_state<R>(
-    vcpu: &ArchVcpu,
-    p2m: &Nested,
-    state: &PagingState,
-    f: impl FnOnce(&mut Space<'_>) -> Result<R, WalkError>,
-) -> Result<R, WalkError> {
-    // SAFETY: only the CPU that has the vCPU loaded calls this, and nothing below calls it again.
-    let cache = unsafe { &mut *vcpu.translations_ptr() };
     f(&mut GuestAccess {
         p2m,
         frames: Ram,
-        state,
+        state: state(vcpu),
         limits: machine::paging_limits(),
-        cache,
+        cache: cache(vcpu),
     })
 }
 
 /// Copies in.
-#[inline(always)]
+#[inline(never)]
 pub fn copy_from(
     vcpu: &ArchVcpu,
     p2m: &Nested,
     from: GuestVirt,
     buf: &mut [u8],
 ) -> Result<(), Fault> {
+    match cache(vcpu).read((p2m, Ram), || registers(vcpu), from, buf) {
+        true => Ok(()),
+        false => walk_from(vcpu, p2m, from, buf),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn walk_from(vcpu: &ArchVcpu, p2m: &Nested, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
     with(vcpu, p2m, |space| space.read(from, buf)).map_err(|_| Fault)
 }
 
 /// Copies out.
-#[inline(always)]
+#[inline(never)]
 pub fn copy_to(vcpu: &ArchVcpu, p2m: &Nested, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
+    match cache(vcpu).write((p2m, Ram), || registers(vcpu), to, buf) {
+        true => Ok(()),
+        false => walk_to(vcpu, p2m, to, buf),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn walk_to(vcpu: &ArchVcpu, p2m: &Nested, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
     with(vcpu, p2m, |space| space.write(to, buf)).map_err(|_| Fault)
 }
 
@@ -103,24 +121,12 @@ pub fn fetch<H: Hardware>(
     }
 }
 
-/// As [`fetch`], four bytes or nothing, and the guest hears nothing of it.
-#[inline]
+/// As [`fetch`], four bytes or nothing, and the guest hears nothing of it. Nothing also where the way there was not taken
+/// before: then [`fetch`] takes it.
+#[inline(always)]
 pub fn fetch_opcode<H: Hardware>(cx: &Context<'_, H>, at: u64) -> Option<[u8; 4]> {
-    const FLAG_AC: u64 = 1 << 18;
-    let domain = cx.vcpu.domain();
-    // Nearly every exit comes here where the CPU does not tell the length: what is at hand is not looked for again.
-    let state = PagingState {
-        cr0: cx.hw.cr0(),
-        cr3: cx.hw.cr3(),
-        cr4: cx.hw.cr4(),
-        efer: cx.hw.efer(),
-        cpl: cx.hw.cpl(),
-        ac: cx.hw.rflags() & FLAG_AC != 0,
-    };
-    let opcode = with_state(&cx.vcpu.arch, &domain.p2m, &state, |space| {
-        Ok(space.fetch_opcode(GuestVirt(at)))
-    });
-    opcode.ok()?
+    let (vcpu, p2m) = (&cx.vcpu.arch, &cx.vcpu.domain().p2m);
+    cache(vcpu).fetch_opcode((p2m, Ram), || registers(vcpu), GuestVirt(at))
 }
 
 /// Reads for an instruction of the guest's; false: it got a fault.

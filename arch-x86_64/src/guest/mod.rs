@@ -7,6 +7,8 @@ pub mod regs;
 pub mod start;
 
 #[cfg(target_os = "none")]
+pub mod absent;
+#[cfg(target_os = "none")]
 pub mod backend;
 #[cfg(target_os = "none")]
 pub mod control;
@@ -31,7 +33,11 @@ pub mod memory;
 #[cfg(target_os = "none")]
 pub mod mmio;
 #[cfg(target_os = "none")]
+pub mod mmuext;
+#[cfg(target_os = "none")]
 pub mod msr;
+#[cfg(target_os = "none")]
+pub mod narrow;
 #[cfg(target_os = "none")]
 pub mod pci;
 #[cfg(target_os = "none")]

@@ -9,7 +9,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{GuestVirt, Hal, Nanos};
 
-use super::start::Start;
+use super::{absent, mmuext::mmuext_op, start::Start};
 use crate::X86_64;
 
 /// What x86 has beyond the common hypercalls.
@@ -18,10 +18,17 @@ pub struct Rows;
 impl hypercall::Rows<X86_64> for Rows {
     fn call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
         const SET_TIMER: u64 = 15;
-        (nr == SET_TIMER).then(|| {
-            set_timer(caller, args[0]);
-            Outcome::Done(0)
-        })
+        const MMUEXT: u64 = 26;
+        match nr {
+            SET_TIMER => {
+                let [low, high, ..] = args;
+                let narrow = caller.vcpu.arch.narrow.get();
+                set_timer(caller, if narrow { high << 32 | low } else { low });
+                Some(Outcome::Done(0))
+            }
+            MMUEXT => Some(mmuext_op(caller, args)),
+            _ => absent::call(caller, nr, args),
+        }
     }
 
     fn vcpu_op(
@@ -87,17 +94,16 @@ fn set_timer(caller: Caller<'_, X86_64>, deadline: u64) {
 
 /// Interrupts of a domain in hardware virtualization come through its emulated controllers, which it programs itself, so
 /// most operations have nothing to do: devices and interrupts are announced, and that is all.
-fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, _arg: GuestVirt) -> Result<i64, Errno> {
+fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
     use xenolith_abi::physdev::PhysdevOp;
     if !caller.domain().config.privileged {
         return Err(Errno::ENOSYS);
     }
     match PhysdevOp::try_from(cmd)? {
-        PhysdevOp::SetupGsi
-        | PhysdevOp::PciDeviceAdd
+        PhysdevOp::PciDeviceAdd
         | PhysdevOp::PciDeviceRemove
         | PhysdevOp::PciMmcfgReserved
-        | PhysdevOp::DbgpOp => Ok(0),
+        | PhysdevOp::DbgpOp => caller.read::<u32>(arg).map(|_| 0),
         _ => Err(Errno::ENOSYS),
     }
 }

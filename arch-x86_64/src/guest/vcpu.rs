@@ -61,6 +61,8 @@ pub struct ArchVcpu {
     pub time_place: AtomicU64,
     /// An exit was asked for when the guest can take an interrupt.
     pub window: Cell<bool>,
+    /// The hypercall that it makes comes from 32-bit code.
+    pub narrow: Cell<bool>,
     /// The local APIC.
     pub lapic: VLapic,
     /// Registers that a hypercall gave it to start with.
@@ -86,6 +88,7 @@ impl ArchVcpu {
             upcall_vector: AtomicU8::new(0),
             time_place: AtomicU64::new(u64::MAX),
             window: Cell::new(false),
+            narrow: Cell::new(false),
             lapic: VLapic::new(index as u32 * 2),
             start: Mutex::new(Rank::Vcpu, None),
             debug: Cell::new([0; 4]),

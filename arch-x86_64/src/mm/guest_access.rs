@@ -5,6 +5,9 @@
 //! generation and what it remembers), and every word still holds what it held. So no stale entry is ever used, and neither the guest's INVLPG nor
 //! its CR3 loads need an exit. The second level is held for reading through each copy: whoever takes a frame away first
 //! changes it under the write lock, so a frame found here stays the guest's until the copy is over.
+//!
+//! Registers and table words are looked at once for each way and exit: a CPU, too, may go on with what it has cached until it
+//! is told otherwise, and the guest tells nothing while it is stopped.
 
 use xenolith_arch_common::second_level::{Footprint, Format, Reader, SecondLevel, TableMemory};
 use xenolith_hal::{Gfn, GuestPhys, GuestVirt, Mfn, P2mType, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
@@ -16,13 +19,17 @@ use crate::guest::paging::{Access, PagingLimits, PagingState};
 pub trait Frames: Copy {
     /// A frame of RAM.
     type Frame: Copy;
+    /// Eight bytes of one.
+    type Word: Copy;
 
     /// The frame, if it is RAM.
     fn frame(&self, mfn: Mfn) -> Option<Self::Frame>;
     /// The aligned eight bytes around an offset.
-    fn load(&self, frame: Self::Frame, offset: usize) -> u64;
-    /// Writes the aligned eight bytes around an offset if they hold `old`; tells whether they did.
-    fn compare_exchange(&self, frame: Self::Frame, offset: usize, old: u64, new: u64) -> bool;
+    fn word(&self, frame: Self::Frame, offset: usize) -> Self::Word;
+    /// Reads them.
+    fn load(&self, word: Self::Word) -> u64;
+    /// Writes them if they hold `old`; tells whether they did.
+    fn compare_exchange(&self, word: Self::Word, old: u64, new: u64) -> bool;
     /// Copies out of a frame, as far as it goes.
     fn read(&self, frame: Self::Frame, offset: usize, buf: &mut [u8]);
     /// Copies into a frame, as far as it goes.
@@ -32,23 +39,41 @@ pub trait Frames: Copy {
 /// A table word that a kept way depends on.
 #[derive(Clone, Copy)]
 struct Word<T> {
-    table: T,
-    offset: usize,
+    place: T,
     value: u64,
 }
 
-/// A way from a linear page to a frame.
-#[derive(Clone, Copy)]
-struct Kept<T> {
-    page: u64,
+/// What a way depends on in the paging registers: CR3, and the rest in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
     cr3: u64,
     key: u64,
+}
+
+impl Registers {
+    /// Those of a vCPU.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(state: &PagingState) -> Self {
+        Self {
+            cr3: state.cr3,
+            key: state.key(),
+        }
+    }
+}
+
+/// A way from a linear page to a frame.
+struct Kept<R: Frames> {
+    page: u64,
+    registers: Registers,
     generation: u64,
+    /// The exit in which it was last found good.
+    exit: u64,
     /// The guest frames of the tables and of the page.
     footprint: Footprint,
     access: Access,
-    frame: T,
-    words: [Option<Word<T>>; MOST_TABLES],
+    frame: R::Frame,
+    words: [Option<Word<R::Word>>; MOST_TABLES],
 }
 
 /// Entries, a power of two: those of hypercall pages, stacks and buffers that a vCPU uses at one time.
@@ -56,7 +81,8 @@ const ENTRIES: usize = 32;
 
 /// The ways that one vCPU's last copies took. Only the CPU that runs the vCPU touches it.
 pub struct TranslationCache<R: Frames> {
-    entries: [Option<Kept<R::Frame>>; ENTRIES],
+    exit: u64,
+    entries: [Option<Kept<R>>; ENTRIES],
 }
 
 impl<R: Frames> TranslationCache<R> {
@@ -64,8 +90,100 @@ impl<R: Frames> TranslationCache<R> {
     #[must_use]
     pub const fn new() -> Self {
         Self {
+            exit: 0,
             entries: [const { None }; ENTRIES],
         }
+    }
+
+    /// The guest ran, so its registers and tables may have changed.
+    #[inline(always)]
+    pub const fn next_exit(&mut self) {
+        self.exit = self.exit.wrapping_add(1);
+    }
+
+    /// Copies in by a kept way; false when none serves, or the range is not in one page.
+    #[inline(always)]
+    pub fn read<F: Format, M: TableMemory>(
+        &mut self,
+        (p2m, frames): (&SecondLevel<F, M>, R),
+        registers: impl FnOnce() -> Registers,
+        from: GuestVirt,
+        buf: &mut [u8],
+    ) -> bool {
+        if !in_one_page(from, buf.len()) {
+            return false;
+        }
+        let held = p2m.read();
+        let kept = self.kept(from, Access::Read, registers, &held, frames);
+        if let Some(frame) = kept {
+            frames.read(frame, offset(from), buf);
+        }
+        kept.is_some()
+    }
+
+    /// Copies out by a kept way; false when none serves, or the range is not in one page.
+    #[inline(always)]
+    pub fn write<F: Format, M: TableMemory>(
+        &mut self,
+        (p2m, frames): (&SecondLevel<F, M>, R),
+        registers: impl FnOnce() -> Registers,
+        to: GuestVirt,
+        buf: &[u8],
+    ) -> bool {
+        if !in_one_page(to, buf.len()) {
+            return false;
+        }
+        let held = p2m.read();
+        let kept = self.kept(to, Access::Write, registers, &held, frames);
+        if let Some(frame) = kept {
+            frames.write(frame, offset(to), buf);
+        }
+        kept.is_some()
+    }
+
+    /// The first four bytes of an instruction by a kept way, if they lie in one page.
+    #[inline(always)]
+    pub fn fetch_opcode<F: Format, M: TableMemory>(
+        &mut self,
+        (p2m, frames): (&SecondLevel<F, M>, R),
+        registers: impl FnOnce() -> Registers,
+        at: GuestVirt,
+    ) -> Option<[u8; 4]> {
+        let mut bytes = [0; 4];
+        if !in_one_page(at, bytes.len()) {
+            return None;
+        }
+        let held = p2m.read();
+        let frame = self.kept(at, Access::Fetch, registers, &held, frames)?;
+        frames.read(frame, offset(at), &mut bytes);
+        Some(bytes)
+    }
+
+    /// The frame to which a kept way leads.
+    #[inline(always)]
+    fn kept<F: Format, M: TableMemory>(
+        &mut self,
+        at: GuestVirt,
+        access: Access,
+        registers: impl FnOnce() -> Registers,
+        held: &Reader<'_, F, M>,
+        frames: R,
+    ) -> Option<R::Frame> {
+        let page = at.0 >> PAGE_SHIFT;
+        let kept = self.entries.get_mut(Self::index(page, access))?.as_mut()?;
+        if kept.page != page || !kept.serves(access) {
+            return None;
+        }
+        if kept.generation != held.generation() && !kept.renew(held) {
+            return None;
+        }
+        if kept.exit != self.exit {
+            if kept.registers != registers() || !kept.holds(frames) {
+                return None;
+            }
+            kept.exit = self.exit;
+        }
+        Some(kept.frame)
     }
 
     /// Forgets everything. Never needed for correctness.
@@ -116,7 +234,7 @@ pub struct GuestAccess<'a, F, M, R: Frames> {
     /// The machine's RAM.
     pub frames: R,
     /// Its paging registers.
-    pub state: &'a PagingState,
+    pub state: PagingState,
     /// What it was told about paging.
     pub limits: PagingLimits,
     /// Its cache.
@@ -136,11 +254,14 @@ const fn in_one_page(va: GuestVirt, len: usize) -> bool {
 
 impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     /// Copies in, as a load of the guest.
-    #[inline]
     pub fn read(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
         if !in_one_page(from, buf.len()) {
             return self.read_pages(from, buf);
         }
+        self.read_page(from, buf)
+    }
+
+    fn read_page(&mut self, from: GuestVirt, buf: &mut [u8]) -> Result<(), WalkError> {
         let held = self.p2m.read();
         let frame = self.frame(from, Access::Read, &held)?;
         self.frames.read(frame, offset(from), buf);
@@ -148,11 +269,14 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
     }
 
     /// Copies out, as a store of the guest.
-    #[inline]
     pub fn write(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
         if !in_one_page(to, buf.len()) {
             return self.write_pages(to, buf);
         }
+        self.write_page(to, buf)
+    }
+
+    fn write_page(&mut self, to: GuestVirt, buf: &[u8]) -> Result<(), WalkError> {
         let held = self.p2m.read();
         let frame = self.frame(to, Access::Write, &held)?;
         self.frames.write(frame, offset(to), buf);
@@ -184,25 +308,6 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         Ok(fetched)
     }
 
-    /// The first four bytes of the instruction at a linear address, if they lie in one page and can be fetched.
-    #[inline]
-    pub fn fetch_opcode(&mut self, at: GuestVirt) -> Option<[u8; 4]> {
-        let mut bytes = [0; 4];
-        if !in_one_page(at, bytes.len()) {
-            return None;
-        }
-        let held = self.p2m.read();
-        let frame = self.frame(at, Access::Fetch, &held).ok()?;
-        let (offset, within) = (offset(at), offset(at) % 8);
-        if within <= 4 {
-            // One load has them all.
-            let word = self.frames.load(frame, offset) >> (8 * within);
-            return Some((word as u32).to_le_bytes());
-        }
-        self.frames.read(frame, offset, &mut bytes);
-        Some(bytes)
-    }
-
     /// The guest-physical address behind a linear one: the guest's own translation alone, which may lead to where nothing
     /// is. Not cached.
     pub fn translate(&self, at: GuestVirt, access: Access) -> Result<Translation, WalkError> {
@@ -210,56 +315,41 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         self.walk(at, access, &held).map(|(found, _)| found)
     }
 
-    #[cold]
-    #[inline(never)]
     fn read_pages(&mut self, mut from: GuestVirt, mut buf: &mut [u8]) -> Result<(), WalkError> {
         while !buf.is_empty() {
             let here = buf.len().min(PAGE_SIZE - offset(from));
             let (piece, rest) = buf.split_at_mut(here);
-            self.read(from, piece)?;
+            self.read_page(from, piece)?;
             (from, buf) = (from.plus(here as u64), rest);
         }
         Ok(())
     }
 
-    #[cold]
-    #[inline(never)]
     fn write_pages(&mut self, mut to: GuestVirt, mut buf: &[u8]) -> Result<(), WalkError> {
         while !buf.is_empty() {
             let here = buf.len().min(PAGE_SIZE - offset(to));
             let (piece, rest) = buf.split_at(here);
-            self.write(to, piece)?;
+            self.write_page(to, piece)?;
             (to, buf) = (to.plus(here as u64), rest);
         }
         Ok(())
     }
 
     /// The machine frame behind a linear address, for one kind of access.
-    #[inline(always)]
     fn frame(
         &mut self,
         at: GuestVirt,
         access: Access,
         held: &Reader<'_, F, M>,
     ) -> Result<R::Frame, WalkError> {
-        let page = at.0 >> PAGE_SHIFT;
-        let index = TranslationCache::<R>::index(page, access);
-        if let Some(Some(kept)) = self.cache.entries.get_mut(index)
-            && kept.page == page
-            && kept.cr3 == self.state.cr3
-            && kept.key == self.state.key()
-            && (kept.generation == held.generation() || kept.renew(held))
-            && kept.serves(access)
-            && kept.holds(self.frames)
-        {
-            return Ok(kept.frame);
+        let registers = || Registers::of(&self.state);
+        match self.cache.kept(at, access, registers, held, self.frames) {
+            Some(frame) => Ok(frame),
+            None => self.find(at, access, held),
         }
-        self.find(at, access, held)
     }
 
     /// Walks, and keeps the way if it leads through the domain's own memory alone.
-    #[cold]
-    #[inline(never)]
     fn find(
         &mut self,
         at: GuestVirt,
@@ -275,8 +365,8 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         let page = at.0 >> PAGE_SHIFT;
         let kept = Kept {
             page,
-            cr3: self.state.cr3,
-            key: self.state.key(),
+            registers: Registers::of(&self.state),
+            exit: self.cache.exit,
             generation: held.generation(),
             footprint: way.footprint.with(found.address.frame()),
             access,
@@ -310,12 +400,12 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
             footprint: Footprint::default(),
             own: true,
         };
-        let found = walk(self.state, self.limits, at.0, access, &mut way)?;
+        let found = walk(&self.state, self.limits, at.0, access, &mut way)?;
         Ok((found, way))
     }
 }
 
-impl<T: Copy> Kept<T> {
+impl<R: Frames> Kept<R> {
     /// Comes to the present generation, if none of the guest frames went away since its own.
     #[cold]
     #[inline(never)]
@@ -335,10 +425,10 @@ impl<T: Copy> Kept<T> {
 
     /// Whether the guest's tables still say so.
     #[inline(always)]
-    fn holds<R: Frames<Frame = T>>(&self, frames: R) -> bool {
+    fn holds(&self, frames: R) -> bool {
         for word in &self.words {
             match word {
-                Some(word) if frames.load(word.table, word.offset) != word.value => return false,
+                Some(word) if frames.load(word.place) != word.value => return false,
                 Some(_) => {}
                 None => break,
             }
@@ -369,7 +459,7 @@ fn memory<F: Format, M: TableMemory, R: Frames>(
 struct Way<'a, F, M, R: Frames> {
     held: &'a Reader<'a, F, M>,
     frames: R,
-    words: [Option<Word<R::Frame>>; MOST_TABLES],
+    words: [Option<Word<R::Word>>; MOST_TABLES],
     writable: [bool; MOST_TABLES],
     footprint: Footprint,
     own: bool,
@@ -380,13 +470,9 @@ impl<F: Format, M: TableMemory, R: Frames> TableWords for Way<'_, F, M, R> {
         let (table, kind) = memory(self.held, self.frames, at.frame())?;
         self.own &= is_own(kind);
         self.footprint = self.footprint.with(at.frame());
-        let offset = at.offset();
-        let value = self.frames.load(table, offset);
-        *self.words.get_mut(depth)? = Some(Word {
-            table,
-            offset,
-            value,
-        });
+        let place = self.frames.word(table, at.offset());
+        let value = self.frames.load(place);
+        *self.words.get_mut(depth)? = Some(Word { place, value });
         *self.writable.get_mut(depth)? = kind.writable();
         Some(value)
     }
@@ -396,9 +482,7 @@ impl<F: Format, M: TableMemory, R: Frames> TableWords for Way<'_, F, M, R> {
         if !*self.writable.get(depth)? {
             return None;
         }
-        let done = self
-            .frames
-            .compare_exchange(word.table, word.offset, old, new);
+        let done = self.frames.compare_exchange(word.place, old, new);
         if done {
             word.value = new;
         }

@@ -27,6 +27,7 @@ pub mod hypercall;
 pub mod ids;
 pub mod memory;
 pub mod multicall;
+pub mod narrow;
 pub mod physdev;
 pub mod platform;
 pub mod runstate;
@@ -38,6 +39,7 @@ pub mod vcpu;
 pub mod version;
 pub mod virq;
 pub mod vm_assist;
+pub mod x86_32;
 pub mod x86_64;
 pub mod xenstore;
 pub mod xsm;
@@ -46,6 +48,7 @@ pub use errno::Errno;
 pub use handle::GuestHandle;
 pub use hypercall::Nr;
 pub use ids::{DomId, GrantHandle, GrantRef, Port};
+pub use narrow::Wire;
 
 /// The newest interface version that the 4.17 headers describe (`xen-compat.h`).
 pub const INTERFACE_VERSION: u32 = 0x0004_0e00;

@@ -90,6 +90,8 @@ pub struct SharedInfoLayout {
     pub wc_sec_hi: usize,
     /// The architecture's part.
     pub arch: usize,
+    /// Ports that have a bit: as many as fit a selector of words.
+    pub ports: u32,
     /// What lies inside a `vcpu_info`, here or registered elsewhere.
     pub vcpu: VcpuInfoLayout,
 }
@@ -127,6 +129,7 @@ macro_rules! shared_info_layout {
             wc_nsec: core::mem::offset_of!(SharedInfo, wc_nsec),
             wc_sec_hi: core::mem::offset_of!(SharedInfo, wc_sec_hi),
             arch: core::mem::offset_of!(SharedInfo, arch),
+            ports: ($crate::shared_info::EVENT_WORDS * 64) as u32,
             vcpu: $crate::shared_info::VcpuInfoLayout {
                 size: size_of::<VcpuInfo>(),
                 evtchn_upcall_pending: core::mem::offset_of!(VcpuInfo, evtchn_upcall_pending),

@@ -80,6 +80,20 @@ pub struct SharedInfo {
     pub arch: ArchSharedInfo,
 }
 
+/// An operation on page tables (`mmuext_op`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MmuextOp {
+    /// In: what is to be done.
+    pub cmd: u32,
+    #[doc(hidden)]
+    pub _pad: [u8; 4],
+    /// In: a frame or an address.
+    pub arg1: u64,
+    /// In: a number, a frame or a pointer.
+    pub arg2: u64,
+}
+
 /// Offsets of the above, for the core.
 pub const SHARED_INFO: SharedInfoLayout =
     shared_info_layout!(upcall mask: true, evtchn_upcall_mask);

@@ -50,7 +50,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     fn reserve_port<'a>(&self, domain: &'a Domain<H>) -> Result<(Port, &'a Channel<H>), Errno> {
-        domain.events.reserve(&self.hal, &domain.memory)
+        domain.events.reserve(&self.hal, domain)
     }
 
     /// Connects a new port of `local` to an unbound port of `remote` that waits for it. The new port is pending at

@@ -37,9 +37,9 @@ pub(super) enum Backend<'a> {
 }
 
 impl Backend<'_> {
-    pub(super) const fn ports(self) -> u32 {
+    pub(super) fn ports<H: Hal>(self, domain: &Domain<H>) -> u32 {
         match self {
-            Self::TwoLevel => two_level::PORTS,
+            Self::TwoLevel => domain.two_level_ports(),
             Self::Fifo(_) => fifo::PORTS,
         }
     }
@@ -47,7 +47,8 @@ impl Backend<'_> {
     pub(super) fn is_pending<H: Hal>(self, hal: &H, domain: &Domain<H>, port: Port) -> bool {
         match self {
             Self::TwoLevel => {
-                port.0 < two_level::PORTS && GuestWords::of_domain(hal, domain).is_pending(port.0)
+                port.0 < domain.two_level_ports()
+                    && GuestWords::of_domain(hal, domain).is_pending(port.0)
             }
             Self::Fifo(fifo) => word(fifo, hal, domain, port).contains(EventWord::PENDING),
         }
@@ -56,7 +57,8 @@ impl Backend<'_> {
     pub(super) fn is_masked<H: Hal>(self, hal: &H, domain: &Domain<H>, port: Port) -> bool {
         match self {
             Self::TwoLevel => {
-                port.0 < two_level::PORTS && GuestWords::of_domain(hal, domain).is_masked(port.0)
+                port.0 < domain.two_level_ports()
+                    && GuestWords::of_domain(hal, domain).is_masked(port.0)
             }
             Self::Fifo(fifo) => word(fifo, hal, domain, port).contains(EventWord::MASKED),
         }
@@ -83,7 +85,7 @@ impl Backend<'_> {
             fifo.clear_pending(hal, &queued(channel, port));
         }
         // A sender that did not know yet that the domain left this ABI may have set it there.
-        if port.0 < two_level::PORTS {
+        if port.0 < domain.two_level_ports() {
             GuestWords::of_domain(hal, domain).clear(port.0);
         }
     }
@@ -136,7 +138,7 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Signal {
         let hal = &self.hal;
         let mut signal = Signal::Quiet;
-        if domain.events.fifo().is_none() && port.0 < two_level::PORTS {
+        if domain.events.fifo().is_none() && port.0 < domain.two_level_ports() {
             signal = two_level::raise(&GuestWords::new(hal, domain, vcpu), port.0);
         }
         // The guest may have gone over to the FIFO ABI meanwhile, and looked for what is pending too early.
@@ -168,7 +170,7 @@ impl<H: Hal> Hypervisor<H> {
         };
         let hal = &self.hal;
         let signal = match domain.events.backend() {
-            Backend::TwoLevel if port.0 < two_level::PORTS => {
+            Backend::TwoLevel if port.0 < domain.two_level_ports() => {
                 two_level::unmask(&GuestWords::new(hal, domain, target), port.0)
             }
             Backend::TwoLevel => Signal::Quiet,

@@ -79,7 +79,7 @@ impl<H: Hal> Domain<H> {
     fn first_info_area(&self, vcpu: &Vcpu<H>) -> Option<InfoArea> {
         Some(InfoArea {
             mfn: self.shared_info,
-            offset: H::SHARED_INFO.vcpu_info_offset(vcpu.id.0.into())?,
+            offset: self.info_layout().vcpu_info_offset(vcpu.id.0.into())?,
         })
     }
 }
@@ -148,9 +148,13 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     fn mark_everything(&self, vcpu: &VcpuRef<H>, area: InfoArea) {
-        let layout = H::SHARED_INFO.vcpu;
+        let layout = vcpu.domain().info_layout().vcpu;
         let selector = area.offset + layout.evtchn_pending_sel;
-        let _ = self.hal.atomic64(area.mfn, selector, Or(u64::MAX));
+        if vcpu.domain().is_narrow() {
+            let _ = self.hal.atomic32(area.mfn, selector, Or(u32::MAX));
+        } else {
+            let _ = self.hal.atomic64(area.mfn, selector, Or(u64::MAX));
+        }
         let upcall = area.offset + layout.evtchn_upcall_pending;
         let _ = self.hal.atomic8(area.mfn, upcall, Or(1));
         self.hal.raise_upcall(&vcpu.domain().arch, &vcpu.arch);

@@ -40,7 +40,7 @@ pub use info::{InfoArea, InfoPlace};
 pub use op::{event_channel_op, event_channel_op_compat};
 pub use virq::VirqPorts;
 
-use crate::{VcpuId, memory::DomainMemory};
+use crate::{Domain, VcpuId};
 use buckets::Buckets;
 use channel::{Channel, Word};
 use delivery::Backend;
@@ -139,7 +139,8 @@ impl<H: Hal> EventTable<H> {
     /// Takes the lowest free port. The caller binds it or gives it back with [`EventTable::give_back`].
     ///
     /// `EINVAL` when the domain ends, `ENOSPC` when every port is in use, `ENOMEM` without memory or quota.
-    fn reserve(&self, hal: &H, account: &DomainMemory) -> Result<(Port, &Channel<H>), Errno> {
+    fn reserve(&self, hal: &H, domain: &Domain<H>) -> Result<(Port, &Channel<H>), Errno> {
+        let account = &domain.memory;
         let _allocation = self.allocation.lock();
         if self.is_closed() {
             return Err(Errno::EINVAL);
@@ -149,7 +150,7 @@ impl<H: Hal> EventTable<H> {
         let backend = self.backend();
         let mut first_busy = u32::MAX;
         let found = loop {
-            if port >= backend.ports() || port > self.max_port.load(Relaxed) {
+            if port >= backend.ports(domain) || port > self.max_port.load(Relaxed) {
                 break Err(Errno::ENOSPC);
             }
             match self.channel(Port(port)) {

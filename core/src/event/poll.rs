@@ -17,7 +17,7 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<bool, Errno> {
         let backend = domain.events.backend();
         for port in ports {
-            if port.0 >= backend.ports() {
+            if port.0 >= backend.ports(domain) {
                 return Err(Errno::EINVAL);
             }
             if backend.is_pending(&self.hal, domain, port) {

@@ -55,9 +55,13 @@ impl Rig {
             hv: &self.hv,
             vcpu: &vcpu,
         };
-        caller.write(ARGS, &args).unwrap();
+        caller.write_bytes(ARGS, args.as_bytes()).unwrap();
         match event_channel_op(caller, op.number().into(), ARGS) {
-            Outcome::Done(0) => Ok(caller.read(ARGS).unwrap()),
+            Outcome::Done(0) => {
+                let mut value = T::new_zeroed();
+                caller.read_bytes(ARGS, value.as_mut_bytes()).unwrap();
+                Ok(value)
+            }
             Outcome::Done(negative) => Err(Errno::from_result(negative as isize).unwrap()),
             Outcome::Again(_) => panic!("not expected to be preempted"),
         }

@@ -5,7 +5,7 @@
 //! a bit that goes from clear to pending while its port is not masked is seen by a guest that follows the order of
 //! `xen.h`: clear the upcall byte, take the selector, then look at the words.
 
-use xenolith_abi::shared_info::{EVENT_WORDS, SharedInfoLayout};
+use xenolith_abi::shared_info::EVENT_WORDS;
 use xenolith_hal::{
     AtomicOp::{And, Load, Or},
     Hal, Mfn,
@@ -78,17 +78,17 @@ pub(super) struct GuestWords<'a, H: Hal> {
     hal: &'a H,
     shared: Mfn,
     info: Option<InfoArea>,
+    narrow: bool,
 }
 
 impl<'a, H: Hal> GuestWords<'a, H> {
-    const LAYOUT: SharedInfoLayout = H::SHARED_INFO;
-
     #[inline]
     pub(super) fn new(hal: &'a H, domain: &Domain<H>, vcpu: &Vcpu<H>) -> Self {
         Self {
             hal,
             shared: domain.shared_info,
             info: domain.info_area(vcpu),
+            narrow: domain.is_narrow(),
         }
     }
 
@@ -98,15 +98,34 @@ impl<'a, H: Hal> GuestWords<'a, H> {
             hal,
             shared: domain.shared_info,
             info: None,
+            narrow: domain.is_narrow(),
         }
     }
 
-    const fn pending_at(word: usize) -> usize {
-        Self::LAYOUT.evtchn_pending + word * 8
+    /// The same in both forms.
+    const PENDING: usize = {
+        assert!(H::SHARED_INFO.evtchn_pending == H::NARROW_SHARED_INFO.evtchn_pending);
+        H::SHARED_INFO.evtchn_pending
+    };
+
+    const UPCALL: usize = {
+        let (one, other) = (H::SHARED_INFO.vcpu, H::NARROW_SHARED_INFO.vcpu);
+        assert!(one.evtchn_upcall_pending == other.evtchn_upcall_pending);
+        one.evtchn_upcall_pending
+    };
+
+    #[inline(always)]
+    fn pending_at(word: usize) -> usize {
+        Self::PENDING + word * 8
     }
 
-    const fn mask_at(word: usize) -> usize {
-        Self::LAYOUT.evtchn_mask + word * 8
+    #[inline(always)]
+    fn mask_at(&self, word: usize) -> usize {
+        let mask = match H::NARROW_CALLERS && self.narrow {
+            true => H::NARROW_SHARED_INFO.evtchn_mask,
+            false => H::SHARED_INFO.evtchn_mask,
+        };
+        mask + word * 8
     }
 
     pub(super) fn is_pending(&self, port: u32) -> bool {
@@ -148,29 +167,52 @@ impl<H: Hal> Words for GuestWords<'_, H> {
     #[inline]
     fn mask(&self, word: usize) -> u64 {
         self.hal
-            .atomic64(self.shared, Self::mask_at(word), Load)
+            .atomic64(self.shared, self.mask_at(word), Load)
             .unwrap_or(u64::MAX)
     }
 
     fn clear_mask(&self, word: usize, bits: u64) -> u64 {
         self.hal
-            .atomic64(self.shared, Self::mask_at(word), And(!bits))
+            .atomic64(self.shared, self.mask_at(word), And(!bits))
             .unwrap_or(0)
     }
 
     #[inline]
     fn select(&self, bits: u64) -> u64 {
-        let at = Self::LAYOUT.vcpu.evtchn_pending_sel;
-        self.info
-            .and_then(|info| self.hal.atomic64(info.mfn, info.offset + at, Or(bits)).ok())
-            .unwrap_or(u64::MAX)
+        let Some(info) = self.info else {
+            return u64::MAX;
+        };
+        if H::NARROW_CALLERS && self.narrow {
+            return select_narrow(self.hal, info, bits);
+        }
+        let at = H::SHARED_INFO.vcpu.evtchn_pending_sel;
+        let old = self.hal.atomic64(info.mfn, info.offset + at, Or(bits));
+        old.unwrap_or(u64::MAX)
     }
 
     #[inline]
     fn set_upcall(&self) -> bool {
-        let at = Self::LAYOUT.vcpu.evtchn_upcall_pending;
+        let at = Self::UPCALL;
         self.info
             .and_then(|info| self.hal.atomic8(info.mfn, info.offset + at, Or(1)).ok())
             .is_none_or(|old| old & 1 != 0)
     }
+}
+
+/// Selects words of 64 bits where the guest has words of 32: both halves, of which it may find one with nothing new. A word is
+/// selected already if both halves are.
+#[cold]
+#[inline(never)]
+fn select_narrow<H: Hal>(hal: &H, info: InfoArea, bits: u64) -> u64 {
+    let at = H::NARROW_SHARED_INFO.vcpu.evtchn_pending_sel;
+    let halves = |word: u32| 0b11_u32.checked_shl(2 * word).unwrap_or(0);
+    let wanted = (0..64)
+        .filter(|word| bits >> word & 1 != 0)
+        .fold(0, |all, word| all | halves(word));
+    let old = hal
+        .atomic32(info.mfn, info.offset + at, Or(wanted))
+        .unwrap_or(u32::MAX);
+    (0..16)
+        .filter(|word| old & halves(*word) == halves(*word))
+        .fold(0, |all, word| all | 1 << word)
 }

@@ -1,19 +1,21 @@
 //! Copying bytes between pages that are granted, or the caller's own.
 //!
-//! An end that the next element of an array names again is kept: drivers copy the pieces of a packet one after the other.
+//! A grant stays pinned until an element of the array names another one on the same side: drivers copy the pieces of a packet
+//! one after the other. The caller's own page is found anew for each element, and its translation held while bytes are copied; no
+//! second one is looked up meanwhile.
 
 use xenolith_abi::{
     DomId, GrantRef,
     grant_table::{CopyFlags, CopyPtr, GrantCopy, GrantStatus},
 };
-use xenolith_hal::{Hal, Mfn, PAGE_SIZE};
+use xenolith_hal::{Gfn, Hal, Mfn, P2m, PAGE_SIZE};
 
 use super::{
     entry::{Access, Purpose},
     pin::Pinned,
     split::Range,
 };
-use crate::{DomainRef, Hypervisor, memory::FrameRef};
+use crate::{DomainRef, Hypervisor};
 
 /// A pinned grant; dropping it lets go.
 struct GrantPin<'a, H: Hal> {
@@ -24,16 +26,10 @@ struct GrantPin<'a, H: Hal> {
 }
 
 impl<H: Hal> Drop for GrantPin<'_, H> {
+    #[inline]
     fn drop(&mut self) {
         self.hv.unpin_grant(&self.granter, self.gref, self.access);
     }
-}
-
-/// What keeps a page where it is.
-#[allow(dead_code, reason = "held until the page is let go")]
-enum Hold<'a, H: Hal> {
-    Granted(GrantPin<'a, H>),
-    Own(FrameRef<'a, H>),
 }
 
 /// How a side of a copy names its page.
@@ -43,15 +39,31 @@ enum Name {
     Own(u64),
 }
 
-/// One side of the copies, with the page that it used last. Its parts lie side by side, so that none is moved about for
-/// every page of every copy.
-struct Side<'a, H: Hal> {
-    access: Access,
-    name: Name,
+/// A page, and what of it may be used.
+#[derive(Clone, Copy)]
+struct Page {
     mfn: Mfn,
     range: Range,
-    /// Unless something is held, the page is none.
-    held: Option<Hold<'a, H>>,
+}
+
+impl Page {
+    const fn whole(mfn: Mfn) -> Self {
+        let range = Range::PAGE;
+        Self { mfn, range }
+    }
+}
+
+/// A grant in use.
+struct Held<'a, H: Hal> {
+    _pin: GrantPin<'a, H>,
+    name: (DomId, GrantRef),
+    page: Page,
+}
+
+/// The grants of one side of the copies: the one that it used last.
+struct Side<'a, H: Hal> {
+    access: Access,
+    held: Option<Held<'a, H>>,
     /// The grant that passed the held one on.
     through: Option<GrantPin<'a, H>>,
 }
@@ -65,12 +77,10 @@ pub(super) struct Copier<'a, H: Hal> {
 }
 
 impl<'a, H: Hal> Copier<'a, H> {
+    #[inline]
     pub(super) fn new(hv: &'a Hypervisor<H>, caller: &'a DomainRef<H>) -> Self {
         let side = |access| Side {
             access,
-            name: Name::Own(0),
-            mfn: Mfn(0),
-            range: Range::PAGE,
             held: None,
             through: None,
         };
@@ -83,29 +93,38 @@ impl<'a, H: Hal> Copier<'a, H> {
     }
 
     /// Makes one copy.
+    #[inline]
     pub(super) fn copy(&mut self, op: &GrantCopy) -> Result<(), GrantStatus> {
+        let (hv, caller) = (self.hv, self.caller);
         let source = self.name(&op.source, op.flags.contains(CopyFlags::SOURCE_GREF))?;
         let dest = self.name(&op.dest, op.flags.contains(CopyFlags::DEST_GREF))?;
-        let (from, readable) = self.source.page(self.hv, self.caller, source)?;
-        let (to, writable) = self.dest.page(self.hv, self.caller, dest)?;
-        let len = usize::from(op.len);
-        let inside = |end: &CopyPtr| usize::from(end.offset) + len <= PAGE_SIZE;
-        if !inside(&op.source) || !inside(&op.dest) {
-            return Err(GrantStatus::BadCopyArg);
+        match (source, dest) {
+            (Name::Grant(owner, gref), Name::Own(to)) => {
+                let from = self.source.granted(hv, caller, (owner, gref))?;
+                hv.with_own_page(caller, to, Access::Write, |to| transfer(hv, op, from, to))
+            }
+            (Name::Own(from), Name::Grant(owner, gref)) => {
+                let to = self.dest.granted(hv, caller, (owner, gref));
+                hv.with_own_page(caller, from, Access::Read, |from| {
+                    // What is wrong with the source is told first.
+                    transfer(hv, op, from, to?)
+                })
+            }
+            (Name::Grant(owner, gref), Name::Grant(to_owner, to_gref)) => {
+                let from = self.source.granted(hv, caller, (owner, gref))?;
+                let to = self.dest.granted(hv, caller, (to_owner, to_gref))?;
+                transfer(hv, op, from, to)
+            }
+            (Name::Own(from), Name::Own(to)) => {
+                let from = hv.grantable_frame(caller, from, Access::Read)?;
+                let page = Page::whole(from.mfn());
+                hv.with_own_page(caller, to, Access::Write, |to| transfer(hv, op, page, to))
+            }
         }
-        let granted = |range: Range, end: &CopyPtr| range.contains(end.offset.into(), len);
-        if !granted(readable, &op.source) || !granted(writable, &op.dest) {
-            return Err(GrantStatus::GeneralError);
-        }
-        let to = (to, usize::from(op.dest.offset));
-        let from = (from, usize::from(op.source.offset));
-        self.hv
-            .hal
-            .copy_frame(to, from, len)
-            .map_err(|_| GrantStatus::GeneralError)
     }
 
     /// A frame is named only of the caller itself, and only as `DOMID_SELF`.
+    #[inline(always)]
     fn name(&self, end: &CopyPtr, granted: bool) -> Result<Name, GrantStatus> {
         if granted {
             let granter = match end.domid {
@@ -122,84 +141,149 @@ impl<'a, H: Hal> Copier<'a, H> {
     }
 }
 
+/// Copies what an element says from one page to the other.
+#[inline]
+fn transfer<H: Hal>(
+    hv: &Hypervisor<H>,
+    op: &GrantCopy,
+    from: Page,
+    to: Page,
+) -> Result<(), GrantStatus> {
+    let len = usize::from(op.len);
+    let (source, dest) = (usize::from(op.source.offset), usize::from(op.dest.offset));
+    if source + len > PAGE_SIZE || dest + len > PAGE_SIZE {
+        return Err(GrantStatus::BadCopyArg);
+    }
+    if !from.range.contains(source, len) || !to.range.contains(dest, len) {
+        return Err(GrantStatus::GeneralError);
+    }
+    hv.hal
+        .copy_frame((to.mfn, dest), (from.mfn, source), len)
+        .map_err(|_| GrantStatus::GeneralError)
+}
+
+impl<H: Hal> Hypervisor<H> {
+    /// Calls `f` with a page of memory of the domain's own, which stays its own until `f` returns.
+    #[inline(always)]
+    fn with_own_page(
+        &self,
+        owner: &DomainRef<H>,
+        gfn: u64,
+        access: Access,
+        f: impl FnOnce(Page) -> Result<(), GrantStatus>,
+    ) -> Result<(), GrantStatus> {
+        owner.p2m.with_entry(Gfn(gfn), |entry| {
+            let entry = entry.filter(|entry| access.suits(entry.kind));
+            let mfn = entry.ok_or(GrantStatus::BadPage)?.mfn;
+            self.owned_record(mfn, owner.id())
+                .ok_or(GrantStatus::BadPage)?;
+            f(Page::whole(mfn))
+        })
+    }
+}
+
 impl<'a, H: Hal> Side<'a, H> {
-    fn page(
+    /// The page of a grant, which stays pinned until this side uses another one.
+    #[inline(always)]
+    fn granted(
         &mut self,
         hv: &'a Hypervisor<H>,
         caller: &'a DomainRef<H>,
-        name: Name,
-    ) -> Result<(Mfn, Range), GrantStatus> {
+        name: (DomId, GrantRef),
+    ) -> Result<Page, GrantStatus> {
+        if !self.held.as_ref().is_some_and(|held| held.name == name) {
+            self.take(hv, caller, name)?;
+        }
+        let held = self.held.as_ref().ok_or(GrantStatus::GeneralError)?;
+        Ok(held.page)
+    }
+
+    #[inline(never)]
+    fn take(
+        &mut self,
+        hv: &'a Hypervisor<H>,
+        caller: &'a DomainRef<H>,
+        name: (DomId, GrantRef),
+    ) -> Result<(), GrantStatus> {
         if self.held.is_some() {
-            if self.name == name {
-                return Ok((self.mfn, self.range));
-            }
             self.let_go();
         }
-        let (granter, gref) = match name {
-            Name::Own(gfn) => {
-                let frame = hv.grantable_frame(caller, gfn, self.access)?;
-                let (mfn, range) = (frame.mfn(), Range::PAGE);
-                return Ok(self.hold(name, (mfn, range), Hold::Own(frame)));
-            }
-            Name::Grant(granter, gref) => (granter, gref),
+        let (owner, gref) = name;
+        let access = self.access;
+        let granter = match owner == caller.id() {
+            true => caller.clone(),
+            false => hv.domains.get(owner).ok_or(GrantStatus::BadDomain)?,
         };
-        let (pin, pinned) = self.pin(hv, (granter, gref), caller.id())?;
-        if let Some(passed_on) = pinned.passed_on {
-            return self.follow(name, pin, granter, passed_on);
+        let pinned = hv.pin_grant(&granter, gref, caller.id(), access, Purpose::Copy)?;
+        if pinned.passed_on.is_some() {
+            return self.follow(hv, granter, name, pinned);
         }
-        Ok(self.hold(name, (pinned.mfn, pinned.range), Hold::Granted(pin)))
+        let (mfn, range) = (pinned.mfn, pinned.range);
+        let pin = GrantPin {
+            hv,
+            granter,
+            gref,
+            access,
+        };
+        self.hold(name, Page { mfn, range }, pin);
+        Ok(())
     }
 
     #[inline(always)]
-    fn hold(&mut self, name: Name, (mfn, range): (Mfn, Range), hold: Hold<'a, H>) -> (Mfn, Range) {
-        (self.name, self.mfn, self.range) = (name, mfn, range);
-        self.held = Some(hold);
-        (mfn, range)
+    fn hold(&mut self, name: (DomId, GrantRef), page: Page, pin: GrantPin<'a, H>) {
+        // There is none to be dropped here: not a look at it.
+        core::mem::forget(self.held.replace(Held {
+            _pin: pin,
+            name,
+            page,
+        }));
     }
 
+    #[cold]
+    #[inline(never)]
     fn let_go(&mut self) {
         self.held = None;
         self.through = None;
     }
 
-    /// Holds the grant that `granter` passes on by `pin`. What is passed on is granted to whoever passes it on, and no
-    /// further.
+    /// Holds the grant that is passed on by a pinned one of `passer`. What is passed on is granted to whoever passes it on, and no further.
     #[cold]
+    #[inline(never)]
     fn follow(
         &mut self,
-        name: Name,
-        pin: GrantPin<'a, H>,
-        granter: DomId,
-        (owner, passed_on): (DomId, GrantRef),
-    ) -> Result<(Mfn, Range), GrantStatus> {
-        if owner == granter {
-            return Err(GrantStatus::GeneralError);
-        }
-        let (inner, pinned) = self
-            .pin(pin.hv, (owner, passed_on), granter)
-            .map_err(|_| GrantStatus::GeneralError)?;
-        if pinned.passed_on.is_some() {
-            return Err(GrantStatus::GeneralError);
-        }
-        self.through = Some(pin);
-        Ok(self.hold(name, (pinned.mfn, pinned.range), Hold::Granted(inner)))
-    }
-
-    #[inline(always)]
-    fn pin(
-        &self,
         hv: &'a Hypervisor<H>,
-        (granter, gref): (DomId, GrantRef),
-        grantee: DomId,
-    ) -> Result<(GrantPin<'a, H>, Pinned), GrantStatus> {
-        let granter = hv.domains.get(granter).ok_or(GrantStatus::BadDomain)?;
-        let pinned = hv.pin_grant(&granter, gref, grantee, self.access, Purpose::Copy)?;
+        passer: DomainRef<H>,
+        name: (DomId, GrantRef),
+        pinned: Pinned,
+    ) -> Result<(), GrantStatus> {
+        let (access, own) = (self.access, passer.id());
         let pin = GrantPin {
+            hv,
+            granter: passer,
+            gref: name.1,
+            access,
+        };
+        let refused = GrantStatus::GeneralError;
+        let (owner, gref) = pinned.passed_on.ok_or(refused)?;
+        if owner == own {
+            return Err(refused);
+        }
+        let granter = hv.domains.get(owner).ok_or(refused)?;
+        let pinned = hv
+            .pin_grant(&granter, gref, own, access, Purpose::Copy)
+            .map_err(|_| refused)?;
+        let inner = GrantPin {
             hv,
             granter,
             gref,
-            access: self.access,
+            access,
         };
-        Ok((pin, pinned))
+        if pinned.passed_on.is_some() {
+            return Err(refused);
+        }
+        self.through = Some(pin);
+        let (mfn, range) = (pinned.mfn, pinned.range);
+        self.hold(name, Page { mfn, range }, inner);
+        Ok(())
     }
 }

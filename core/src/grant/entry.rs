@@ -91,6 +91,7 @@ impl Pins {
 
 /// Prepares a further pin: checks that the granter allows it and marks the grant as used. Changes no pin; the caller adds
 /// it with [`add`] or takes the marks back with [`retract`].
+#[inline(always)]
 pub fn claim(
     word: &impl SharedWord,
     pins: Pins,
@@ -98,12 +99,14 @@ pub fn claim(
     access: Access,
     purpose: Purpose,
 ) -> Result<(), GrantStatus> {
-    if pins.full() {
-        return Err(GrantStatus::GeneralError);
-    }
-    let marked = !pins.is_none() && (access == Access::Read || pins.writers() != 0);
-    if marked {
-        return Ok(());
+    if !pins.is_none() {
+        if pins.full() {
+            return Err(GrantStatus::GeneralError);
+        }
+        let marked = access == Access::Read || pins.writers() != 0;
+        if marked {
+            return Ok(());
+        }
     }
     let mut seen = word.load();
     for _ in 0..RETRIES {
@@ -161,6 +164,7 @@ pub fn claim_split(
     Err(GrantStatus::GeneralError)
 }
 
+#[inline(always)]
 fn permits(flags: EntryFlags, named: DomId, grantee: DomId, purpose: Purpose) -> bool {
     let part_only = flags.contains(EntryFlags::SUB_PAGE) && purpose == Purpose::Map;
     let wanted = match purpose {
@@ -171,11 +175,13 @@ fn permits(flags: EntryFlags, named: DomId, grantee: DomId, purpose: Purpose) ->
 }
 
 /// Adds a pin that was claimed.
+#[inline(always)]
 pub fn add(pins: &mut Pins, access: Access) {
     pins.0 += Pins::one(access);
 }
 
 /// Takes back the marks of a claim that came to nothing, as far as no pin needs them.
+#[inline(always)]
 pub fn retract(word: &impl SharedWord, pins: Pins, access: Access) {
     let mut unneeded = EntryFlags::empty();
     if access == Access::Write && pins.writers() == 0 {
@@ -190,6 +196,7 @@ pub fn retract(word: &impl SharedWord, pins: Pins, access: Access) {
 }
 
 /// Drops a pin; nothing is read or written through it any more.
+#[inline(always)]
 pub fn drop_pin(word: &impl SharedWord, pins: &mut Pins, access: Access) {
     pins.0 = pins.0.saturating_sub(Pins::one(access));
     retract(word, *pins, access);

@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 
 use xenolith_abi::{
-    Errno,
+    Errno, Wire,
     grant_table::{
         CacheFlush, GrantCopy, GrantStatus, GrantTableOp as Op, MapGrantRef, SwapGrantRef,
         UnmapAndReplace, UnmapGrantRef,
@@ -44,6 +44,11 @@ pub fn grant_table_op<H: Hal>(
         count,
     };
     match op {
+        Op::UnmapAndReplace | Op::Transfer | Op::GetStatusFrames | Op::CacheFlush
+            if H::HVM_CALLS =>
+        {
+            Errno::ENOSYS.into()
+        }
         Op::MapGrantRef => array.map(),
         Op::UnmapGrantRef => array.unmap(),
         Op::UnmapAndReplace => array.unmap_and_replace(),
@@ -83,11 +88,11 @@ impl<'a, H: Hal> Array<'a, H> {
     }
 
     /// Calls `f` with each element and where it stands.
-    fn each<T: FromBytes + IntoBytes>(
+    fn each<T: Wire + FromBytes + IntoBytes>(
         &self,
         mut f: impl FnMut(GuestVirt, T) -> Result<(), Errno>,
     ) -> Outcome {
-        let size = size_of::<T>() as u64;
+        let size = self.caller.size_of::<T>();
         for done in 0..self.count {
             let at = self.arg.plus(u64::from(done) * size);
             if done != 0 && self.caller.hv.hal.interrupt_waits() {
@@ -103,14 +108,15 @@ impl<'a, H: Hal> Array<'a, H> {
     }
 
     /// The same for elements of which only the status changes, at `offset`.
-    fn each_status<T: FromBytes + IntoBytes>(
+    fn each_status<T: Wire + FromBytes + IntoBytes>(
         &self,
         offset: usize,
         mut f: impl FnMut(&T) -> Result<(), GrantStatus>,
     ) -> Outcome {
+        let offset = self.caller.offset_in::<T>(offset);
         self.each(|at, element| {
-            let status = number(f(&element));
-            self.caller.write(at.plus(offset as u64), &status)
+            let status = number(f(&element)).cast_unsigned();
+            self.caller.write(at.plus(offset), &status)
         })
     }
 

@@ -68,6 +68,7 @@ impl<H: Hal> SharedWord for GuestWord<'_, H> {
 /// A grant that was pinned: its frame, and what its entry said.
 pub(super) struct Pinned {
     pub(super) mfn: Mfn,
+    /// What the entry asks of mappings; of no meaning to copies.
     pub(super) flags: EntryFlags,
     /// What of the page is granted.
     pub(super) range: Range,
@@ -75,9 +76,21 @@ pub(super) struct Pinned {
     pub(super) passed_on: Option<(DomId, GrantRef)>,
 }
 
+impl Access {
+    /// Whether memory of this kind may be granted so, or used in place of a grant.
+    #[inline(always)]
+    pub(super) fn suits(self, kind: P2mType) -> bool {
+        match kind {
+            P2mType::RamRw => true,
+            P2mType::RamRo => self == Self::Read,
+            _ => false,
+        }
+    }
+}
+
 impl<H: Hal> Hypervisor<H> {
     /// Pins a grant of `granter` for `grantee`. [`Hypervisor::unpin_grant`] undoes it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pin_grant(
         &self,
         granter: &DomainRef<H>,
@@ -112,7 +125,10 @@ impl<H: Hal> Hypervisor<H> {
         entry::add(&mut active.pins, access);
         Ok(Pinned {
             mfn: active.mfn,
-            flags: EntryFlags(word.load() as u16),
+            flags: match purpose {
+                Purpose::Map => EntryFlags(word.load() as u16),
+                _ => EntryFlags::empty(),
+            },
             range: Range::PAGE,
             passed_on: None,
         })
@@ -184,24 +200,21 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Memory of the domain itself that it may grant; what it sees of others is not its own to give.
+    #[inline(always)]
     pub(super) fn grantable_frame(
         &self,
         owner: &Domain<H>,
         gfn: u64,
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
-        let own = |entry: Option<P2mEntry>| {
-            let entry = entry?;
-            match entry.kind {
-                P2mType::RamRw => {}
-                P2mType::RamRo if access == Access::Read => {}
-                _ => return None,
-            }
-            self.get_frame(entry.mfn, owner.id())
-        };
+        let take = |entry: P2mEntry| self.get_frame(entry.mfn, owner.id());
         owner
             .p2m
-            .with_entry(Gfn(gfn), own)
+            .with_entry(Gfn(gfn), |entry| {
+                entry
+                    .filter(|entry| access.suits(entry.kind))
+                    .and_then(take)
+            })
             .ok_or(GrantStatus::BadPage)
     }
 
@@ -212,18 +225,20 @@ impl<H: Hal> Hypervisor<H> {
             return;
         };
         let mut active = place.active.lock();
-        let mut format = granter.grants.format();
-        while GrantTable::<H>::HAS_SPLIT && format == Format::Changing {
-            drop(active);
-            granter.grants.settled_format();
-            active = place.active.lock();
-            format = granter.grants.format();
-        }
-        if format == Format::V1 {
-            let word = GuestWord::new(&self.hal, &place);
-            entry::drop_pin(&word, &mut active.pins, access);
+        if granter.grants.format() == Format::V1 {
+            entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
         } else if GrantTable::<H>::HAS_SPLIT {
-            self.drop_split_pin(granter, gref, &mut active.pins, access);
+            while granter.grants.format() == Format::Changing {
+                drop(active);
+                granter.grants.settled_format();
+                active = place.active.lock();
+            }
+            match granter.grants.format() {
+                Format::V1 => {
+                    entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
+                }
+                _ => self.drop_split_pin(granter, gref, &mut active.pins, access),
+            }
         } else {
             entry::drop_pin(&Gone, &mut active.pins, access);
         }

@@ -7,6 +7,7 @@ use xenolith_abi::{
     grant_table::{
         EntryV1, GetStatusFrames, GrantStatus, MAPIDX_STATUS, QuerySize, SetupTable, SwapGrantRef,
     },
+    narrow::Long,
 };
 use xenolith_hal::{AtomicOp::Swap, Gfn, GuestVirt, Hal, Mfn};
 
@@ -122,7 +123,7 @@ fn set_up<H: Hal>(caller: Caller<'_, H>, op: &SetupTable) -> Result<(), GrantSta
             .frame(index)
             .map_or(u64::MAX, |frame| frame.gfn.load(Relaxed));
         caller
-            .write_at(list, index.into(), &gfn)
+            .write_at(list, index.into(), &Long(gfn))
             .map_err(|_| GrantStatus::BadVirtAddr)?;
     }
     Ok(())

@@ -37,6 +37,7 @@ impl Range {
         len: PAGE_SIZE,
     };
 
+    #[inline]
     pub(super) fn contains(self, offset: usize, len: usize) -> bool {
         offset >= self.start && offset + len <= self.start + self.len
     }

@@ -61,7 +61,7 @@ impl Rig {
             hv: &self.hv,
             vcpu: &vcpu,
         };
-        caller.write(GuestVirt(at), value).unwrap();
+        caller.write_bytes(GuestVirt(at), value.as_bytes()).unwrap();
     }
 
     fn peek<T: FromBytes + IntoBytes>(&self, domain: usize, at: u64) -> Result<T, Errno> {
@@ -70,7 +70,9 @@ impl Rig {
             hv: &self.hv,
             vcpu: &vcpu,
         };
-        caller.read(GuestVirt(at))
+        let mut value = T::new_zeroed();
+        caller.read_bytes(GuestVirt(at), value.as_mut_bytes())?;
+        Ok(value)
     }
 
     fn raw(&self, domain: usize, cmd: u64, arg: GuestVirt, count: u64) -> Outcome {

@@ -1,10 +1,15 @@
 //! `hvm_op`: parameters of a translated domain.
 //!
 //! Headers: `hvm/hvm_op.h`, `hvm/params.h`. Which parameter exists, and who may read or set it, is Xen's rule for ARM: the
-//! tools set them, the guest reads those that concern it.
+//! tools set them, the guest reads those that concern it. The other operations are for guests on x86.
 
-use xenolith_abi::hvm::{EvtchnUpcallVector, HvmOp, HvmParam, NR_PARAMS, Param};
-use xenolith_hal::{GuestVirt, Hal};
+use core::sync::atomic::Ordering::Relaxed;
+
+use xenolith_abi::hvm::{
+    EvtchnUpcallVector, GetMemType, GetTime, HvmOp, HvmParam, MemType, NR_PARAMS, PagetableDying,
+    Param,
+};
+use xenolith_hal::{Gfn, GuestVirt, Hal, P2m};
 
 use super::access::Control;
 use crate::{DomainRef, Errno, VcpuId, VcpuRef, guest::Caller};
@@ -18,6 +23,13 @@ pub fn hvm_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Result
         HvmOp::GetParam => get(caller, arg),
         // For an introspection tool; none is ever attached.
         HvmOp::SetEvtchnUpcallVector if H::GUEST_VECTORS => set_upcall_vector(caller, arg),
+        HvmOp::FlushTlbs if H::HVM_CALLS && arg.0 != 0 => Err(Errno::EINVAL),
+        HvmOp::PagetableDying if H::HVM_CALLS => pagetable_dying(caller, arg),
+        HvmOp::GetTime if H::HVM_CALLS => get_time(caller, arg),
+        // Nobody reads a trace.
+        HvmOp::Xentrace if H::HVM_CALLS => caller.read::<[u8; XENTRACE_LEN]>(arg).map(|_| 0),
+        HvmOp::GetMemType if H::HVM_CALLS => get_mem_type(caller, arg),
+        HvmOp::Altp2m if H::HVM_CALLS => Err(Errno::EOPNOTSUPP),
         HvmOp::GuestRequestVmEvent if arg.0 == 0 => Ok(0),
         HvmOp::GuestRequestVmEvent => Err(Errno::EINVAL),
         _ => Err(Errno::ENOSYS),
@@ -35,9 +47,46 @@ fn set<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     Ok(0)
 }
 
+/// Bytes of the record of `HVMOP_xentrace`.
+const XENTRACE_LEN: usize = 32;
+
+/// A hint that shadow page tables would need.
+fn pagetable_dying<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    let what: PagetableDying = caller.read(arg)?;
+    Control::over(caller, what.domid)?;
+    Ok(0)
+}
+
+fn get_time<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    let now = caller.hv.hal.now().0;
+    caller.write(arg, &GetTime { now })?;
+    Ok(0)
+}
+
+fn get_mem_type<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    let mut what: GetMemType = caller.read(arg)?;
+    let target = Control::over(caller, what.domid)?;
+    let kind = match target.domain().p2m.lookup(Gfn(what.pfn)) {
+        None => MemType::MmioDm,
+        Some(entry) if entry.kind.writable() => MemType::RamRw,
+        Some(_) => MemType::RamRo,
+    };
+    what.mem_type = kind.number();
+    caller.write(arg, &what)?;
+    Ok(0)
+}
+
 /// A domain sets a parameter of its own: only how it is told of events, where that is for guests to say.
 fn own_param<H: Hal>(caller: Caller<'_, H>, which: Param, value: u64) -> bool {
-    which == Param::CallbackIrq && caller.hv.hal.set_callback(&caller.domain().arch, value)
+    let set =
+        which == Param::CallbackIrq && caller.hv.hal.set_callback(&caller.domain().arch, value);
+    if set && H::NARROW_CALLERS {
+        // A kernel does this early; from here on it is known what code it is.
+        let domain = caller.domain();
+        domain.narrow.store(caller.is_narrow(), Relaxed);
+        caller.hv.update_wallclock(domain);
+    }
+    set
 }
 
 fn set_upcall_vector<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {

@@ -6,14 +6,11 @@
 
 use core::mem::offset_of;
 
-use xenolith_abi::{Nr, multicall::MulticallEntry};
+use xenolith_abi::{Nr, multicall::MulticallEntry, narrow::Long};
 use xenolith_hal::{GuestVirt, Hal};
-use zerocopy::IntoBytes;
 
 use super::{Outcome, Rows, dispatch_with};
 use crate::{Errno, guest::Caller};
-
-const SIZE: u64 = size_of::<MulticallEntry>() as u64;
 
 /// Serves `multicall`.
 #[inline(never)]
@@ -28,7 +25,7 @@ pub fn multicall<H: Hal, A: Rows<H>>(
             return Outcome::Again([at.0, left.into(), 0, 0, 0]);
         }
         match entry::<H, A>(caller, at) {
-            Ok(Entry::Over) => at = at.plus(SIZE),
+            Ok(Entry::Over) => at = at.plus(caller.size_of::<MulticallEntry>()),
             Ok(Entry::HasMore) => return Outcome::Again([at.0, left.into(), 0, 0, 0]),
             Err(errno) => return errno.into(),
         }
@@ -44,7 +41,7 @@ enum Entry {
 fn entry<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, at: GuestVirt) -> Result<Entry, Errno> {
     // Copied to where it stays.
     let mut entry = MulticallEntry::default();
-    caller.read_bytes(at, entry.as_mut_bytes())?;
+    caller.read_into(at, &mut entry)?;
     let [a, b, c, d, e, _] = entry.args;
     let outcome = if entry.op == Nr::Multicall.number() {
         // One level only, so that the depth of the stack is bounded.
@@ -54,7 +51,8 @@ fn entry<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, at: GuestVirt) -> Result<Ent
     };
     match outcome {
         Outcome::Done(result) => {
-            caller.write(at.plus(offset_of!(MulticallEntry, result) as u64), &result)?;
+            let result_at = caller.offset_in::<MulticallEntry>(offset_of!(MulticallEntry, result));
+            caller.write(at.plus(result_at), &Long(result.cast_unsigned()))?;
             Ok(Entry::Over)
         }
         Outcome::Again(args) => {
@@ -73,6 +71,8 @@ mod tests {
     use crate::hypercall::{NoRows, rig::*};
     use xenolith_hal::CpuId;
     use xenolith_sim::Sim;
+
+    const SIZE: u64 = size_of::<MulticallEntry>() as u64;
 
     fn call(op: u64, args: [u64; 6]) -> MulticallEntry {
         MulticallEntry {

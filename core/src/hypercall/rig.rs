@@ -75,12 +75,18 @@ impl Rig {
     /// Writes to a guest's memory.
     pub(crate) fn hv_write<T: IntoBytes + Immutable>(&self, domain: u16, to: u64, value: &T) {
         let (hv, vcpu) = (&self.hv, &self.vcpu(domain));
-        Caller { hv, vcpu }.write(GuestVirt(to), value).unwrap();
+        Caller { hv, vcpu }
+            .write_bytes(GuestVirt(to), value.as_bytes())
+            .unwrap();
     }
 
     /// Reads from a guest's memory.
     pub(crate) fn hv_read<T: FromBytes + IntoBytes>(&self, domain: u16, from: u64) -> T {
         let (hv, vcpu) = (&self.hv, &self.vcpu(domain));
-        Caller { hv, vcpu }.read(GuestVirt(from)).unwrap()
+        let mut value = T::new_zeroed();
+        Caller { hv, vcpu }
+            .read_bytes(GuestVirt(from), value.as_mut_bytes())
+            .unwrap();
+        value
     }
 }

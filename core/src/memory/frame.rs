@@ -39,6 +39,11 @@ impl Field {
         word >> self.shift & self.max()
     }
 
+    /// What a count goes up by.
+    const fn one(&self) -> u64 {
+        1 << self.shift
+    }
+
     const fn set(&self, word: u64, value: u64) -> u64 {
         word & !(self.max() << self.shift) | (value & self.max()) << self.shift
     }
@@ -146,6 +151,14 @@ impl FrameState {
             Class::Domain(owner) => Some(owner),
             _ => None,
         }
+    }
+
+    /// Whether it is that domain's frame.
+    #[inline(always)]
+    pub const fn is_owned_by(self, owner: DomId) -> bool {
+        // The owner stands below the class, and nothing above that.
+        self.0 >> OWNER.shift == (CLASS.max() << OWNER.bits | owner.0 as u64)
+            && owner.0 as u64 <= OWNER.max()
     }
 
     /// References to a domain's frame.
@@ -263,6 +276,7 @@ impl FrameRecord {
     }
 
     /// Moves the word from what it is to what `f` says, and gives both; `None` when `f` refuses.
+    #[inline(always)]
     fn update(
         &self,
         mut f: impl FnMut(FrameState) -> Option<FrameState>,
@@ -319,10 +333,11 @@ impl FrameRecord {
 
     /// Takes a reference if the frame belongs to `owner`. False also when the count is full.
     #[must_use]
+    #[inline]
     pub fn get(&self, owner: DomId) -> bool {
         self.update(|state| {
-            (state.owner() == Some(owner) && state.count() < COUNT.max())
-                .then(|| FrameState(COUNT.set(state.0, state.count() + 1)))
+            (state.is_owned_by(owner) && state.count() < COUNT.max())
+                .then(|| FrameState(state.0 + COUNT.one()))
         })
         .is_some()
     }
@@ -330,10 +345,11 @@ impl FrameRecord {
     fn without_reference(state: FrameState) -> FrameState {
         match state.count() {
             0 | 1 => FrameState::block(2, 0),
-            count => FrameState(COUNT.set(state.0, count - 1)),
+            _ => FrameState(state.0 - COUNT.one()),
         }
     }
 
+    #[inline(always)]
     fn dropped(change: Option<(FrameState, FrameState)>) -> Dropped {
         match change {
             None => Dropped::NotHeld,
@@ -348,6 +364,7 @@ impl FrameRecord {
     }
 
     /// Drops a reference that was taken with [`FrameRecord::get`].
+    #[inline]
     pub fn put(&self) -> Dropped {
         Self::dropped(self.update(|state| {
             let held = state.count() > u64::from(state.allocated());
@@ -439,12 +456,16 @@ mod tests {
         }
         assert_eq!(seen & CLASS.set(0, 3), CLASS.set(0, 3));
         assert!(OWNER.max() >= u64::from(DomId::XEN.0));
+        assert_eq!(CLASS.shift, OWNER.shift + OWNER.bits);
+        assert_eq!(CLASS.shift + CLASS.bits, u64::BITS);
     }
 
     #[test]
     fn only_the_owner_name_gets_a_reference() {
         let record = owned_by(7);
-        assert!(!record.get(DomId(8)));
+        for other in [0, 8, 0x8007, u16::MAX] {
+            assert!(!record.get(DomId(other)));
+        }
         assert!(record.get(DomId(7)));
         assert_eq!(record.state().count(), 2);
         assert_eq!(record.put(), Dropped::Kept);

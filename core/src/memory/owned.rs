@@ -142,6 +142,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// A reference on a frame, if it belongs to `owner`.
+    #[inline]
     pub fn get_frame(&self, mfn: Mfn, owner: DomId) -> Option<FrameRef<'_, H>> {
         self.memory
             .record(mfn)?
@@ -177,9 +178,13 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Lets go of a reference that was kept with [`FrameRef::keep`].
+    #[inline]
     pub fn put_frame(&self, mfn: Mfn) {
         if let Some(record) = self.memory.record(mfn) {
-            self.dropped(None, mfn, record.put());
+            match record.put() {
+                Dropped::Kept => {}
+                dropped => self.dropped(None, mfn, dropped),
+            }
         }
     }
 
@@ -194,6 +199,7 @@ impl<H: Hal> Hypervisor<H> {
         dropped != Dropped::NotHeld
     }
 
+    #[inline(never)]
     fn dropped(&self, known: Option<&DomainRef<H>>, mfn: Mfn, dropped: Dropped) {
         let Dropped::Last { owner, charge } = dropped else {
             debug_assert!(
@@ -221,8 +227,10 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    pub(super) fn owned_record(&self, mfn: Mfn, owner: DomId) -> Option<&'static FrameRecord> {
+    /// The record of a frame that belongs to `owner` at the moment.
+    #[inline]
+    pub(crate) fn owned_record(&self, mfn: Mfn, owner: DomId) -> Option<&'static FrameRecord> {
         let record = self.memory.record(mfn)?;
-        (record.state().owner() == Some(owner)).then_some(record)
+        record.state().is_owned_by(owner).then_some(record)
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Slot {
 
 /// A record per frame of RAM.
 pub struct FrameTable {
+    /// The one with most frames, which most questions are about.
+    largest: RamBank,
     banks: ArrayVec<RamBank, MAX_BANKS>,
 }
 
@@ -79,7 +81,16 @@ impl FrameTable {
         if total >= u64::from(u32::MAX) {
             return Err(BadBanks::TooMany);
         }
-        Ok(Self { banks: sorted })
+        const NONE: RamBank = RamBank {
+            first: Mfn(0),
+            records: &[],
+            node: Node(0),
+        };
+        let largest = sorted.iter().max_by_key(|bank| bank.records.len());
+        Ok(Self {
+            largest: largest.copied().unwrap_or(NONE),
+            banks: sorted,
+        })
     }
 
     /// The banks, ascending.
@@ -98,7 +109,17 @@ impl FrameTable {
     }
 
     /// The record of a frame; `None` when it is not RAM.
+    #[inline(always)]
     pub fn record(&self, mfn: Mfn) -> Option<&'static FrameRecord> {
+        let offset = mfn.0.wrapping_sub(self.largest.first.0);
+        match self.largest.records.get(offset as usize) {
+            Some(record) => Some(record),
+            None => self.record_elsewhere(mfn),
+        }
+    }
+
+    #[inline(never)]
+    fn record_elsewhere(&self, mfn: Mfn) -> Option<&'static FrameRecord> {
         self.banks.iter().find_map(|bank| {
             let offset = mfn.0.checked_sub(bank.first.0)?;
             bank.records.get(usize::try_from(offset).ok()?)

@@ -5,7 +5,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use xenolith_abi::runstate::{RunstateInfo, UPDATE};
+use xenolith_abi::{
+    Wire,
+    narrow::Form,
+    runstate::{RunstateInfo, UPDATE},
+};
 use xenolith_hal::{AtomicOp, Fault, GuestPhys, GuestVirt, Hal, Mfn, P2m, P2mType, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
@@ -14,8 +18,8 @@ use crate::{Hypervisor, VcpuRef};
 
 const NONE: u64 = u64::MAX;
 const SIZE: usize = size_of::<RunstateInfo>();
-/// The byte of the area that holds the update mark.
-const MARK_AT: usize = core::mem::offset_of!(RunstateInfo, state_entry_time) + 7;
+/// The field whose highest byte holds the update mark.
+const MARKED: usize = core::mem::offset_of!(RunstateInfo, state_entry_time);
 const MARK: u8 = (UPDATE >> 56) as u8;
 
 /// Where the copy stands.
@@ -75,6 +79,11 @@ impl Area {
     }
 }
 
+/// The form of the copy in a domain of 32-bit code.
+fn form<H: Hal>(vcpu: &VcpuRef<H>) -> Option<&'static Form> {
+    RunstateInfo::NARROW.filter(|_| vcpu.domain().is_narrow())
+}
+
 impl RunstateTimes {
     /// As the guest is told.
     pub fn to_wire(&self) -> RunstateInfo {
@@ -117,8 +126,15 @@ impl<H: Hal> Hypervisor<H> {
             info.state_entry_time |= UPDATE;
             self.mark(vcpu, AtomicOp::Or(MARK))?;
         }
-        let bytes = info.as_bytes();
-        let room = (PAGE_SIZE - start.offset()).min(SIZE);
+        let mut narrow = [0; SIZE];
+        let bytes = match form(vcpu) {
+            Some(form) => {
+                form.narrow(info.as_bytes(), &mut narrow);
+                narrow.get(..form.size).ok_or(Fault)?
+            }
+            None => info.as_bytes(),
+        };
+        let room = (PAGE_SIZE - start.offset()).min(bytes.len());
         let (head, tail) = bytes.split_at_checked(room).ok_or(Fault)?;
         self.write_own(vcpu, start, head)?;
         if !tail.is_empty() {
@@ -131,7 +147,9 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     fn mark(&self, vcpu: &VcpuRef<H>, op: AtomicOp<u8>) -> Result<(), Fault> {
-        let at = vcpu.sched.area.at(MARK_AT).ok_or(Fault)?;
+        let field = form(vcpu).and_then(|form| form.place(MARKED));
+        let at = vcpu.sched.area.at(field.unwrap_or(MARKED) + 7);
+        let at = at.ok_or(Fault)?;
         self.with_own(vcpu, at, |mfn, offset| {
             self.hal.atomic8(mfn, offset, op).map(|_| ())
         })

@@ -175,13 +175,19 @@ impl Machine {
     /// Writes to the guest's memory as the guest does; false when it has none there.
     pub fn poke<T: IntoBytes + Immutable>(&self, vcpu: &VcpuRef<Sim>, to: u64, value: &T) -> bool {
         let hv = &self.hv;
-        Caller { hv, vcpu }.write(GuestVirt(to), value).is_ok()
+        Caller { hv, vcpu }
+            .write_bytes(GuestVirt(to), value.as_bytes())
+            .is_ok()
     }
 
     /// Reads from the guest's memory as the guest does.
     pub fn peek<T: FromBytes + IntoBytes>(&self, vcpu: &VcpuRef<Sim>, from: u64) -> Option<T> {
         let hv = &self.hv;
-        Caller { hv, vcpu }.read(GuestVirt(from)).ok()
+        let mut value = T::new_zeroed();
+        Caller { hv, vcpu }
+            .read_bytes(GuestVirt(from), value.as_mut_bytes())
+            .ok()?;
+        Some(value)
     }
 
     /// Fills a page of its own with something, so that memory that is not scrubbed shows.

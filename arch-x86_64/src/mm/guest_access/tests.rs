@@ -58,7 +58,7 @@ struct Machine {
 struct Ram<'a>(&'a Machine);
 
 impl Ram<'_> {
-    fn word(frame: usize, offset: usize) -> Range<usize> {
+    fn bytes(frame: usize, offset: usize) -> Range<usize> {
         let at = frame * PAGE_SIZE + (offset & 0xff8);
         at..at + 8
     }
@@ -66,19 +66,23 @@ impl Ram<'_> {
 
 impl Frames for Ram<'_> {
     type Frame = usize;
+    type Word = (usize, usize);
 
     fn frame(&self, mfn: Mfn) -> Option<usize> {
         let frame = mfn.0.checked_sub(FIRST)? as usize;
         (frame < FRAMES).then_some(frame)
     }
-    fn load(&self, frame: usize, offset: usize) -> u64 {
+    fn word(&self, frame: usize, offset: usize) -> (usize, usize) {
+        (frame, offset)
+    }
+    fn load(&self, (frame, offset): (usize, usize)) -> u64 {
         self.0.loads.set(self.0.loads.get() + 1);
         let bytes = self.0.bytes.borrow();
-        u64::from_le_bytes(bytes[Self::word(frame, offset)].try_into().unwrap())
+        u64::from_le_bytes(bytes[Self::bytes(frame, offset)].try_into().unwrap())
     }
-    fn compare_exchange(&self, frame: usize, offset: usize, old: u64, new: u64) -> bool {
+    fn compare_exchange(&self, (frame, offset): (usize, usize), old: u64, new: u64) -> bool {
         let mut bytes = self.0.bytes.borrow_mut();
-        let word = &mut bytes[Self::word(frame, offset)];
+        let word = &mut bytes[Self::bytes(frame, offset)];
         let same = *word == old.to_le_bytes();
         if same {
             word.copy_from_slice(&new.to_le_bytes());
@@ -167,14 +171,16 @@ impl Guest {
         self.machine.bytes.borrow()[frame * PAGE_SIZE + offset]
     }
 
+    /// The address space as it is after the guest ran.
     fn access<'c, 'a: 'c>(
         &'a self,
         cache: &'c mut TranslationCache<Ram<'a>>,
     ) -> GuestAccess<'c, Npt, Nested, Ram<'a>> {
+        cache.next_exit();
         GuestAccess {
             p2m: &self.p2m,
             frames: Ram(&self.machine),
-            state: &self.state,
+            state: self.state,
             limits: LIMITS,
             cache,
         }
@@ -215,13 +221,42 @@ fn access_none(guest: &Guest) -> Result<(), WalkError> {
 fn a_second_copy_loads_each_table_word_once_and_walks_nothing() {
     let guest = Guest::new();
     let mut cache = TranslationCache::new();
-    let mut access = guest.access(&mut cache);
-    access.write(GuestVirt(BASE), &[1; 16]).unwrap();
+    guest
+        .access(&mut cache)
+        .write(GuestVirt(BASE), &[1; 16])
+        .unwrap();
     guest.p2m.memory().0.lock().unwrap().clear();
     guest.machine.loads.set(0);
-    let mut buf = [0; 16];
-    access.read(GuestVirt(BASE), &mut buf).unwrap();
-    assert_eq!((buf, guest.machine.loads.get()), ([1; 16], 4));
+    let mut access = guest.access(&mut cache);
+    for _ in 0..3 {
+        let mut buf = [0; 16];
+        access.read(GuestVirt(BASE), &mut buf).unwrap();
+        assert_eq!((buf, guest.machine.loads.get()), ([1; 16], 4));
+    }
+}
+
+#[test]
+fn copies_by_a_kept_way_move_the_same_bytes_as_those_that_walk() {
+    let guest = Guest::new();
+    let mut cache = TranslationCache::new();
+    let registers = || Registers::of(&guest.state);
+    let space = (&guest.p2m, Ram(&guest.machine));
+    let mut few = [0; 5];
+    assert!(!cache.read(space, registers, GuestVirt(BASE), &mut few));
+    guest
+        .access(&mut cache)
+        .write(GuestVirt(BASE), &[7, 6, 5, 4, 3])
+        .unwrap();
+    assert!(cache.read(space, registers, GuestVirt(BASE), &mut few));
+    assert_eq!(few, [7, 6, 5, 4, 3]);
+    assert!(cache.write(space, registers, GuestVirt(BASE + 1), &[9]));
+    assert_eq!(guest.byte(8, 1), 9);
+    let over_two_pages = GuestVirt(BASE + 0xffe);
+    assert!(!cache.read(space, registers, over_two_pages, &mut few));
+    assert_eq!(cache.fetch_opcode(space, registers, GuestVirt(BASE)), None);
+    assert!(guest.access(&mut cache).fetch(GuestVirt(BASE)).is_ok());
+    let opcode = cache.fetch_opcode(space, registers, GuestVirt(BASE));
+    assert_eq!(opcode, Some([7, 9, 5, 4]));
 }
 
 #[test]
@@ -355,7 +390,8 @@ fn another_privilege_does_not_use_what_a_kernel_kept() {
     let mut cache = TranslationCache::new();
     assert!(guest.read_byte(&mut cache, BASE).is_ok());
     let mut access = guest.access(&mut cache);
-    access.state = &user;
+    access.cache.next_exit();
+    access.state = user;
     let fault = PageFault {
         address: BASE,
         code: 5,
@@ -377,6 +413,7 @@ fn an_instruction_is_fetched_over_two_pages_as_far_as_they_go() {
     let wanted = [&[0x90; 3][..], &[0xf4; 12]].concat();
     assert_eq!(both.as_slice(), wanted);
     guest.set(4, 1, 0);
+    let mut access = guest.access(&mut cache);
     let short = access.fetch(GuestVirt(BASE + 0xffd)).unwrap();
     assert_eq!(short.as_slice(), [0x90; 3]);
     let fault = PageFault {
@@ -386,7 +423,7 @@ fn an_instruction_is_fetched_over_two_pages_as_far_as_they_go() {
     let none = access.fetch(GuestVirt(BASE + 0x1000));
     assert_eq!(none, Err(WalkError::Page(fault)));
     guest.set(4, 0, 8 << 12 | USUAL | 1 << 63);
-    assert!(access.fetch(GuestVirt(BASE)).is_err());
+    assert!(guest.access(&mut cache).fetch(GuestVirt(BASE)).is_err());
 }
 
 #[test]
@@ -440,6 +477,9 @@ proptest! {
         let mut cache = TranslationCache::new();
         let mut state = PagingState { cr4: 1 << 5 | 1 << 21, ..guest.state };
         for step in steps {
+            if matches!(step, Step::Leaf(..) | Step::Key(..) | Step::Root(_)) {
+                cache.next_exit();
+            }
             match step {
                 Step::Leaf(page, gfn, bits) => guest.set(4, page as usize, gfn << 12 | bits),
                 Step::Nested(gfn, frame, kind) => guest.map(gfn, FIRST + frame, 1, kind),
@@ -454,7 +494,7 @@ proptest! {
                         GuestAccess {
                             p2m: &guest.p2m,
                             frames: Ram(&guest.machine),
-                            state: &state,
+                            state,
                             limits: LIMITS,
                             cache,
                         }

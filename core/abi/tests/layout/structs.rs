@@ -232,6 +232,7 @@ fn x86_64_only(facts: &mut Vec<Fact>) {
         x86_64::ArchSharedInfo = "struct arch_shared_info" { max_pfn, pfn_to_mfn_frame_list_list, nmi_reason, p2m_cr3, p2m_vaddr, p2m_generation }
         x86_64::VcpuInfo = "struct vcpu_info" { evtchn_upcall_pending, evtchn_upcall_mask, evtchn_pending_sel, arch, time; _pad }
         x86_64::SharedInfo = "struct shared_info" { vcpu_info, evtchn_pending, evtchn_mask, wc_version, wc_sec, wc_nsec, wc_sec_hi, arch }
+        x86_64::MmuextOp = "struct mmuext_op" { cmd, arg1, arg2; _pad }
         hvm::EvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector" { vcpu, vector; _pad }
         hvm_vcpu::VcpuHvmContext = "struct vcpu_hvm_context" { mode, pad, cpu_regs }
         hvm_vcpu::VcpuHvmX86_32 = "struct vcpu_hvm_x86_32" { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, cr0, cr3, cr4, pad1, efer, cs_base, ds_base, ss_base, es_base, tr_base, cs_limit, ds_limit, ss_limit, es_limit, tr_limit, cs_ar, ds_ar, ss_ar, es_ar, tr_ar, pad2 }

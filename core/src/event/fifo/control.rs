@@ -78,8 +78,9 @@ impl<H: Hal> Hypervisor<H> {
 
     /// What is pending in the two-level ABI waits for its page.
     fn carry_over(&self, domain: &Domain<H>) {
-        for word in 0..EVENT_WORDS {
-            let at = H::SHARED_INFO.evtchn_pending + word * 8;
+        let layout = domain.info_layout();
+        for word in 0..EVENT_WORDS.min(layout.ports as usize / 64) {
+            let at = layout.evtchn_pending + word * 8;
             let pending = self.hal.atomic64(domain.shared_info, at, Swap(0));
             let pending = pending.unwrap_or(0);
             for bit in (0..64).filter(|bit| pending >> bit & 1 != 0) {

@@ -60,6 +60,13 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::ReservedDeviceMemoryMap => call.reserved_device_memory().into(),
         // No page is ever shared.
         MemoryOp::GetSharingFreedPages | MemoryOp::GetSharingSharedPages => Outcome::Done(0),
+        MemoryOp::MachphysMfnList if H::HVM_CALLS => call.machphys_list().into(),
+        MemoryOp::MachphysCompatMfnList if H::HVM_CALLS => Errno::EOPNOTSUPP.into(),
+        MemoryOp::SetMemoryMap if H::HVM_CALLS => call.set_memory_map().into(),
+        MemoryOp::SetPodTarget | MemoryOp::GetPodTarget if H::HVM_CALLS => {
+            call.populate_on_demand().into()
+        }
+        MemoryOp::AccessOp if H::HVM_CALLS => call.access_op().into(),
         // PV and x86 matters, and paging, sharing and access control, which are not built in.
         MemoryOp::MachphysMfnList
         | MemoryOp::MachphysMapping

@@ -9,6 +9,7 @@ use xenolith_abi::{
         AcquireResource, AddToPhysmap, AddToPhysmapBatch, MapSpace, RESOURCE_GRANT_TABLE_SHARED,
         RESOURCE_GRANT_TABLE_STATUS, RemoveFromPhysmap, Resource,
     },
+    narrow::Long,
 };
 use xenolith_hal::{Gfn, GuestVirt, Hal, P2mType};
 
@@ -87,10 +88,12 @@ impl<H: Hal> Call<'_, H> {
             if n != self.done && self.preempted() {
                 return Ok(self.again(n));
             }
+            let Long(index) = self.caller.read_at(GuestVirt(wanted.idxs.address()), n)?;
+            let Long(gfn) = self.caller.read_at(GuestVirt(wanted.gpfns.address()), n)?;
             let page = Page {
                 space,
-                index: self.caller.read_at(GuestVirt(wanted.idxs.address()), n)?,
-                gfn: Gfn(self.caller.read_at(GuestVirt(wanted.gpfns.address()), n)?),
+                index,
+                gfn: Gfn(gfn),
                 foreign: wanted.foreign_domid,
             };
             let error = match self.add_page(&domain, &page) {
@@ -196,7 +199,8 @@ impl<H: Hal> Call<'_, H> {
             if n != self.done && self.preempted() {
                 return Ok(self.again(n));
             }
-            let gfn = Gfn(self.caller.read_at(list, n)?);
+            let Long(gfn) = self.caller.read_at(list, n)?;
+            let gfn = Gfn(gfn);
             let index = wanted.frame.saturating_add(n);
             let mfn = match status {
                 true => hv.grant_status_frame(&domain, index)?,

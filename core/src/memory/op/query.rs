@@ -3,12 +3,13 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_abi::memory::{
-    MemoryDomain, MemoryMap, MemoryOp, RDM_ALL, ReservedDeviceMemoryMap, VnumaTopologyInfo,
+    ForeignMemoryMap, MachphysMfnList, MemoryDomain, MemoryMap, MemoryOp, PodTarget, RDM_ALL,
+    ReservedDeviceMemoryMap, VnumaTopologyInfo,
 };
 use xenolith_hal::{Gfn, GuestVirt, Hal, P2m};
 
 use super::Call;
-use crate::{Domain, Errno};
+use crate::{Domain, Errno, hypercall::Privilege};
 
 impl<H: Hal> Call<'_, H> {
     /// `XENMEM_current_reservation`, `_maximum_reservation` and `_maximum_gpfn`.
@@ -36,6 +37,40 @@ impl<H: Hal> Call<'_, H> {
         }
         self.caller.write(self.arg, &asked)?;
         Ok(0)
+    }
+
+    /// `XENMEM_machphys_mfn_list`: the table has no frames.
+    pub(super) fn machphys_list(&self) -> Result<i64, Errno> {
+        let mut asked = self.caller.read::<MachphysMfnList>(self.arg)?;
+        asked.nr_extents = 0;
+        self.caller.write(self.arg, &asked)?;
+        Ok(0)
+    }
+
+    /// `XENMEM_set_memory_map`: maps are given when a domain is made.
+    pub(super) fn set_memory_map(&self) -> Result<i64, Errno> {
+        let wanted = self.caller.read::<ForeignMemoryMap>(self.arg)?;
+        self.target(wanted.domid)?;
+        Err(Errno::ENOSYS)
+    }
+
+    /// `XENMEM_set_pod_target` and `_get_pod_target`: all memory of a domain is there from the start.
+    pub(super) fn populate_on_demand(&self) -> Result<i64, Errno> {
+        let mut asked = self.caller.read::<PodTarget>(self.arg)?;
+        let domain = self.lookup(asked.domid)?;
+        Privilege::of(self.caller)?;
+        asked.tot_pages = domain.memory.owned.load(Relaxed);
+        asked.pod_cache_pages = 0;
+        asked.pod_entries = 0;
+        self.caller.write(self.arg, &asked)?;
+        Ok(0)
+    }
+
+    /// `XENMEM_access_op`: nobody listens to accesses.
+    pub(super) fn access_op(&self) -> Result<i64, Errno> {
+        self.caller.read::<[u8; 16]>(self.arg)?;
+        Privilege::of(self.caller)?;
+        Err(Errno::ENODEV)
     }
 
     /// `XENMEM_get_vnumainfo`: no domain has a virtual topology.

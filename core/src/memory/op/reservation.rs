@@ -1,6 +1,7 @@
 //! Growing and shrinking a domain's memory by extents, and the calls that only exist for PV guests or tools.
 
 use xenolith_abi::memory::{Exchange, MemFlags, MemoryOp, Reservation};
+use xenolith_abi::narrow::Long;
 use xenolith_hal::{Gfn, GuestVirt, Hal, Order, PAGE_SHIFT};
 
 use super::Call;
@@ -78,7 +79,8 @@ impl<H: Hal> Call<'_, H> {
         let (hv, order) = (self.caller.hv, wanted.extent_order);
         let extent = || {
             let list = GuestVirt(wanted.extent_start.address());
-            self.caller.read_at::<u64>(list, n).map(Gfn)
+            let Long(gfn) = self.caller.read_at(list, n)?;
+            Ok(Gfn(gfn))
         };
         match op {
             MemoryOp::PopulatePhysmap

@@ -48,7 +48,9 @@ fn with<T: IntoBytes + Immutable>(
     op: SchedOp,
     arg: &T,
 ) -> Result<i64, i64> {
-    Caller { hv: &m.hv, vcpu }.write(ARG, arg).unwrap();
+    Caller { hv: &m.hv, vcpu }
+        .write_bytes(ARG, arg.as_bytes())
+        .unwrap();
     call(m, vcpu, op, ARG)
 }
 
