@@ -18,6 +18,7 @@ mod heap;
 mod paging;
 pub mod second_level;
 mod supply;
+mod transmit;
 mod unsupported;
 
 pub use direct::{Direct, add_bank, is_ram};

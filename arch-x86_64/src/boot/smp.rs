@@ -117,12 +117,12 @@ pub(super) fn run(cpu: &'static PerCpu) -> ! {
 
 /// Every other CPU comes here, on its own stack.
 pub(super) extern "C" fn secondary(cpu: u64) -> ! {
-    cpu::percpu::init_early();
-    cpu::descriptors::install();
+    let id = CpuId(cpu as u16);
+    cpu::start(id);
     let Some(hv) = HV.get() else {
         cpu::fault::halt()
     };
-    let cpu = join(hv, CpuId(cpu as u16));
+    let cpu = join(hv, id);
     ONLINE.fetch_add(1, SeqCst);
     run(cpu)
 }

@@ -41,6 +41,7 @@ mod msr {
 const LOCKED: u64 = 1 << 0;
 const VMX_ALLOWED: u64 = 1 << 2;
 const CR0_PE_PG: u64 = 1 << 31 | 1;
+const CR4_MACHINE_CHECK: u64 = 1 << 6;
 /// Identifiers of translations; 0 is the host's.
 const IDENTIFIERS: u32 = 1 << 16;
 
@@ -149,7 +150,8 @@ pub fn detect() -> Result<Features, &'static str> {
         fixed: [
             // Guests are unrestricted: these two are theirs.
             capability(msr::CR0_FIXED0) & !CR0_PE_PG,
-            capability(msr::CR4_FIXED0),
+            // A machine check while the guest runs would end in a shutdown without the second.
+            capability(msr::CR4_FIXED0) | CR4_MACHINE_CHECK,
         ],
     })
 }
