@@ -46,9 +46,7 @@ pub fn install(cpu: CpuId) {
     let data = gdt.append(Descriptor::kernel_data_segment());
     let task = gdt.append(Descriptor::tss_segment(tss));
     const PRESENT_DATA: u64 = 0x93 << 40;
-    let number = gdt.append(Descriptor::UserSegment(
-        PRESENT_DATA | u64::from(cpu.0),
-    ));
+    let number = gdt.append(Descriptor::UserSegment(PRESENT_DATA | u64::from(cpu.0)));
     debug_assert!(code.0 == CODE, "interrupt gates name the first descriptor");
     debug_assert!(number.0 == CPU_NUMBER, "LSL names this descriptor");
     gdt.load();

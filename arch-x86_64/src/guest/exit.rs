@@ -146,7 +146,8 @@ fn exception<H: Hardware>(cx: &mut Context<'_, H>, vector: u8, error: u32) {
     match vector {
         // The machine's, not the guest's.
         MACHINE_CHECK => {
-            if let ForGuest::Ends(address) = machine_check::in_guest(cx.hv(), cx.vcpu.domain().id()) {
+            if let ForGuest::Ends(address) = machine_check::in_guest(cx.hv(), cx.vcpu.domain().id())
+            {
                 cx.crash(format_args!("its memory at {address:#x} is bad"));
             }
         }

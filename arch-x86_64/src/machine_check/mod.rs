@@ -258,12 +258,11 @@ pub fn judge<'b>(
     during: During,
 ) -> Verdict {
     let global = LocalRegisterCopy::<u64, Global::Register>::new(global);
-    let worst = banks
-        .into_iter()
-        .map(|bank| bank.severity(recovery))
-        .max();
+    let worst = banks.into_iter().map(|bank| bank.severity(recovery)).max();
     // Somebody was faster: a CPU that shares the banks, or the handler behind the guest's exit.
-    let Some(worst) = worst.or(global.is_set(Global::IN_PROGRESS).then_some(Severity::Corrected))
+    let Some(worst) = worst.or(global
+        .is_set(Global::IN_PROGRESS)
+        .then_some(Severity::Corrected))
     else {
         return Verdict::GoOn;
     };

@@ -64,10 +64,7 @@ fn lost_context_is_always_the_end() {
 
 #[test]
 fn without_recovery_an_uncorrected_error_is_the_end() {
-    assert_eq!(
-        bank(UNCORRECTED).severity(Recovery::None),
-        Severity::Fatal
-    );
+    assert_eq!(bank(UNCORRECTED).severity(Recovery::None), Severity::Fatal);
 }
 
 #[test]
@@ -82,8 +79,14 @@ fn intel_tells_latent_errors_from_those_that_were_met() {
 #[test]
 fn amd_tells_deferred_errors_from_those_that_were_met() {
     assert_eq!(bank(DEFERRED).severity(Recovery::Amd), Severity::Latent);
-    assert_eq!(bank(DEFERRED).severity(Recovery::Intel), Severity::Corrected);
-    assert_eq!(bank(UNCORRECTED).severity(Recovery::Amd), Severity::Contained);
+    assert_eq!(
+        bank(DEFERRED).severity(Recovery::Intel),
+        Severity::Corrected
+    );
+    assert_eq!(
+        bank(UNCORRECTED).severity(Recovery::Amd),
+        Severity::Contained
+    );
 }
 
 #[test]

@@ -90,12 +90,7 @@ impl Bugs {
                         plan.switch,
                         "guests choose",
                     ),
-                    when(
-                        zen && cpu.amd_later[0] & SRSO_NO == 0,
-                        "SRSO",
-                        false,
-                        "",
-                    ),
+                    when(zen && cpu.amd_later[0] & SRSO_NO == 0, "SRSO", false, ""),
                     when(cpu.needs_verw(), "TSA", plan.verw, "VERW"),
                     None,
                     None,

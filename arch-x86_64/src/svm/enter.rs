@@ -10,9 +10,7 @@ use xenolith_hal::HostPhys;
 use crate::{
     guest::{
         regs::GuestRegs,
-        switch::{
-            load_registers, pop_own_and_return, push_own, store_registers, world_switch,
-        },
+        switch::{load_registers, pop_own_and_return, push_own, store_registers, world_switch},
     },
     speculation::apply::{careful_entry, careful_exit},
 };

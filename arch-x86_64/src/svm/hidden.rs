@@ -52,6 +52,7 @@ impl Vmcb {
     ///
     /// # Safety
     /// As [`load`]; `at` is this block's own address. The vCPU stays on this CPU until [`Vmcb::give_back`].
+    #[cfg(target_os = "none")]
     pub(super) unsafe fn take(&mut self, at: HostPhys) {
         // SAFETY: as the caller promises.
         unsafe { load(at) }
@@ -59,6 +60,7 @@ impl Vmcb {
     }
 
     /// The part comes back from the CPU, which keeps what nobody needs any more.
+    #[cfg(target_os = "none")]
     pub(super) fn give_back(&mut self) {
         self.renew();
         self.control.hidden.block.set(0);

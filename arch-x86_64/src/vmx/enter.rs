@@ -9,9 +9,7 @@ use super::fields::{HOST_RIP, HOST_RSP};
 use crate::{
     guest::{
         regs::GuestRegs,
-        switch::{
-            load_registers, pop_own_and_return, push_own, store_registers, world_switch,
-        },
+        switch::{load_registers, pop_own_and_return, push_own, store_registers, world_switch},
     },
     speculation::apply::{careful_entry, careful_exit},
 };
