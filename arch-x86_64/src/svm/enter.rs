@@ -2,6 +2,7 @@
 //!
 //! Between CLGI and STGI nothing interrupts. The guest runs with the host's interrupt flag set, so a physical interrupt
 //! ends it; at the exit the flag is cleared before STGI, so that the interrupt is taken where the run loop opens for it.
+//! STI holds interrupts back for one instruction; when that was VMRUN, the guest would run on past an interrupt that waits.
 //! What VMRUN leaves alone (FS, GS, TR, LDTR, the system-call registers) stays the guest's: the hypervisor needs none of it
 //! while it serves an exit ([`super::hidden`]).
 
@@ -30,11 +31,11 @@ world_switch! {
     r#"
     .endif
     movq    %rsi, %rax
+    clgi
+    sti                                 // physical interrupts end the guest; not right before VMRUN, see above
     "#,
     load_registers!(),
     r#"
-    clgi
-    sti                                 // physical interrupts end the guest
     vmrun   %rax
     cli
     xchgq   %rdi, (%rsp)                // the registers; the guest's rdi stays on the stack for now

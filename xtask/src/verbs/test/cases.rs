@@ -12,7 +12,8 @@ use crate::prepare::MachineArgs;
 use crate::verbs::image::Grub;
 use crate::verbs::smoke;
 use crate::verbs::test::{
-    Case, Needs, alone, bad_input, bad_tree, devices, guests, images, neighbours, ports,
+    Case, Needs, alone, bad_input, bad_tree, devices, guests, images, machine_checks, neighbours,
+    ports,
 };
 
 /// A machine that is well needs a few seconds; this allows for a busy host.
@@ -92,6 +93,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(devices::cases()?);
     cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(ports::cases()?);
+    cases.extend(machine_checks::cases()?);
     Ok(cases)
 }
 

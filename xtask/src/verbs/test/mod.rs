@@ -12,6 +12,7 @@ mod differences;
 mod guests;
 mod host;
 mod images;
+mod machine_checks;
 mod neighbours;
 mod ports;
 
