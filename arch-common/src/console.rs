@@ -1,10 +1,22 @@
 //! The machine's console: one UART, or what firmware offers until one is found, and the `log` macros on it.
+//!
+//! Output waits for the device until [`buffer`] is called, which an architecture does once the device's interrupts are taken;
+//! from then on what the device does not take at once waits in a ring. What a dying hypervisor says goes past all that, after
+//! the ring.
 
-use core::fmt;
+use core::{
+    fmt,
+    sync::atomic::{
+        AtomicBool,
+        Ordering::{Acquire, Release},
+    },
+};
 
 use spin::Once;
-use xenolith_drivers::Uart;
+use xenolith_drivers::{Transmitter, Uart};
 use xenolith_hal::sync::{Mutex, Rank};
+
+use crate::transmit::Ring;
 
 /// Sends one byte.
 pub type Put = fn(u8);
@@ -14,7 +26,8 @@ pub type Print = fn(&log::Record<'_>);
 static UART: Once<Uart> = Once::new();
 static FALLBACK: Once<Put> = Once::new();
 static PRINT: Once<Print> = Once::new();
-static LOCK: Mutex<()> = Mutex::new(Rank::Console, ());
+static RING: Mutex<Ring> = Mutex::new(Rank::Console, Ring::new());
+static BUFFERED: AtomicBool = AtomicBool::new(false);
 
 /// The UART that all output goes to from now on.
 pub fn set_uart(uart: Uart) {
@@ -38,8 +51,63 @@ pub fn hand_over(print: Print) {
 
 /// Writes bytes as they are.
 pub fn write(text: &[u8]) {
-    let _held = LOCK.lock();
-    write_raw(text);
+    let mut ring = RING.lock();
+    match buffered() {
+        Some(device) => ring.write(device, text),
+        None => write_raw(text),
+    }
+}
+
+fn buffered() -> Option<&'static dyn Transmitter> {
+    if BUFFERED.load(Acquire) {
+        UART.get()?.transmitter()
+    } else {
+        None
+    }
+}
+
+/// Output need not wait for the device any more: its interrupts come to [`interrupt`], from now on or soon.
+pub fn buffer() {
+    BUFFERED.store(true, Release);
+}
+
+/// Sends what waits, and waits for the device from now on: the machine goes off.
+pub fn flush() {
+    catch_up();
+    BUFFERED.store(false, Release);
+}
+
+/// Sends what waits, unless somebody is at it, who may be the one that was interrupted.
+fn catch_up() {
+    if let Some(device) = buffered()
+        && let Some(mut ring) = RING.try_lock()
+    {
+        ring.flush(device);
+    }
+}
+
+/// The device interrupted: takes what was typed and sends what waits. No lock is held.
+pub fn interrupt(mut typed: impl FnMut(u8)) {
+    /// A device that never has enough is left alone.
+    const MOST: usize = 4096;
+    let Some(uart) = UART.get() else { return };
+    let Some(device) = uart.transmitter() else {
+        uart.clear_receive_interrupt();
+        while let Some(byte) = uart.get() {
+            typed(byte);
+        }
+        return;
+    };
+    // Until no cause is left: the line may signal by edges.
+    for _ in 0..MOST {
+        if !device.take_interrupt() {
+            break;
+        }
+        while let Some(byte) = uart.get() {
+            typed(byte);
+        }
+        RING.lock().send(device);
+    }
 }
 
 fn write_raw(text: &[u8]) {
@@ -57,6 +125,7 @@ pub struct Raw;
 
 impl fmt::Write for Raw {
     fn write_str(&mut self, s: &str) -> fmt::Result {
+        catch_up();
         write_raw(s.as_bytes());
         Ok(())
     }
@@ -74,7 +143,7 @@ impl log::Log for Logger {
             print(record);
             return;
         }
-        let _held = LOCK.lock();
+        let _held = RING.lock();
         let _ = fmt::write(&mut Raw, format_args!("(XEN) {}\r\n", record.args()));
     }
 

@@ -19,6 +19,7 @@ mod lent;
 mod paging;
 pub mod second_level;
 mod supply;
+mod transmit;
 mod unsupported;
 
 pub use direct::{Direct, add_bank, is_ram};

@@ -6,7 +6,7 @@ use xenolith_drivers::Uart;
 
 use crate::X86_64;
 
-pub use xenolith_arch_common::console::{Raw, write};
+pub use xenolith_arch_common::console::{Raw, buffer, flush, write};
 
 const COM1: u16 = 0x3f8;
 /// Its interrupt on the old bus.
@@ -26,12 +26,7 @@ pub fn enable_input() {
     }
 }
 
-/// Something was typed.
+/// Something was typed, or the port can send more.
 pub fn interrupt(hv: &'static Hypervisor<X86_64>) {
-    if let Some(uart) = console::uart() {
-        uart.clear_receive_interrupt();
-        while let Some(byte) = uart.get() {
-            hv.console.input(hv, byte);
-        }
-    }
+    console::interrupt(|byte| hv.console.input(hv, byte));
 }

@@ -20,6 +20,7 @@ pub mod cmos;
 pub mod cpuid;
 pub mod domain_build;
 pub mod guest;
+pub mod machine_check;
 pub mod mm;
 pub mod msr;
 pub mod pci;

@@ -33,6 +33,7 @@ pub fn init(acpi: &Acpi<'_>) {
 
 /// Powers the machine off; returns where that does not work.
 pub fn off() {
+    crate::console::flush();
     const SLEEP_ENABLE: u16 = 1 << 13;
     const TYPE_SHIFT: u32 = 10;
     if let Some(Ways {
@@ -66,6 +67,7 @@ fn emulators_power_off() {
 
 /// Restarts the machine through the reset register of PC chipsets; returns where that does not work.
 pub fn reset() {
+    crate::console::flush();
     if let Some(Ways {
         reset: Some((port, value)),
         ..

@@ -13,4 +13,4 @@ mod ns16550;
 mod pl011;
 pub mod uart;
 
-pub use uart::{Uart, UartKind};
+pub use uart::{Transmitter, Uart, UartKind};

@@ -1,5 +1,7 @@
-//! The 16550 UART (PC16550D data sheet): polled output, interrupt-driven input, memory-mapped
-//! or, on PCs, at I/O ports.
+//! The 16550 UART (PC16550D data sheet): output polled or by interrupt, input by interrupt, memory-mapped or, on PCs, at I/O
+//! ports.
+
+use crate::uart::Transmitter;
 
 /// How the eight registers are reached.
 pub trait Registers {
@@ -76,6 +78,13 @@ const DATA: usize = 0;
 const INTERRUPT_ENABLE: usize = 1;
 const INTERRUPT_IDENT: usize = 2;
 const LINE_STATUS: usize = 5;
+/// Interrupt enable: data came; the transmitter is empty.
+const RECEIVE: u8 = 1 << 0;
+const TRANSMIT: u8 = 1 << 1;
+/// Interrupt identification: none waits.
+const NONE_WAITS: u8 = 1 << 0;
+/// Bytes that an empty transmitter takes at once.
+const FIFO: usize = 16;
 const DATA_READY: u8 = 1 << 0;
 const TRANSMIT_EMPTY: u8 = 1 << 5;
 
@@ -127,10 +136,33 @@ impl<R: Registers> Ns16550<R> {
     }
 
     pub(crate) fn enable_receive_interrupt(&self) {
-        self.0.write(INTERRUPT_ENABLE, 1);
+        self.0.write(INTERRUPT_ENABLE, RECEIVE);
     }
 
     pub(crate) fn clear_receive_interrupt(&self) {
         self.0.read(INTERRUPT_IDENT);
+    }
+}
+
+impl<R: Registers> Transmitter for Ns16550<R> {
+    fn take_interrupt(&self) -> bool {
+        self.0.read(INTERRUPT_IDENT) & NONE_WAITS == 0
+    }
+
+    fn room(&self) -> usize {
+        if self.0.read(LINE_STATUS) & TRANSMIT_EMPTY == 0 {
+            0
+        } else {
+            FIFO
+        }
+    }
+
+    fn push(&self, byte: u8) {
+        self.0.write(DATA, byte);
+    }
+
+    fn set_transmit_interrupt(&self, on: bool) {
+        let transmit = if on { TRANSMIT } else { 0 };
+        self.0.write(INTERRUPT_ENABLE, RECEIVE | transmit);
     }
 }

@@ -54,6 +54,18 @@ pub fn driver_for(compatible: &str) -> Option<&'static str> {
     }
 }
 
+/// A UART that interrupts when it can send more. Receive interrupts are on while it is used so.
+pub trait Transmitter {
+    /// Asks for the cause of an interrupt; false when none waits.
+    fn take_interrupt(&self) -> bool;
+    /// How many bytes it takes now without waiting.
+    fn room(&self) -> usize;
+    /// Sends a byte for which there is room.
+    fn push(&self, byte: u8);
+    /// Whether it interrupts when it has room again.
+    fn set_transmit_interrupt(&self, on: bool);
+}
+
 /// A serial console.
 pub enum Uart {
     /// PL011.
@@ -122,6 +134,19 @@ impl Uart {
     /// Sends a byte; waits while the transmitter is full.
     pub fn put(&self, byte: u8) {
         each!(self, uart => uart.put(byte));
+    }
+
+    /// The device as one that interrupts when it can send, where its driver knows how.
+    #[must_use]
+    pub fn transmitter(&self) -> Option<&dyn Transmitter> {
+        match self {
+            #[cfg(feature = "ns16550")]
+            Self::Ns16550(uart) => Some(uart),
+            #[cfg(all(feature = "ns16550", target_arch = "x86_64"))]
+            Self::Ns16550Ports(uart) => Some(uart),
+            #[allow(unreachable_patterns, reason = "drivers are left out by feature")]
+            _ => None,
+        }
     }
 
     /// A received byte, if there is one.

@@ -62,14 +62,14 @@ fn count(socket: &Path, limit: Duration) -> Result<u64> {
 }
 
 /// A connection to QEMU's monitor for machines.
-struct Qmp {
+pub(crate) struct Qmp {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
     deadline: Instant,
 }
 
 impl Qmp {
-    fn connect(socket: &Path, limit: Duration) -> Result<Qmp> {
+    pub(crate) fn connect(socket: &Path, limit: Duration) -> Result<Qmp> {
         let deadline = Instant::now() + limit;
         let stream = loop {
             match UnixStream::connect(socket) {
@@ -89,9 +89,20 @@ impl Qmp {
         Ok(qmp)
     }
 
-    fn ask(&mut self, command: &str) -> Result<Value> {
+    pub(crate) fn ask(&mut self, command: &str) -> Result<Value> {
+        self.send(command, &json!({ "execute": command }))
+    }
+
+    /// Gives a command of the monitor for persons.
+    pub(crate) fn person(&mut self, line: &str) -> Result<Value> {
+        let words = json!({ "command-line": line });
+        let command = json!({ "execute": "human-monitor-command", "arguments": words });
+        self.send(line, &command)
+    }
+
+    fn send(&mut self, command: &str, line: &Value) -> Result<Value> {
         // In one piece: QEMU obeys as soon as the braces close, and after "quit" nobody takes the end of a line.
-        let line = format!("{}\n", json!({ "execute": command }));
+        let line = format!("{line}\n");
         self.stream
             .write_all(line.as_bytes())
             .with_context(|| format!("QEMU ended before it was asked to {command}"))?;

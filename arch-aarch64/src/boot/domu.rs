@@ -11,7 +11,6 @@ use xenolith_core::{
         placement::{DomainPlan, GuestLayout, Load, plan_domu},
     },
     domain::Destroyed,
-    memory::Place,
 };
 use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};
 
@@ -27,7 +26,6 @@ use crate::{
         domu_tree_room,
     },
     guest::frames::GicFrames,
-    mm::direct,
     timer,
     vgic::{REDIST_SIZE, max_vcpus},
 };
@@ -150,7 +148,11 @@ fn fill_in(
     tree: &[u8],
 ) -> Result<(), String> {
     let name = spec.name;
-    own_memory(hv, domain, name, plan)?;
+    for bank in &plan.banks {
+        let (first, count) = frames(bank.guest);
+        hv.give_ram(domain, Gfn(first), count)
+            .map_err(|e| format!("{name}: {e}"))?;
+    }
     if machine.host.gic.version == GicVersion::V2
         && let Some(real) = machine.host.gic.virtual_cpu_interface
     {
@@ -160,40 +162,6 @@ fn fill_in(
     build::release_modules(hv, &spec.kernel, spec.ramdisk.as_ref(), plan, false);
     if spec.vpl011 {
         hv.console.offer_focus(domain.id());
-    }
-    Ok(())
-}
-
-/// Takes memory anywhere, in the largest pieces to be had, cleared: firmware may have left something in it.
-fn own_memory(
-    hv: &'static Hypervisor<Aarch64>,
-    domain: &DomainRef<Aarch64>,
-    name: &str,
-    plan: &DomainPlan,
-) -> Result<(), String> {
-    for bank in &plan.banks {
-        let (mut gfn, count) = frames(bank.guest);
-        let end = gfn + count;
-        while gfn < end {
-            // Only as large as the guest address is aligned, so that one block maps it.
-            let aligned = 1u64 << gfn.trailing_zeros().min(40);
-            let most = (end - gfn).min(aligned);
-            let (mfn, order) = hv
-                .allocate_largest_for(domain, most, Place::ANY)
-                .map_err(|_| format!("{name}: memory ran out"))?;
-            direct::zero(mfn, order);
-            domain
-                .p2m
-                .map(
-                    Gfn(gfn),
-                    mfn,
-                    1 << order,
-                    P2mType::RamRw,
-                    &hv.tables(domain),
-                )
-                .map_err(|e| format!("{name}: memory cannot be mapped: {e:?}"))?;
-            gfn += 1 << order;
-        }
     }
     Ok(())
 }

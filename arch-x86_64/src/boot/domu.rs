@@ -7,9 +7,8 @@ use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{PhysRange, elf::Elf, initrd},
     domain::Destroyed,
-    memory::Place,
 };
-use xenolith_hal::{Gfn, P2m, P2mType, PAGE_SHIFT};
+use xenolith_hal::{Gfn, PAGE_SHIFT};
 
 use super::{
     build::{self, Shape},
@@ -21,7 +20,6 @@ use crate::{
         domu::{self, Plan},
         domu_tables, start_info,
     },
-    mm::hyp::Direct,
 };
 
 /// As many as Xen gives a guest in hardware virtualization (`HVM_MAX_VCPUS`).
@@ -106,7 +104,9 @@ fn fill_in(
     apic_ids: &[u32],
 ) -> Result<(), String> {
     for bank in plan.ram.iter() {
-        own_memory(hv, domain, bank)?;
+        let (first, count) = (Gfn(bank.start() >> PAGE_SHIFT), bank.size() >> PAGE_SHIFT);
+        hv.give_ram(domain, first, count)
+            .map_err(|e| format!("{e}"))?;
     }
     build::load(domain, other.spec.name, kernel)?;
     let contents = start_info::Contents {
@@ -127,33 +127,4 @@ fn fill_in(
     } else {
         Err("its start info or ramdisk does not fit its place".into())
     }
-}
-
-/// Takes memory anywhere, in the largest pieces to be had, cleared: firmware may have left something in it.
-fn own_memory(
-    hv: &'static Hypervisor<X86_64>,
-    domain: &DomainRef<X86_64>,
-    bank: PhysRange,
-) -> Result<(), String> {
-    let (mut gfn, end) = (bank.start() >> PAGE_SHIFT, bank.end() >> PAGE_SHIFT);
-    while gfn < end {
-        // Only as large as the guest address is aligned, so that one block maps it.
-        let aligned = 1u64 << gfn.trailing_zeros().min(40);
-        let (mfn, order) = hv
-            .allocate_largest_for(domain, (end - gfn).min(aligned), Place::ANY)
-            .map_err(|_| "memory ran out")?;
-        Direct::zero(mfn, order);
-        domain
-            .p2m
-            .map(
-                Gfn(gfn),
-                mfn,
-                1 << order,
-                P2mType::RamRw,
-                &hv.tables(domain),
-            )
-            .map_err(|e| format!("memory cannot be mapped: {e:?}"))?;
-        gfn += 1 << order;
-    }
-    Ok(())
 }

@@ -191,14 +191,14 @@ pub(super) fn run(cpu: &'static PerCpu) -> ! {
 
 /// Every other CPU comes here, on its own stack.
 pub(super) extern "C" fn secondary(cpu: u64) -> ! {
-    cpu::percpu::init_early();
-    cpu::descriptors::install();
+    let id = CpuId(cpu as u16);
+    cpu::start(id);
     let (Some(hv), Some(meeting)) = (HV.get(), MEETINGS.get(cpu as usize)) else {
         cpu::fault::halt()
     };
     ARRIVED.fetch_add(1, SeqCst);
     meeting.follow(timer::own_ticks, timer::move_own);
-    let cpu = join(hv, CpuId(cpu as u16));
+    let cpu = join(hv, id);
     ONLINE.fetch_add(1, SeqCst);
     run(cpu)
 }

@@ -32,10 +32,9 @@ const LOW: PhysRange = PhysRange::between(0, 1 << 20);
 
 /// The first Rust code, on the boot CPU: on the boot stack, with the image mapped and nothing else.
 pub(super) extern "C" fn primary(magic: u32, information: u32, image: u64) -> ! {
-    cpu::percpu::init_early();
     hyp::init(HostPhys(image));
     console::init();
-    cpu::descriptors::install();
+    cpu::start(CpuId(0));
     let Some(protocol) = Protocol::from_magic(magic) else {
         refuse(format_args!(
             "started by an unknown protocol (magic {magic:#x}): use PVH, Multiboot 1 or Multiboot 2"
@@ -106,6 +105,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     timer::calibrate_apic();
     let most = options.max_cpus.unwrap_or(u32::MAX).max(1) as usize;
     smp::start_others(hv, acpi.apic_ids(), most, trampoline);
+    cpu::microcode::report(hv.sched.online_cpus().len());
     log::info!(
         "{} CPUs, {} MiB of RAM",
         hv.sched.online_cpus().len(),
@@ -145,6 +145,8 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         cpus: hv.sched.online_cpus().len(),
     };
     domains::build_all(hv, &machine, free).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    // This CPU, which takes the port's interrupts, opens them from now on.
+    console::buffer();
     smp::run(boot_cpu)
 }
 

@@ -3,7 +3,16 @@
 pub mod cpuid;
 pub mod descriptors;
 pub mod fault;
+pub mod machine_check;
+pub mod microcode;
 pub mod percpu;
 pub mod run;
 pub mod shootdown;
 pub mod vectors;
+
+/// First of all on each CPU: descriptors, interrupt table, machine checks.
+pub fn start(id: xenolith_hal::CpuId) {
+    descriptors::install(id);
+    machine_check::start();
+    microcode::note(id);
+}

@@ -1,23 +1,28 @@
-//! What each physical CPU keeps for itself; the GS base points to it.
+//! What each physical CPU keeps for itself.
+//!
+//! A CPU finds its number in the limit of a descriptor of its own table ([`super::descriptors`]), which works on any stack and
+//! whatever FS, GS and TR hold: with SVM those are the guest's while the hypervisor serves an exit.
 
 use core::{
     cell::{Cell, OnceCell, RefCell},
     ptr,
-    sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicPtr, AtomicU32,
+        Ordering::{Acquire, Release},
+    },
 };
 
-use x86_64::{VirtAddr, registers::model_specific::GsBase};
 use xenolith_core::{DomId, DomainRef, Hypervisor, VcpuRef};
-use xenolith_hal::CpuId;
+use xenolith_hal::{CpuId, MAX_CPUS, Nanos};
 
-use super::shootdown::{self, Presence};
+use super::{
+    descriptors::CPU_NUMBER,
+    shootdown::{self, Presence},
+};
 use crate::{X86_64, svm::cpu::SvmCpu, vmx::cpu::VmxCpu};
 
 /// Data of one CPU. Only that CPU touches it.
-#[repr(C)]
 pub struct PerCpu {
-    /// Its own address, so that one load through GS finds it.
-    this: AtomicPtr<PerCpu>,
     /// Its number.
     pub id: CpuId,
     /// The hypervisor.
@@ -35,21 +40,17 @@ pub struct PerCpu {
     visits: Cell<u64>,
     /// The domain whose guest it ran last.
     pub last: Cell<Option<DomId>>,
+    /// When its machine-check banks were looked at.
+    pub banks_seen: Cell<Nanos>,
 }
 
-/// What GS points to while a CPU has no data yet.
-static NONE: AtomicPtr<PerCpu> = AtomicPtr::new(ptr::null_mut());
-
-/// This CPU has no data yet. First of all, on each CPU.
-pub fn init_early() {
-    GsBase::write(VirtAddr::from_ptr(&NONE));
-}
+/// The data of each CPU, once it has some.
+static CPUS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 impl PerCpu {
     /// Data of the CPU `id`.
     pub fn new(id: CpuId, hv: &'static Hypervisor<X86_64>) -> Self {
         Self {
-            this: AtomicPtr::new(ptr::null_mut()),
             id,
             hv,
             work: hv.sched.work(id),
@@ -59,6 +60,7 @@ impl PerCpu {
             presence: shootdown::of(id),
             visits: Cell::new(0),
             last: Cell::new(None),
+            banks_seen: Cell::new(Nanos(0)),
         }
     }
 
@@ -80,25 +82,30 @@ impl PerCpu {
 
     /// Makes this the data of the executing CPU.
     pub fn install(&'static self) {
-        self.this.store(ptr::from_ref(self).cast_mut(), Relaxed);
-        GsBase::write(VirtAddr::from_ptr(self));
+        CPUS[self.id.index() % MAX_CPUS].store(ptr::from_ref(self).cast_mut(), Release);
     }
 
     /// The executing CPU's data; `None` before [`PerCpu::install`].
     #[inline(always)]
     pub fn try_current() -> Option<&'static Self> {
-        let at: *const Self;
-        // SAFETY: GS points to a null pointer or to the data of this CPU, which begins with its own address and lives for
-        // ever.
-        unsafe {
-            core::arch::asm!("mov {}, gs:[0]", out(reg) at, options(nostack, preserves_flags, readonly));
-            at.as_ref()
-        }
+        let at = CPUS[cpu_id().index() % MAX_CPUS].load(Acquire);
+        // SAFETY: null, or what `install` was given: data that lives for ever and is only read through this.
+        unsafe { at.as_ref() }
     }
 }
 
-/// The executing CPU's number; 0 while it has no data yet (only the boot CPU runs then).
+/// The executing CPU's number; 0 while it has no descriptors yet (only the boot CPU looks then).
 #[inline(always)]
 pub fn cpu_id() -> CpuId {
-    PerCpu::try_current().map_or(CpuId(0), |cpu| cpu.id)
+    let number: u32;
+    // SAFETY: reads a limit; where there is no such descriptor, the register keeps its 0. No code moves between CPUs.
+    unsafe {
+        core::arch::asm!(
+            "lsl {number:e}, {selector:e}",
+            number = inout(reg) 0u32 => number,
+            selector = in(reg) u32::from(CPU_NUMBER),
+            options(pure, nomem, nostack),
+        );
+    }
+    CpuId(number as u16)
 }

@@ -4,8 +4,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use x86_64::instructions::interrupts;
 use xenolith_core::{VcpuRef, sched::Work};
+use xenolith_hal::Hal;
 
-use super::percpu::PerCpu;
+use super::{machine_check, percpu::PerCpu};
 use crate::{
     X86_64,
     guest::{
@@ -73,6 +74,7 @@ pub fn open_interrupts() {
 fn serve_work(cpu: &'static PerCpu) {
     if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
         cpu.hv.timer_interrupt(cpu.id);
+        machine_check::poll(cpu, cpu.hv.hal.now());
     }
 }
 
@@ -139,5 +141,7 @@ fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
         new.arch.debug_load();
         time::update(cpu.hv, new);
         *loaded = Some(new.clone());
+    } else {
+        B::rest(cpu);
     }
 }

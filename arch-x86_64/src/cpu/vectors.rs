@@ -1,5 +1,6 @@
 //! Interrupt entries. The hypervisor runs with interrupts masked and opens them only in its idle loop and behind an exit
-//! that an interrupt caused, where no lock is held; an exception is a fault of the hypervisor itself.
+//! that an interrupt caused, where no lock is held; an exception is a fault of the hypervisor itself, but for machine checks
+//! and non-maskable interrupts, which are the machine's.
 
 use core::{arch::global_asm, sync::atomic::Ordering::SeqCst};
 
@@ -9,7 +10,8 @@ use x86_64::{VirtAddr, instructions::tables, structures::DescriptorTablePointer}
 use xenolith_core::sched::Work;
 
 use super::{
-    descriptors::{CODE, DOUBLE_FAULT_STACK},
+    descriptors::{CODE, DOUBLE_FAULT_STACK, MACHINE_CHECK_STACK, NMI_STACK},
+    fault, machine_check,
     percpu::PerCpu,
 };
 use crate::irq;
@@ -23,7 +25,9 @@ pub const SPURIOUS: u8 = 0xff;
 
 /// Exceptions have the numbers below this.
 const EXCEPTIONS: u64 = 32;
+const NMI: usize = 2;
 const DOUBLE_FAULT: usize = 8;
+const MACHINE_CHECK: usize = 18;
 
 /// Registers as the entry code stores them, and what the CPU pushed.
 #[repr(C)]
@@ -112,7 +116,12 @@ unsafe extern "C" {
 
 extern "C" fn taken(frame: &Frame) {
     if frame.vector < EXCEPTIONS {
-        super::fault::own_fault(frame);
+        match frame.vector as usize {
+            NMI => fault::non_maskable(),
+            MACHINE_CHECK => machine_check::taken(frame),
+            _ => fault::own_fault(frame),
+        }
+        return;
     }
     match frame.vector as u8 {
         SPURIOUS => return,
@@ -128,13 +137,14 @@ extern "C" fn taken(frame: &Frame) {
 }
 
 /// A gate: present, interrupts masked, ring 0.
-fn gate(vector: usize) -> u128 {
+fn gate(vector: usize, stacks: Stacks) -> u128 {
     let entry = core::ptr::addr_of!(interrupt_entries) as u128 + vector as u128 * 16;
-    let stack = if vector == DOUBLE_FAULT {
-        DOUBLE_FAULT_STACK as u128 + 1
-    } else {
-        0
-    };
+    let stack = match (stacks, vector) {
+        (Stacks::Own, DOUBLE_FAULT) => DOUBLE_FAULT_STACK + 1,
+        (Stacks::Own, MACHINE_CHECK) => MACHINE_CHECK_STACK + 1,
+        (Stacks::Own, NMI) => NMI_STACK + 1,
+        _ => 0,
+    } as u128;
     (entry & 0xffff)
         | u128::from(CODE) << 16
         | stack << 32
@@ -143,11 +153,25 @@ fn gate(vector: usize) -> u128 {
         | (entry >> 32 & 0xffff_ffff) << 64
 }
 
-static TABLE: Once<[u128; 256]> = Once::new();
+/// Where exceptions that must not rely on the present stack are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacks {
+    /// On stacks of their own, which the task state names.
+    Own,
+    /// On the present stack, because the task register is a guest's.
+    Present,
+}
 
-/// Points this CPU at the table.
-pub fn install() {
-    let table = TABLE.call_once(|| core::array::from_fn(gate));
+static OWN: Once<[u128; 256]> = Once::new();
+static PRESENT: Once<[u128; 256]> = Once::new();
+
+/// Points this CPU at a table.
+pub fn install(stacks: Stacks) {
+    let table = match stacks {
+        Stacks::Own => &OWN,
+        Stacks::Present => &PRESENT,
+    };
+    let table = table.call_once(|| core::array::from_fn(|vector| gate(vector, stacks)));
     let pointer = DescriptorTablePointer {
         limit: size_of_val(table) as u16 - 1,
         base: VirtAddr::from_ptr(table),

@@ -27,16 +27,6 @@ pub struct Handled {
 const INTEL_MAX_EXTENDED: u32 = 0x8000_0008;
 const LINEAR_BITS: u32 = 48;
 
-/// "GenuineIntel" and "CentaurHauls", "  Shanghai  " follow Intel; the rest follows AMD.
-fn vendor(leaf0: Leaf) -> Vendor {
-    const AUTHENTIC: u32 = u32::from_le_bytes(*b"Auth");
-    const HYGON: u32 = u32::from_le_bytes(*b"Hygo");
-    match leaf0[1] {
-        AUTHENTIC | HYGON => Vendor::Amd,
-        _ => Vendor::Intel,
-    }
-}
-
 impl Policy {
     /// The most that a guest may be shown on this host, whose leaves `host` reads.
     pub fn maximum(host: impl Fn(u32, u32) -> Leaf, handled: Handled) -> Self {
@@ -56,7 +46,7 @@ impl Policy {
             }
         };
         let mut policy = Self {
-            vendor: vendor(leaf0),
+            vendor: Vendor::of(leaf0[1]),
             basic: [[0; 4]; BASIC],
             caches: [[0; 4]; CACHES],
             features: [[0; 4]; 2],

@@ -39,6 +39,19 @@ pub enum Vendor {
     Amd,
 }
 
+impl Vendor {
+    /// From EBX of leaf 0: "AuthenticAMD" and "HygonGenuine" are AMD's way, the rest Intel's.
+    #[must_use]
+    pub const fn of(name: u32) -> Self {
+        const AUTHENTIC: u32 = u32::from_le_bytes(*b"Auth");
+        const HYGON: u32 = u32::from_le_bytes(*b"Hygo");
+        match name {
+            AUTHENTIC | HYGON => Self::Amd,
+            _ => Self::Intel,
+        }
+    }
+}
+
 /// What of a vCPU shows in its leaves.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VcpuFacts {

@@ -19,6 +19,9 @@ pub trait Backend: 'static {
     /// The vCPU runs on this CPU no more.
     fn save(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>);
 
+    /// The CPU has saved a vCPU and loads no other one now.
+    fn rest(_: &PerCpu) {}
+
     /// Runs the guest until it stops.
     ///
     /// # Safety

@@ -15,7 +15,13 @@ use super::{
     port,
     regs::GuestRegs,
 };
-use crate::{X86_64, cpu::percpu::PerCpu};
+use crate::{
+    X86_64,
+    cpu::{
+        machine_check::{self, ForGuest},
+        percpu::PerCpu,
+    },
+};
 
 /// An exit being served: the CPU, the vCPU that it runs, and that vCPU's state.
 pub struct Context<'a, H> {
@@ -125,7 +131,10 @@ fn rare<H: Hardware>(cx: &mut Context<'_, H>, exit: Exit) {
         Exit::Exception { vector, error } => exception(cx, vector, error),
         Exit::Undefined => cx.raise(Event::UNDEFINED),
         Exit::TaskSwitch => cx.crash(format_args!("task switch by hardware")),
-        Exit::Shutdown => cx.crash(format_args!("triple fault")),
+        Exit::Shutdown => {
+            machine_check::after_shutdown(cx.hv(), cx.vcpu.domain().id());
+            cx.crash(format_args!("triple fault"));
+        }
         Exit::Failed(number) => {
             cx.crash(format_args!("the CPU refuses its state, exit {number:#x}"))
         }
@@ -137,8 +146,13 @@ fn exception<H: Hardware>(cx: &mut Context<'_, H>, vector: u8, error: u32) {
     const ALIGNMENT: u8 = 17;
     const MACHINE_CHECK: u8 = 18;
     match vector {
-        // The machine's, not the guest's: taken by the hypervisor's own handler.
-        MACHINE_CHECK => log::error!("machine check while {} ran", Name(cx.vcpu)),
+        // The machine's, not the guest's.
+        MACHINE_CHECK => {
+            if let ForGuest::Ends(address) = machine_check::in_guest(cx.hv(), cx.vcpu.domain().id())
+            {
+                cx.crash(format_args!("its memory at {address:#x} is bad"));
+            }
+        }
         _ => cx.raise(Event::Exception {
             vector,
             error: (vector == ALIGNMENT).then_some(error),

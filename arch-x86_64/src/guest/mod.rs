@@ -47,6 +47,8 @@ pub mod port;
 #[cfg(target_os = "none")]
 pub mod strings;
 #[cfg(target_os = "none")]
+pub mod switch;
+#[cfg(target_os = "none")]
 pub mod time;
 #[cfg(target_os = "none")]
 pub mod vcpu;

@@ -10,7 +10,7 @@ use spin::Once;
 use x86_64::registers::model_specific::Msr;
 use xenolith_core::boot::cmdline::Warning;
 
-use super::{Facts, Plan, Words};
+use super::{Bugs, Facts, Plan, Words};
 use crate::cpu::cpuid::cpuid;
 
 const ARCH_CAPABILITIES: u32 = 0x10a;
@@ -126,6 +126,7 @@ pub fn init(words: Option<&str>) {
     HOST.store(plan.host, Relaxed);
     CAREFUL.store(plan.has_work(), Relaxed);
     log::info!("speculation: {plan}");
+    log::info!("CPU bugs: {}", Bugs::new(&facts, &plan));
 }
 
 /// Whether guests read and write SPEC_CTRL and PRED_CMD.

@@ -9,11 +9,13 @@
 
 #[cfg(target_os = "none")]
 pub mod apply;
+mod bugs;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
+pub use bugs::Bugs;
 pub use words::{NotUnderstood, Words};
 
 use crate::cpuid::{
@@ -32,7 +34,10 @@ pub const SSBD: u32 = 1 << 2;
 mod capability {
     pub const RDCL_NO: u64 = 1 << 0;
     pub const SKIP_L1D_FLUSH: u64 = 1 << 3;
+    pub const SSB_NO: u64 = 1 << 4;
     pub const MDS_NO: u64 = 1 << 5;
+    pub const PAGE_SIZE_CHANGE_SAFE: u64 = 1 << 6;
+    pub const TAA_NO: u64 = 1 << 8;
     pub const FBSDP_NO: u64 = 1 << 14;
     pub const FB_CLEAR: u64 = 1 << 17;
 }
@@ -48,14 +53,29 @@ pub struct Facts {
     /// Leaf 0x8000_0021, EAX and ECX.
     amd_later: [u32; 2],
     capabilities: u64,
+    /// Transactional memory is there.
+    transactions: bool,
+    family: u32,
+}
+
+/// Leaf 7.0, EBX: RTM.
+const TRANSACTIONS: u32 = 1 << 11;
+
+/// The CPU's family from leaf 1, EAX.
+const fn family(signature: u32) -> u32 {
+    const EXTENDED: u32 = 15;
+    let base = signature >> 8 & 15;
+    if base == EXTENDED {
+        base + (signature >> 20 & 0xff)
+    } else {
+        base
+    }
 }
 
 impl Facts {
     /// From CPUID; `capabilities` reads ARCH_CAPABILITIES and is called only where that exists.
     #[must_use]
     pub fn new(leaf: impl Fn(u32, u32) -> Leaf, capabilities: impl FnOnce() -> u64) -> Self {
-        const AMD: u32 = 0x6874_7541;
-        const HYGON: u32 = 0x6f67_7948;
         let [last, name, ..] = leaf(0, 0);
         let last_extended = leaf(0x8000_0000, 0)[0];
         let extended = |number: u32| {
@@ -65,14 +85,13 @@ impl Facts {
                 [0; 4]
             }
         };
-        let [.., intel] = if last >= 7 { leaf(7, 0) } else { [0; 4] };
+        let [_, seven, _, intel] = if last >= 7 { leaf(7, 0) } else { [0; 4] };
         let [_, amd, ..] = extended(0x8000_0008);
         let [eax, _, ecx, _] = extended(0x8000_0021);
         Self {
-            vendor: match name {
-                AMD | HYGON => Vendor::Amd,
-                _ => Vendor::Intel,
-            },
+            vendor: Vendor::of(name),
+            transactions: seven & TRANSACTIONS != 0,
+            family: family(leaf(1, 0)[0]),
             intel,
             amd,
             amd_later: [eax, ecx],

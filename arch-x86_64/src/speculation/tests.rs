@@ -37,6 +37,7 @@ fn later_intel(leaf: u32, subleaf: u32) -> Leaf {
 fn zen3(leaf: u32, _: u32) -> Leaf {
     match leaf {
         0 => [0x10, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+        1 => [0x00a2_0f12, 0, 0, 0],
         7 => [0, 0x219c_97a9, 0x0040_069c, 0x10],
         0x8000_0000 => [0x8000_0023, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
         0x8000_0008 => [0x3030, 0x111e_f657, 0x601f, 0x0001_0000],
@@ -193,4 +194,39 @@ fn what_is_not_understood_is_refused() {
 fn a_cpu_that_says_nonsense_does_no_harm() {
     let plan = plan_with(|_, _| [u32::MAX; 4], u64::MAX, "");
     assert!(!format!("{plan}").is_empty());
+}
+
+fn bugs(cpu: Cpu, capabilities: u64, words: &str) -> std::string::String {
+    let facts = Facts::new(cpu, || capabilities);
+    let plan = plan_with(cpu, capabilities, words);
+    Bugs::new(&facts, &plan).to_string()
+}
+
+#[test]
+fn bugs_are_told_with_what_is_done_about_them() {
+    assert_eq!(
+        bugs(skylake, 0, ""),
+        "Spectre v2 (IBRS, IBPB), Meltdown (guests have tables of their own), L1TF (L1D flush), MDS (VERW), \
+         TAA (VERW), SSB (guests choose); nothing done against iTLB multihit"
+    );
+    assert_eq!(
+        bugs(zen3, 0, ""),
+        "Spectre v2 (IBRS, IBPB), SSB (guests choose); nothing done against SRSO"
+    );
+    assert_eq!(bugs(qemu64, 0, ""), "nothing done against Spectre v2, SSB");
+}
+
+#[test]
+fn a_bug_whose_answer_is_switched_off_stays_open() {
+    let said = bugs(skylake, 0, "l1d-flush=no,md-clear=no");
+    assert!(
+        said.ends_with("nothing done against L1TF, MDS, TAA, iTLB multihit"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_cpu_that_says_it_is_safe_is_believed() {
+    let all = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
+    assert_eq!(bugs(later_intel, all, ""), "Spectre v2 (IBRS, IBPB)");
 }

@@ -1,6 +1,6 @@
 //! A physical CPU with SVM: whether it can be used, switching it on, what each CPU keeps.
 
-use core::arch::x86_64::CpuidResult;
+use core::{arch::x86_64::CpuidResult, cell::Cell};
 
 use spin::Once;
 use x86_64::registers::model_specific::Msr;
@@ -9,9 +9,18 @@ use xenolith_hal::{HostPhys, Mfn};
 
 use super::{
     asid::Asids,
+    hidden,
     maps::{self, MSR_MAP_BYTES, PORT_MAP_BYTES},
 };
-use crate::{X86_64, cpu::cpuid::cpuid, mm::hyp::Direct, permission};
+use crate::{
+    X86_64,
+    cpu::{
+        cpuid::cpuid,
+        vectors::{self, Stacks},
+    },
+    mm::hyp::Direct,
+    permission,
+};
 
 const EFER: u32 = 0xc000_0080;
 const EFER_SVME: u64 = 1 << 12;
@@ -70,7 +79,27 @@ pub struct SvmCpu {
     /// Address space identifiers.
     pub asids: Asids,
     /// Where VMSAVE put this CPU's own segments.
-    pub host: HostPhys,
+    host: HostPhys,
+    /// Task register and the like are a guest's.
+    lent: Cell<bool>,
+}
+
+impl SvmCpu {
+    /// A guest's task register is about to be loaded.
+    pub(super) fn lend(&self) {
+        if !self.lent.replace(true) {
+            vectors::install(Stacks::Present);
+        }
+    }
+
+    /// No guest's state is in the CPU any more: it takes its own task register and interrupt stacks back.
+    pub(super) fn take_back(&self) {
+        if self.lent.replace(false) {
+            // SAFETY: `start` stored the CPU's own state there; the guest's was given back.
+            unsafe { hidden::load(self.host) }
+            vectors::install(Stacks::Own);
+        }
+    }
 }
 
 /// Permission maps that most domains share.
@@ -122,10 +151,11 @@ pub fn start(hv: &Hypervisor<X86_64>, features: &Features) -> Option<SvmCpu> {
         let efer = Msr::new(EFER).read();
         Msr::new(EFER).write(efer | EFER_SVME);
         Msr::new(VM_HSAVE_PA).write(frames.base().0);
-        core::arch::asm!("vmsave rax", in("rax") host.0, options(nostack, preserves_flags));
+        hidden::store(host);
     }
     Some(SvmCpu {
         asids: Asids::new(features.asids),
         host,
+        lent: Cell::new(false),
     })
 }

@@ -3,6 +3,8 @@
 use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 
 use super::vmcb::{Clean, EventInfo, Intercept1, IoInfo, VirtualInterrupt, Vmcb};
+use core::cell::Cell;
+
 use crate::{
     guest::hardware::{Event, Exit, Hardware, MemoryFault, PortAccess, Segment, SegmentName},
     msr::Register,
@@ -14,6 +16,13 @@ const EFER_LMA: u64 = 1 << 10;
 const EFER_LME: u64 = 1 << 8;
 const CR0_PG: u64 = 1 << 31;
 const FLAG_IF: u64 = 1 << 9;
+/// A data segment after reset.
+const RESET_DATA: Segment = Segment {
+    selector: 0,
+    attributes: 0x93,
+    limit: 0xffff,
+    base: 0,
+};
 
 /// Exit codes (AMD APM, volume 2, appendix C).
 mod code {
@@ -93,6 +102,12 @@ impl Vmcb {
         );
         self.control.intercept1.remove(Intercept1::VINTR);
         self.changed(Clean::INTERRUPT.union(Clean::INTERCEPTS));
+    }
+
+    #[inline(never)]
+    fn hidden_segment(&self, name: SegmentName) -> Segment {
+        let [fs, gs] = &self.hidden().data_segments;
+        if name == SegmentName::Fs { fs } else { gs }.get()
     }
 
     fn changed(&mut self, what: Clean) {
@@ -231,12 +246,22 @@ impl Hardware for Vmcb {
         self.save.cpl
     }
 
+    #[inline(always)]
     fn segment(&self, name: SegmentName) -> Segment {
-        self.save.segments[name as usize]
+        match self.save.segments.get(name as usize) {
+            Some(segment) => *segment,
+            None => self.hidden_segment(name),
+        }
     }
 
     fn set_segment(&mut self, name: SegmentName, value: Segment) {
-        self.save.segments[name as usize] = value;
+        match (self.save.segments.get_mut(name as usize), name) {
+            (Some(segment), _) => *segment = value,
+            (None, name) => self.change_hidden(|save| {
+                let [fs, gs] = &save.data_segments;
+                if name == SegmentName::Fs { fs } else { gs }.set(value);
+            }),
+        }
         if name == SegmentName::Ss {
             self.save.cpl = (value.attributes >> 5 & 3) as u8;
         }
@@ -244,7 +269,7 @@ impl Hardware for Vmcb {
     }
 
     fn set_task_register(&mut self, value: Segment) {
-        self.save.tr = value;
+        self.change_hidden(|save| save.tr.set(value));
     }
 
     fn reset(&mut self) {
@@ -255,20 +280,15 @@ impl Hardware for Vmcb {
             base,
         };
         let save = &mut self.save;
-        save.segments = [segment(0, 0, 0x93); 6];
+        save.segments = [RESET_DATA; 4];
         save.segments[SegmentName::Cs as usize] = segment(0xf000, 0xffff_0000, 0x9b);
         save.gdtr = segment(0, 0, 0);
         save.idtr = segment(0, 0, 0);
-        save.ldtr = segment(0, 0, 0x82);
-        save.tr = segment(0, 0, 0x8b);
         save.cpl = 0;
         save.efer = SVME;
         (save.cr0, save.cr3, save.cr4, save.cr2) = (0x6000_0010, 0, 0, 0);
         (save.dr6, save.dr7) = (0xffff_0ff0, 0x400);
         (save.rflags, save.rip, save.rsp, save.rax) = (2, 0xfff0, 0, 0);
-        (save.star, save.lstar, save.cstar, save.sfmask) = (0, 0, 0, 0);
-        save.kernel_gs_base = 0;
-        (save.sysenter_cs, save.sysenter_esp, save.sysenter_eip) = (0, 0, 0);
         save.pat = 0x0007_0406_0007_0406;
         save.debug_control = 0;
         self.control.interrupt_shadow = 0;
@@ -279,44 +299,65 @@ impl Hardware for Vmcb {
             .set(VirtualInterrupt::MASKING::SET.value);
         self.control.clean = Clean::empty();
         self.control.tlb_control = 1;
+        self.change_hidden(|save| {
+            save.data_segments = [const { Cell::new(RESET_DATA) }; 2];
+            save.ldtr.set(segment(0, 0, 0x82));
+            save.tr.set(segment(0, 0, 0x8b));
+            let calls = [&save.star, &save.lstar, &save.cstar, &save.sfmask];
+            let kernel = [
+                &save.kernel_gs_base,
+                &save.sysenter_cs,
+                &save.sysenter_esp,
+                &save.sysenter_eip,
+            ];
+            calls.iter().chain(&kernel).for_each(|word| word.set(0));
+        });
     }
 
     fn register(&self, which: Register) -> u64 {
-        let save = &self.save;
         match which {
             Register::Efer => self.efer(),
-            Register::FsBase => save.segments[SegmentName::Fs as usize].base,
-            Register::GsBase => save.segments[SegmentName::Gs as usize].base,
-            Register::KernelGsBase => save.kernel_gs_base,
-            Register::Star => save.star,
-            Register::Lstar => save.lstar,
-            Register::Cstar => save.cstar,
-            Register::Sfmask => save.sfmask,
-            Register::SysenterCs => save.sysenter_cs,
-            Register::SysenterEsp => save.sysenter_esp,
-            Register::SysenterEip => save.sysenter_eip,
-            Register::Pat => save.pat,
+            Register::FsBase => self.segment(SegmentName::Fs).base,
+            Register::GsBase => self.segment(SegmentName::Gs).base,
+            Register::KernelGsBase => self.hidden().kernel_gs_base.get(),
+            Register::Star => self.hidden().star.get(),
+            Register::Lstar => self.hidden().lstar.get(),
+            Register::Cstar => self.hidden().cstar.get(),
+            Register::Sfmask => self.hidden().sfmask.get(),
+            Register::SysenterCs => self.hidden().sysenter_cs.get(),
+            Register::SysenterEsp => self.hidden().sysenter_esp.get(),
+            Register::SysenterEip => self.hidden().sysenter_eip.get(),
+            Register::Pat => self.save.pat,
             // CPUID does not offer the first; the vCPU keeps the other.
             Register::TscAux | Register::SpecCtrl => 0,
         }
     }
 
     fn set_register(&mut self, which: Register, value: u64) {
-        let save = &mut self.save;
+        let mut based = |name| {
+            let segment = self.segment(name);
+            self.set_segment(
+                name,
+                Segment {
+                    base: value,
+                    ..segment
+                },
+            );
+        };
         match which {
             Register::Efer => self.set_efer(value),
-            Register::FsBase => save.segments[SegmentName::Fs as usize].base = value,
-            Register::GsBase => save.segments[SegmentName::Gs as usize].base = value,
-            Register::KernelGsBase => save.kernel_gs_base = value,
-            Register::Star => save.star = value,
-            Register::Lstar => save.lstar = value,
-            Register::Cstar => save.cstar = value,
-            Register::Sfmask => save.sfmask = value,
-            Register::SysenterCs => save.sysenter_cs = value,
-            Register::SysenterEsp => save.sysenter_esp = value,
-            Register::SysenterEip => save.sysenter_eip = value,
+            Register::FsBase => based(SegmentName::Fs),
+            Register::GsBase => based(SegmentName::Gs),
+            Register::KernelGsBase => self.change_hidden(|save| save.kernel_gs_base.set(value)),
+            Register::Star => self.change_hidden(|save| save.star.set(value)),
+            Register::Lstar => self.change_hidden(|save| save.lstar.set(value)),
+            Register::Cstar => self.change_hidden(|save| save.cstar.set(value)),
+            Register::Sfmask => self.change_hidden(|save| save.sfmask.set(value)),
+            Register::SysenterCs => self.change_hidden(|save| save.sysenter_cs.set(value)),
+            Register::SysenterEsp => self.change_hidden(|save| save.sysenter_esp.set(value)),
+            Register::SysenterEip => self.change_hidden(|save| save.sysenter_eip.set(value)),
             Register::Pat => {
-                save.pat = value;
+                self.save.pat = value;
                 self.changed(Clean::NESTED);
             }
             Register::TscAux | Register::SpecCtrl => {}

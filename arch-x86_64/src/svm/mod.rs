@@ -6,6 +6,7 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 mod enter;
 pub mod hardware;
+mod hidden;
 pub mod maps;
 #[cfg(target_os = "none")]
 pub mod vcpu;

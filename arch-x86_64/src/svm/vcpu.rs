@@ -162,9 +162,23 @@ impl Backend for Svm {
             block.control.clean = Clean::empty();
             block.control.tsc_offset = vcpu.domain().arch.tsc_offset_on(cpu.id);
         }
+        let Some(own_cpu) = cpu.svm.get() else { return };
+        own_cpu.lend();
+        // SAFETY: the block's hidden part is as `reset`, the setters of `Hardware` or the last save left it. This CPU needs
+        // none of these registers until `rest`.
+        unsafe { block.take(svm.frame.base()) }
     }
 
-    fn save(_: &PerCpu, _: &VcpuRef<X86_64>) {}
+    fn save(_: &PerCpu, vcpu: &VcpuRef<X86_64>) {
+        // SAFETY: the vCPU is loaded on this CPU and not running.
+        unsafe { (*own(&vcpu.arch).block()).give_back() }
+    }
+
+    fn rest(cpu: &PerCpu) {
+        if let Some(own_cpu) = cpu.svm.get() {
+            own_cpu.take_back();
+        }
+    }
 
     #[inline(always)]
     unsafe fn enter(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, regs: *mut GuestRegs) {
@@ -178,9 +192,9 @@ impl Backend for Svm {
             svm.refresh(own_cpu, block, tables);
             block.save.rax = (*regs).rax;
         }
-        // SAFETY: block and registers are this vCPU's; the block was filled by `new` and the setters of `Hardware`; SVM
-        // is on since `own_cpu` exists.
-        unsafe { enter::enter(regs, svm.frame.base(), own_cpu.host) };
+        // SAFETY: block and registers are this vCPU's; the block was filled by `new` and the setters of `Hardware`, its hidden
+        // part is in the CPU since `load`; SVM is on since `own_cpu` exists.
+        unsafe { enter::enter(regs, svm.frame.base()) };
         cpu.end_guest();
         // SAFETY: the guest has stopped: block and registers are the caller's again.
         unsafe {

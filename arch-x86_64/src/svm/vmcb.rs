@@ -3,9 +3,12 @@
 //! The CPU accesses it only between VMRUN and the exit; at all other times it is plain memory of the vCPU's owner. Fields
 //! that the CPU may keep in its own caches have a [`Clean`] bit: whoever changes one takes its bit away.
 
+use core::cell::Cell;
+
 use bitflags::bitflags;
 use tock_registers::registers::InMemoryRegister;
 
+use super::hidden;
 use crate::guest::hardware::Segment;
 
 #[allow(missing_docs, reason = "the fields are those of the manual")]
@@ -203,22 +206,27 @@ pub struct Control {
     pub fetched: u8,
     /// Those bytes.
     pub instruction: [u8; 15],
-    _r0e0: [u8; 0x400 - 0xe0],
+    _r0e0: [u8; 0x3e0 - 0xe0],
+    /// Where FS and its like are; the CPU leaves this place to the host.
+    pub hidden: hidden::Place,
+    _r3e8: [u8; 0x400 - 0x3e8],
 }
 
-/// The state save area.
+/// The state save area. Cells are what VMSAVE writes.
 #[repr(C)]
 pub struct Save {
-    /// ES, CS, SS, DS, FS, GS.
-    pub segments: [Segment; 6],
+    /// ES, CS, SS, DS.
+    pub segments: [Segment; 4],
+    /// FS, GS.
+    pub data_segments: [Cell<Segment>; 2],
     /// Global descriptor table.
     pub gdtr: Segment,
     /// Local descriptor table.
-    pub ldtr: Segment,
+    pub ldtr: Cell<Segment>,
     /// Interrupt descriptor table.
     pub idtr: Segment,
     /// Task register.
-    pub tr: Segment,
+    pub tr: Cell<Segment>,
     _r0a0: [u8; 0x2b],
     /// Privilege level.
     pub cpl: u8,
@@ -247,21 +255,21 @@ pub struct Save {
     /// The one general register that is switched with the block.
     pub rax: u64,
     /// SYSCALL target selectors.
-    pub star: u64,
+    pub star: Cell<u64>,
     /// SYSCALL target, 64-bit.
-    pub lstar: u64,
+    pub lstar: Cell<u64>,
     /// SYSCALL target, compatibility mode.
-    pub cstar: u64,
+    pub cstar: Cell<u64>,
     /// Flags that SYSCALL clears.
-    pub sfmask: u64,
+    pub sfmask: Cell<u64>,
     /// What SWAPGS swaps in.
-    pub kernel_gs_base: u64,
+    pub kernel_gs_base: Cell<u64>,
     /// SYSENTER code selector.
-    pub sysenter_cs: u64,
+    pub sysenter_cs: Cell<u64>,
     /// SYSENTER stack pointer.
-    pub sysenter_esp: u64,
+    pub sysenter_esp: Cell<u64>,
     /// SYSENTER target.
-    pub sysenter_eip: u64,
+    pub sysenter_eip: Cell<u64>,
     /// Page-fault address.
     pub cr2: u64,
     _r248: [u64; 4],
@@ -294,7 +302,9 @@ const _: () = {
     assert!(offset_of!(Control, clean) == 0xc0);
     assert!(offset_of!(Control, next_rip) == 0xc8);
     assert!(offset_of!(Control, instruction) == 0xd1);
+    assert!(offset_of!(Control, hidden) == 0x3e0);
     assert!(offset_of!(Vmcb, save) == 0x400);
+    assert!(offset_of!(Save, data_segments) == 0x40);
     assert!(offset_of!(Save, tr) == 0x90);
     assert!(offset_of!(Save, cpl) == 0xcb);
     assert!(offset_of!(Save, efer) == 0xd0);

@@ -44,6 +44,7 @@ mod msr {
 }
 
 const CR0_PE_PG: u64 = 1 << 31 | 1;
+const CR4_MACHINE_CHECK: u64 = 1 << 6;
 /// Identifiers of translations; 0 is the host's.
 const IDENTIFIERS: u32 = 1 << 16;
 
@@ -154,7 +155,8 @@ pub fn detect() -> Result<Features, &'static str> {
         fixed: [
             // Guests are unrestricted: these two are theirs.
             capability(msr::CR0_FIXED0) & !CR0_PE_PG,
-            capability(msr::CR4_FIXED0),
+            // A machine check while the guest runs would end in a shutdown without the second.
+            capability(msr::CR4_FIXED0) | CR4_MACHINE_CHECK,
         ],
     })
 }

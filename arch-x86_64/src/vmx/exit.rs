@@ -48,6 +48,8 @@ register_bitfields! {u64,
 /// Basic exit reasons.
 pub mod reason {
     #![allow(missing_docs, reason = "named as in the manual")]
+    /// With the bit of a failed entry.
+    pub const MACHINE_CHECK_AT_ENTRY: u32 = 1 << 31 | 41;
     pub const EXCEPTION: u32 = 0;
     pub const INTERRUPT: u32 = 1;
     pub const TRIPLE_FAULT: u32 = 2;
@@ -84,6 +86,7 @@ pub mod reason {
 }
 
 const NMI: u8 = 2;
+const MACHINE_CHECK: u8 = 18;
 
 /// What is said about an exit, read when it is asked for.
 pub trait Information {
@@ -131,6 +134,10 @@ pub fn decode(reason: u32, about: &impl Information) -> Exit {
         reason::TASK => Exit::TaskSwitch,
         reason::TRIPLE_FAULT => Exit::Shutdown,
         reason::EXCEPTION => exception(about.event()),
+        reason::MACHINE_CHECK_AT_ENTRY => Exit::Exception {
+            vector: MACHINE_CHECK,
+            error: 0,
+        },
         other => Exit::Failed(other.into()),
     }
 }

@@ -12,8 +12,8 @@ use crate::fetch::Debian;
 use crate::prepare::MachineArgs;
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
-    Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, neighbours, pair,
-    ports,
+    Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks,
+    neighbours, pair, ports,
 };
 use crate::verbs::{setup, smoke};
 use crate::{bzimage, paths};
@@ -98,6 +98,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(pair::cases()?);
     cases.extend(ports::cases()?);
+    cases.extend(machine_checks::cases()?);
     Ok(cases)
 }
 

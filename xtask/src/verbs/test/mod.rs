@@ -13,6 +13,7 @@ mod differences;
 mod guests;
 mod host;
 mod images;
+mod machine_checks;
 mod neighbours;
 mod pair;
 mod ports;
