@@ -241,15 +241,17 @@ pub fn kick(cpu: CpuId) {
 
 /// Whether an interrupt waits for this CPU.
 pub fn interrupt_waits() -> bool {
-    // Both vectors that are used stand in the last of the eight registers.
-    const LAST: u32 = 7;
+    // The first of the eight registers is for exceptions.
+    let mut requests = (1..8)
+        .rev()
+        .map(|index| Register::RequestFirst as u32 + index);
     match ACCESS.get() {
-        // SAFETY: the page of registers is mapped for ever.
-        Some(Access::Memory(base)) => unsafe {
-            let at = base.load(Relaxed) + u64::from(Register::RequestFirst as u32 + LAST) * 16;
-            (at as *const u32).read_volatile() != 0
-        },
-        Some(Access::Msrs) => read_msr(X2APIC_FIRST + Register::RequestFirst as u32 + LAST) != 0,
+        Some(Access::Memory(base)) => requests.any(|register| {
+            let at = base.load(Relaxed) + u64::from(register) * 16;
+            // SAFETY: the page of registers is mapped for ever.
+            unsafe { (at as *const u32).read_volatile() != 0 }
+        }),
+        Some(Access::Msrs) => requests.any(|register| read_msr(X2APIC_FIRST + register) != 0),
         None => false,
     }
 }

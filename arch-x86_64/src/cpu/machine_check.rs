@@ -112,9 +112,13 @@ fn errors(count: u8) -> Banks {
         .collect()
 }
 
+/// Takes away what was read. Another CPU's error that came to a shared bank since then stays for its handler.
 fn clear(banks: &Banks) {
     for bank in banks {
-        set(register(bank.number, BANK_STATUS), 0);
+        let register = register(bank.number, BANK_STATUS);
+        if get(register) == bank.status {
+            set(register, 0);
+        }
     }
 }
 
@@ -161,10 +165,12 @@ fn examine(during: During, out: &mut dyn Write) -> (Verdict, Banks, Recovery) {
     }
     if verdict != Verdict::Stop {
         clear(&errors);
-        // The next one may come.
-        set(msr::STATUS, 0);
     }
     TURN.store(false, Release);
+    if verdict != Verdict::Stop {
+        // The next one may come, on this CPU at once: nothing of this one may be held any more.
+        set(msr::STATUS, 0);
+    }
     (verdict, errors, recovery)
 }
 

@@ -37,11 +37,11 @@ fn registers(vcpu: &ArchVcpu) -> Registers {
     Registers::of(&state(vcpu))
 }
 
-/// The ways that were kept.
+/// Gives `f` the ways that were kept.
 #[inline(always)]
-fn cache(vcpu: &ArchVcpu) -> &mut TranslationCache<Ram> {
-    // SAFETY: only the CPU that has the vCPU loaded calls this, and lets go of it before it is called again.
-    unsafe { &mut *vcpu.translations_ptr() }
+fn with_cache<R>(vcpu: &ArchVcpu, f: impl FnOnce(&mut TranslationCache<Ram>) -> R) -> R {
+    // SAFETY: only the CPU that has the vCPU loaded calls this, and nothing that `f` does calls it again.
+    f(unsafe { &mut *vcpu.translations_ptr() })
 }
 
 fn with<R>(
@@ -49,12 +49,14 @@ fn with<R>(
     p2m: &Nested,
     f: impl FnOnce(&mut Space<'_>) -> Result<R, WalkError>,
 ) -> Result<R, WalkError> {
-    f(&mut GuestAccess {
-        p2m,
-        frames: Ram,
-        state: state(vcpu),
-        limits: machine::paging_limits(),
-        cache: cache(vcpu),
+    with_cache(vcpu, |cache| {
+        f(&mut GuestAccess {
+            p2m,
+            frames: Ram,
+            state: state(vcpu),
+            limits: machine::paging_limits(),
+            cache,
+        })
     })
 }
 
@@ -66,7 +68,9 @@ pub fn copy_from(
     from: GuestVirt,
     buf: &mut [u8],
 ) -> Result<(), Fault> {
-    match cache(vcpu).read((p2m, Ram), || registers(vcpu), from, buf) {
+    match with_cache(vcpu, |cache| {
+        cache.read((p2m, Ram), || registers(vcpu), from, buf)
+    }) {
         true => Ok(()),
         false => walk_from(vcpu, p2m, from, buf),
     }
@@ -81,7 +85,9 @@ fn walk_from(vcpu: &ArchVcpu, p2m: &Nested, from: GuestVirt, buf: &mut [u8]) -> 
 /// Copies out.
 #[inline(never)]
 pub fn copy_to(vcpu: &ArchVcpu, p2m: &Nested, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
-    match cache(vcpu).write((p2m, Ram), || registers(vcpu), to, buf) {
+    match with_cache(vcpu, |cache| {
+        cache.write((p2m, Ram), || registers(vcpu), to, buf)
+    }) {
         true => Ok(()),
         false => walk_to(vcpu, p2m, to, buf),
     }
@@ -126,7 +132,9 @@ pub fn fetch<H: Hardware>(
 #[inline(always)]
 pub fn fetch_opcode<H: Hardware>(cx: &Context<'_, H>, at: u64) -> Option<[u8; 4]> {
     let (vcpu, p2m) = (&cx.vcpu.arch, &cx.vcpu.domain().p2m);
-    cache(vcpu).fetch_opcode((p2m, Ram), || registers(vcpu), GuestVirt(at))
+    with_cache(vcpu, |cache| {
+        cache.fetch_opcode((p2m, Ram), || registers(vcpu), GuestVirt(at))
+    })
 }
 
 /// Reads for an instruction of the guest's; false: it got a fault.

@@ -425,8 +425,9 @@ impl Hardware for Vmcb {
             return;
         }
         if let Some(vector) = self.offers() {
-            if self.control.event_inject.is_set(EventInfo::VALID) {
-                // Both ways are taken. There is an exit before long: what is injected first is looked at.
+            if self.control.event_inject.is_set(EventInfo::VALID) || !self.interruptible() {
+                // Both ways are taken, or the guest has closed itself meanwhile, as the handler of an exception does. What
+                // is offered stays so, and what waits behind it is looked at after an exit.
                 return;
             }
             self.control.event_inject.write(
