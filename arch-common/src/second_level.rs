@@ -132,7 +132,7 @@ impl Shortcut {
     const FRAME: u64 = (1 << Self::FRAME_BITS) - 1;
 
     /// `None` for what does not fit.
-    const fn new(region: u64, table: Mfn) -> Option<u64> {
+    const fn word(region: u64, table: Mfn) -> Option<u64> {
         let fits = region < u64::MAX >> Self::FRAME_BITS && table.0 <= Self::FRAME;
         if fits {
             Some((region + 1) << Self::FRAME_BITS | table.0)
@@ -354,7 +354,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
             && let Slot::Table(next) = at.slot
         {
             if at.order == REGION
-                && let Some(word) = Shortcut::new(gfn >> REGION, next)
+                && let Some(word) = Shortcut::word(gfn >> REGION, next)
             {
                 self.shortcut(gfn >> REGION).store(word, Ordering::Relaxed);
             }

@@ -191,7 +191,7 @@ impl<'a, H: Hal> Side<'a, H> {
         caller: &'a DomainRef<H>,
         name: (DomId, GrantRef),
     ) -> Result<Page, GrantStatus> {
-        if !self.held.as_ref().is_some_and(|held| held.name == name) {
+        if self.held.as_ref().is_none_or(|held| held.name != name) {
             self.take(hv, caller, name)?;
         }
         let held = self.held.as_ref().ok_or(GrantStatus::GeneralError)?;
