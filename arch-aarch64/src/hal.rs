@@ -38,6 +38,7 @@ impl Hal for Aarch64 {
     type Vcpu = ArchVcpu;
     type Domain = ArchDomain;
     type P2m = Stage2;
+    type Frame = direct::RamFrame;
 
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::arm::SHARED_INFO;
 
@@ -106,6 +107,21 @@ impl Hal for Aarch64 {
     #[inline]
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
         direct::atomic8(mfn, offset, op)
+    }
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> Option<Self::Frame> {
+        direct::frame(mfn)
+    }
+
+    #[inline(always)]
+    fn word32(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u32>) -> u32 {
+        direct::word32(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
+        direct::word16(frame, offset, op)
     }
 
     #[inline(always)]

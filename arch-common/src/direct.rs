@@ -5,6 +5,7 @@
 
 use core::{
     marker::PhantomData,
+    num::NonZeroU64,
     sync::atomic::{
         AtomicU8, AtomicU16, AtomicU32, AtomicU64,
         Ordering::{Relaxed, SeqCst},
@@ -42,8 +43,14 @@ pub fn add_bank(start: Mfn, end: Mfn) -> bool {
 /// Whether the frame is RAM in the direct map.
 #[inline(always)]
 pub fn is_ram(mfn: Mfn) -> bool {
+    is_in_largest_bank(mfn) || is_in_a_smaller_bank(mfn)
+}
+
+/// Whether the frame is RAM in the largest piece of it.
+#[inline(always)]
+pub fn is_in_largest_bank(mfn: Mfn) -> bool {
     let [(from, to), ..] = &BANKS;
-    mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed) || is_in_a_smaller_bank(mfn)
+    mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed)
 }
 
 #[inline(never)]
@@ -54,6 +61,22 @@ fn is_in_a_smaller_bank(mfn: Mfn) -> bool {
         .map(|(from, to)| (from.load(Relaxed), to.load(Relaxed)))
         .take_while(|(_, end)| *end != 0)
         .any(|(start, end)| (start..end).contains(&mfn.0))
+}
+
+/// Does an operation on an atomic word.
+macro_rules! operate {
+    ($word:expr, $op:expr) => {{
+        let word: &_ = $word;
+        match $op {
+            AtomicOp::Load => word.load(SeqCst),
+            AtomicOp::Swap(value) => word.swap(value, SeqCst),
+            AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
+            AtomicOp::And(value) => word.fetch_and(value, SeqCst),
+            AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst) {
+                Ok(seen) | Err(seen) => seen,
+            },
+        }
+    }};
 }
 
 macro_rules! atomic {
@@ -67,19 +90,28 @@ macro_rules! atomic {
             }
             // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
             let word = unsafe { <$atomic>::from_ptr(at) };
-            Ok(match op {
-                AtomicOp::Load => word.load(SeqCst),
-                AtomicOp::Swap(value) => word.swap(value, SeqCst),
-                AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
-                AtomicOp::And(value) => word.fetch_and(value, SeqCst),
-                AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst)
-                {
-                    Ok(seen) | Err(seen) => seen,
-                },
-            })
+            Ok(operate!(word, op))
         }
     };
 }
+
+macro_rules! word {
+    ($name:ident, $word:ty, $atomic:ty) => {
+        /// One atomic operation on the aligned word around an offset in a frame.
+        #[inline(always)]
+        pub fn $name(RamFrame(frame): RamFrame, offset: usize, op: AtomicOp<$word>) -> $word {
+            let offset = offset & (PAGE_SIZE - size_of::<$word>());
+            let at = (frame.get() + offset as u64) as *mut $word;
+            // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
+            let word = unsafe { <$atomic>::from_ptr(at) };
+            operate!(word, op)
+        }
+    };
+}
+
+/// A frame of RAM in the direct map: its virtual address. Only `frame` makes one, of a frame that is RAM.
+#[derive(Clone, Copy)]
+pub struct RamFrame(NonZeroU64);
 
 /// Access to RAM through the direct map of an address space.
 pub struct Direct<P>(PhantomData<P>);
@@ -99,6 +131,15 @@ impl<P: Paging> Direct<P> {
             return Err(Fault);
         }
         Ok((Self::address(mfn.base()) + offset as u64) as *mut u8)
+    }
+
+    /// The frame, if it is RAM.
+    #[inline]
+    pub fn frame(mfn: Mfn) -> Option<RamFrame> {
+        if !is_ram(mfn) {
+            return None;
+        }
+        NonZeroU64::new(Self::address(mfn.base())).map(RamFrame)
     }
 
     /// Copies out of a frame.
@@ -144,4 +185,6 @@ impl<P: Paging> Direct<P> {
     atomic!(atomic32, u32, AtomicU32);
     atomic!(atomic16, u16, AtomicU16);
     atomic!(atomic8, u8, AtomicU8);
+    word!(word32, u32, AtomicU32);
+    word!(word16, u16, AtomicU16);
 }

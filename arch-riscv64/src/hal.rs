@@ -1,6 +1,6 @@
 //! The machine as the core sees it.
 
-use xenolith_arch_common::{NoP2m, heap_use};
+use xenolith_arch_common::{NoP2m, RamFrame, heap_use};
 use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, HeapUse, Mfn, Nanos, Order};
 
 use crate::{
@@ -21,6 +21,7 @@ impl Hal for Riscv64 {
     type Vcpu = NoGuest;
     type Domain = NoGuest;
     type P2m = NoP2m;
+    type Frame = RamFrame;
 
     #[inline(always)]
     fn cpu(&self) -> CpuId {
@@ -83,6 +84,21 @@ impl Hal for Riscv64 {
     #[inline]
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
         Direct::atomic8(mfn, offset, op)
+    }
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> Option<Self::Frame> {
+        Direct::frame(mfn)
+    }
+
+    #[inline(always)]
+    fn word32(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u32>) -> u32 {
+        Direct::word32(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
+        Direct::word16(frame, offset, op)
     }
 
     fn copy_from_guest(

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use xenolith_arch_common::heap_use;
+use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
     ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
     Mfn, Nanos, Order, SharedInfoLayout,
@@ -28,6 +28,7 @@ impl Hal for X86_64 {
     type Vcpu = ArchVcpu;
     type Domain = ArchDomain;
     type P2m = Nested;
+    type Frame = RamFrame;
 
     const VCPU_OP_COMPLETE: bool = true;
     const GUEST_VECTORS: bool = true;
@@ -117,6 +118,21 @@ impl Hal for X86_64 {
     #[inline]
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
         Direct::atomic8(mfn, offset, op)
+    }
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> Option<Self::Frame> {
+        Direct::frame(mfn)
+    }
+
+    #[inline(always)]
+    fn word32(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u32>) -> u32 {
+        Direct::word32(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
+        Direct::word16(frame, offset, op)
     }
 
     #[inline(always)]

@@ -39,6 +39,9 @@ pub trait Hal: Sized + Send + Sync + 'static {
     type Domain: Send + Sync;
     /// Second-level translation of one domain.
     type P2m: P2m;
+    /// A frame that is known to be RAM: [`Hal::frame`] alone makes one. RAM stays RAM, so who keeps one has no access
+    /// checked again.
+    type Frame: Copy + Send + Sync;
 
     /// Whether guests start vCPUs and set timers by `vcpu_op` (x86). Where firmware calls and a timer of the CPU do
     /// that (ARM, RISC-V), those operations are refused as Xen refuses them there.
@@ -127,6 +130,15 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// The same on a byte.
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault>;
+
+    /// The frame, if it is RAM.
+    fn frame(&self, mfn: Mfn) -> Option<Self::Frame>;
+
+    /// As [`Hal::atomic32`] on the aligned word around an offset, of which only what lies within a frame counts.
+    fn word32(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u32>) -> u32;
+
+    /// The same for an aligned 16-bit word.
+    fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16;
 
     /// Brings the caches to order with memory for a range within one frame, to the point that devices see. Machines whose
     /// devices see the caches do nothing.

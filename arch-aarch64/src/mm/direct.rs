@@ -3,10 +3,13 @@
 //! Frames handed to guests are reached only through the functions here, by copy and by atomic words; no reference to
 //! them is ever made.
 
-use core::arch::asm;
-use core::sync::atomic::{
-    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
+use core::{
+    arch::asm,
+    num::NonZeroU64,
+    sync::atomic::{
+        AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use xenolith_hal::{AtomicOp, CacheOp, Fault, HostPhys, Mfn, Order, PAGE_SHIFT, PAGE_SIZE};
@@ -56,6 +59,19 @@ fn is_in_small_bank(banks: &[(AtomicU64, AtomicU64)], mfn: Mfn) -> bool {
 #[inline]
 pub const fn address(pa: HostPhys) -> u64 {
     DIRECT_VA + (pa.0 & (DIRECT_LIMIT - 1))
+}
+
+/// A frame of RAM in the direct map: its virtual address. Only [`frame`] makes one, of a frame that is RAM.
+#[derive(Clone, Copy)]
+pub struct RamFrame(NonZeroU64);
+
+/// The frame, if it is RAM.
+#[inline]
+pub fn frame(mfn: Mfn) -> Option<RamFrame> {
+    if !is_ram(mfn) {
+        return None;
+    }
+    NonZeroU64::new(address(mfn.base())).map(RamFrame)
 }
 
 #[inline(always)]
@@ -258,6 +274,22 @@ pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
     crate::cpu::regs::dsb_sy();
 }
 
+/// Does an operation on an atomic word.
+macro_rules! operate {
+    ($word:expr, $op:expr) => {{
+        let word: &_ = $word;
+        match $op {
+            AtomicOp::Load => word.load(SeqCst),
+            AtomicOp::Swap(value) => word.swap(value, SeqCst),
+            AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
+            AtomicOp::And(value) => word.fetch_and(value, SeqCst),
+            AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst) {
+                Ok(seen) | Err(seen) => seen,
+            },
+        }
+    }};
+}
+
 macro_rules! atomic {
     ($name:ident, $word:ty, $atomic:ty) => {
         /// One atomic operation on a word of a frame.
@@ -269,16 +301,21 @@ macro_rules! atomic {
             }
             // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
             let word = unsafe { <$atomic>::from_ptr(at) };
-            Ok(match op {
-                AtomicOp::Load => word.load(SeqCst),
-                AtomicOp::Swap(value) => word.swap(value, SeqCst),
-                AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
-                AtomicOp::And(value) => word.fetch_and(value, SeqCst),
-                AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst)
-                {
-                    Ok(seen) | Err(seen) => seen,
-                },
-            })
+            Ok(operate!(word, op))
+        }
+    };
+}
+
+macro_rules! word {
+    ($name:ident, $word:ty, $atomic:ty) => {
+        /// One atomic operation on the aligned word around an offset in a frame.
+        #[inline(always)]
+        pub fn $name(RamFrame(frame): RamFrame, offset: usize, op: AtomicOp<$word>) -> $word {
+            let offset = offset & (PAGE_SIZE - size_of::<$word>());
+            let at = (frame.get() + offset as u64) as *mut $word;
+            // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
+            let word = unsafe { <$atomic>::from_ptr(at) };
+            operate!(word, op)
         }
     };
 }
@@ -287,5 +324,7 @@ atomic!(atomic64, u64, AtomicU64);
 atomic!(atomic32, u32, AtomicU32);
 atomic!(atomic16, u16, AtomicU16);
 atomic!(atomic8, u8, AtomicU8);
+word!(word32, u32, AtomicU32);
+word!(word16, u16, AtomicU16);
 
 const _: () = assert!(1 << PAGE_SHIFT == PAGE_SIZE);

@@ -62,6 +62,12 @@ impl Registers {
     }
 }
 
+/// The registers in the exit in which an opcode was last fetched.
+struct Seen {
+    exit: u64,
+    registers: Registers,
+}
+
 /// A way from a linear page to a frame.
 struct Kept<R: Frames> {
     page: u64,
@@ -82,6 +88,7 @@ const ENTRIES: usize = 32;
 /// The ways that one vCPU's last copies took. Only the CPU that runs the vCPU touches it.
 pub struct TranslationCache<R: Frames> {
     exit: u64,
+    seen: Seen,
     entries: [Option<Kept<R>>; ENTRIES],
 }
 
@@ -91,6 +98,10 @@ impl<R: Frames> TranslationCache<R> {
     pub const fn new() -> Self {
         Self {
             exit: 0,
+            seen: Seen {
+                exit: u64::MAX,
+                registers: Registers { cr3: 0, key: 0 },
+            },
             entries: [const { None }; ENTRIES],
         }
     }
@@ -101,7 +112,8 @@ impl<R: Frames> TranslationCache<R> {
         self.exit = self.exit.wrapping_add(1);
     }
 
-    /// Copies in by a kept way; false when none serves, or the range is not in one page.
+    /// Copies in, for a hypercall, by a kept way; false when none serves, or the range is not in one page. The registers are
+    /// those with which the instruction that made the call was fetched.
     #[inline(always)]
     pub fn read<F: Format, M: TableMemory>(
         &mut self,
@@ -114,6 +126,8 @@ impl<R: Frames> TranslationCache<R> {
             return false;
         }
         let held = p2m.read();
+        let exit = self.exit;
+        let registers = |seen: &mut Seen| seen.registers(exit, registers);
         let kept = self.kept(from, Access::Read, registers, &held, frames);
         if let Some(frame) = kept {
             frames.read(frame, offset(from), buf);
@@ -121,7 +135,8 @@ impl<R: Frames> TranslationCache<R> {
         kept.is_some()
     }
 
-    /// Copies out by a kept way; false when none serves, or the range is not in one page.
+    /// Copies out, for a hypercall, by a kept way; false when none serves, or the range is not in one page. The registers are
+    /// those with which the instruction that made the call was fetched.
     #[inline(always)]
     pub fn write<F: Format, M: TableMemory>(
         &mut self,
@@ -134,6 +149,8 @@ impl<R: Frames> TranslationCache<R> {
             return false;
         }
         let held = p2m.read();
+        let exit = self.exit;
+        let registers = |seen: &mut Seen| seen.registers(exit, registers);
         let kept = self.kept(to, Access::Write, registers, &held, frames);
         if let Some(frame) = kept {
             frames.write(frame, offset(to), buf);
@@ -154,6 +171,12 @@ impl<R: Frames> TranslationCache<R> {
             return None;
         }
         let held = p2m.read();
+        let exit = self.exit;
+        let registers = |seen: &mut Seen| {
+            let registers = registers();
+            *seen = Seen { exit, registers };
+            registers
+        };
         let frame = self.kept(at, Access::Fetch, registers, &held, frames)?;
         frames.read(frame, offset(at), &mut bytes);
         Some(bytes)
@@ -165,7 +188,7 @@ impl<R: Frames> TranslationCache<R> {
         &mut self,
         at: GuestVirt,
         access: Access,
-        registers: impl FnOnce() -> Registers,
+        registers: impl FnOnce(&mut Seen) -> Registers,
         held: &Reader<'_, F, M>,
         frames: R,
     ) -> Option<R::Frame> {
@@ -178,7 +201,7 @@ impl<R: Frames> TranslationCache<R> {
             return None;
         }
         if kept.exit != self.exit {
-            if kept.registers != registers() || !kept.holds(frames) {
+            if kept.registers != registers(&mut self.seen) || !kept.holds(frames) {
                 return None;
             }
             kept.exit = self.exit;
@@ -199,6 +222,18 @@ impl<R: Frames> TranslationCache<R> {
             _ => 0,
         };
         ((page ^ turn) % ENTRIES as u64) as usize
+    }
+}
+
+impl Seen {
+    /// Those of this exit.
+    #[inline(always)]
+    fn registers(&self, exit: u64, read: impl FnOnce() -> Registers) -> Registers {
+        if self.exit == exit {
+            self.registers
+        } else {
+            read()
+        }
     }
 }
 
@@ -342,7 +377,7 @@ impl<F: Format, M: TableMemory, R: Frames> GuestAccess<'_, F, M, R> {
         access: Access,
         held: &Reader<'_, F, M>,
     ) -> Result<R::Frame, WalkError> {
-        let registers = || Registers::of(&self.state);
+        let registers = |_: &mut Seen| Registers::of(&self.state);
         match self.cache.kept(at, access, registers, held, self.frames) {
             Some(frame) => Ok(frame),
             None => self.find(at, access, held),

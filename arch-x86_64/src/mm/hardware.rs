@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use xenolith_arch_common::{is_ram, second_level::TableMemory};
+use xenolith_arch_common::{is_in_largest_bank, is_ram, second_level::TableMemory};
 use xenolith_hal::{Fault, Gfn, Mfn, PAGE_SIZE};
 
 use super::{guest_access::Frames, hyp::Direct};
@@ -126,12 +126,10 @@ impl Ram {
     /// Copies between frames, each side within one.
     #[inline]
     pub fn copy(self, to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
-        if to.0 == from.0 {
-            return copy_inside(to, from, len);
-        }
-        let end = to.1.max(from.1).checked_add(len).ok_or(Fault)?;
-        if end > PAGE_SIZE || !is_ram(to.0) || !is_ram(from.0) {
-            return Err(Fault);
+        let in_frame = to.1.max(from.1).saturating_add(len) <= PAGE_SIZE;
+        // No call stands before the copy, so nothing has to be kept over one.
+        if to.0 == from.0 || !in_frame || !is_in_largest_bank(to.0) || !is_in_largest_bank(from.0) {
+            return copy_with_care(to, from, len);
         }
         let target = Direct::address(to.0.base()) + to.1 as u64;
         let source = Direct::address(from.0.base()) + from.1 as u64;
@@ -143,7 +141,7 @@ impl Ram {
 
 #[cold]
 #[inline(never)]
-fn copy_inside(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
+fn copy_with_care(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
     Direct::copy(to, from, len)
 }
 

@@ -214,7 +214,32 @@ impl<'a, H: Hal> Side<'a, H> {
             true => caller.clone(),
             false => hv.domains.get(owner).ok_or(GrantStatus::BadDomain)?,
         };
-        let pinned = hv.pin_grant(&granter, gref, caller.id(), access, Purpose::Copy)?;
+        match hv.pin_whole(&granter, gref, caller.id(), access, Purpose::Copy)? {
+            Some((mfn, _)) => {
+                let pin = GrantPin {
+                    hv,
+                    granter,
+                    gref,
+                    access,
+                };
+                self.hold(name, Page::whole(mfn), pin);
+                Ok(())
+            }
+            None => self.take_split(hv, caller.id(), name, granter),
+        }
+    }
+
+    /// The same where the granter's table was not of version 1.
+    #[cold]
+    #[inline(never)]
+    fn take_split(
+        &mut self,
+        hv: &'a Hypervisor<H>,
+        caller: DomId,
+        name: (DomId, GrantRef),
+        granter: DomainRef<H>,
+    ) -> Result<(), GrantStatus> {
+        let pinned = hv.pin_split(&granter, name.1, caller, self.access, Purpose::Copy)?;
         if pinned.passed_on.is_some() {
             return self.follow(hv, granter, name, pinned);
         }
@@ -222,8 +247,8 @@ impl<'a, H: Hal> Side<'a, H> {
         let pin = GrantPin {
             hv,
             granter,
-            gref,
-            access,
+            gref: name.1,
+            access: self.access,
         };
         self.hold(name, Page { mfn, range }, pin);
         Ok(())

@@ -65,8 +65,9 @@ struct Active {
 }
 
 /// A frame of the table and the hypervisor's side of its entries.
-struct TableFrame {
+struct TableFrame<H: Hal> {
     mfn: Mfn,
+    frame: H::Frame,
     /// Where the granter sees the frame; all ones for nowhere.
     gfn: AtomicU64,
     entries: Box<[Mutex<Active>]>,
@@ -81,7 +82,7 @@ struct StatusFrame {
 
 /// A domain's grants, and what it has mapped of others.
 pub struct GrantTable<H: Hal> {
-    frames: [spin::Once<TableFrame>; MAX_FRAMES as usize],
+    frames: [spin::Once<TableFrame<H>>; MAX_FRAMES as usize],
     /// How many of them exist.
     count: AtomicU32,
     /// The status words of version 2. They stay when the table goes back to version 1.
@@ -94,8 +95,9 @@ pub struct GrantTable<H: Hal> {
 }
 
 /// An entry that was found: where its shared half lies, and the lock of the other half.
-struct EntryPlace<'a> {
+struct EntryPlace<'a, H: Hal> {
     mfn: Mfn,
+    frame: H::Frame,
     offset: usize,
     active: &'a Mutex<Active>,
 }
@@ -121,17 +123,18 @@ impl<H: Hal> GrantTable<H> {
         self.count.load(Acquire)
     }
 
-    fn frame(&self, index: u32) -> Option<&TableFrame> {
+    fn frame(&self, index: u32) -> Option<&TableFrame<H>> {
         self.frames.get(index as usize)?.get()
     }
 
     /// An entry of version 1, and the lock of any.
     #[inline]
-    fn entry(&self, GrantRef(gref): GrantRef) -> Option<EntryPlace<'_>> {
+    fn entry(&self, GrantRef(gref): GrantRef) -> Option<EntryPlace<'_, H>> {
         let at = gref as usize;
         let frame = self.frames.get(at / ENTRIES)?.get()?;
         Some(EntryPlace {
             mfn: frame.mfn,
+            frame: frame.frame,
             offset: at % ENTRIES * size_of::<EntryV1>(),
             active: frame.entries.get(at % ENTRIES)?,
         })
@@ -185,7 +188,7 @@ impl<H: Hal> Hypervisor<H> {
         Ok(())
     }
 
-    fn new_table_frame(&self, domain: &DomainRef<H>) -> Result<TableFrame, NoMemory> {
+    fn new_table_frame(&self, domain: &DomainRef<H>) -> Result<TableFrame<H>, NoMemory> {
         if domain.grants.is_closed() {
             return Err(NoMemory);
         }
@@ -199,15 +202,21 @@ impl<H: Hal> Hypervisor<H> {
         made
     }
 
-    fn table_frame_parts(&self, domain: &DomainRef<H>) -> Result<TableFrame, NoMemory> {
+    fn table_frame_parts(&self, domain: &DomainRef<H>) -> Result<TableFrame<H>, NoMemory> {
         let unused = || {
             let (pins, grantee, mfn) = (Pins::default(), DomId::INVALID, Mfn(0));
             let active = Active { pins, grantee, mfn };
             Mutex::new(Rank::Grant, active)
         };
         let entries = try_boxed_slice((0..ENTRIES).map(|_| unused()))?;
+        let mfn = self.allocate_shared(domain)?;
+        let Some(frame) = self.hal.frame(mfn) else {
+            self.release_shared(domain, mfn);
+            return Err(NoMemory);
+        };
         Ok(TableFrame {
-            mfn: self.allocate_shared(domain)?,
+            mfn,
+            frame,
             gfn: AtomicU64::new(u64::MAX),
             entries,
         })

@@ -22,46 +22,41 @@ const NO_FRAME: Mfn = Mfn(u64::MAX);
 /// Offset of the frame number in an entry.
 const FRAME_FIELD: usize = core::mem::offset_of!(xenolith_abi::grant_table::EntryV1, frame);
 
-/// An entry's word in the granter's memory. The frame is the hypervisor's own, so no access fails; a failed read would
-/// say "not granted".
+/// An entry's word in the granter's memory.
 pub(super) struct GuestWord<'a, H: Hal> {
     hal: &'a H,
-    mfn: Mfn,
+    frame: H::Frame,
     offset: usize,
 }
 
 impl<'a, H: Hal> GuestWord<'a, H> {
-    pub(super) fn new(hal: &'a H, place: &EntryPlace<'_>) -> Self {
+    pub(super) fn new(hal: &'a H, place: &EntryPlace<'_, H>) -> Self {
         Self {
             hal,
-            mfn: place.mfn,
+            frame: place.frame,
             offset: place.offset,
         }
     }
 
     pub(super) fn frame_number(&self) -> u32 {
-        self.hal
-            .atomic32(self.mfn, self.offset + FRAME_FIELD, Load)
-            .unwrap_or(u32::MAX)
+        self.hal.word32(self.frame, self.offset + FRAME_FIELD, Load)
     }
 }
 
 impl<H: Hal> SharedWord for GuestWord<'_, H> {
     #[inline]
     fn load(&self) -> u32 {
-        self.hal.atomic32(self.mfn, self.offset, Load).unwrap_or(0)
+        self.hal.word32(self.frame, self.offset, Load)
     }
 
     #[inline]
     fn replace(&self, old: u32, new: u32) -> u32 {
-        self.hal
-            .atomic32(self.mfn, self.offset, Cas { old, new })
-            .unwrap_or(!old)
+        self.hal.word32(self.frame, self.offset, Cas { old, new })
     }
 
     #[inline]
     fn clear(&self, flags: EntryFlags) {
-        let _ = self.hal.atomic16(self.mfn, self.offset, And(!flags.0));
+        self.hal.word16(self.frame, self.offset, And(!flags.0));
     }
 }
 
@@ -88,6 +83,19 @@ impl Access {
     }
 }
 
+impl Pinned {
+    /// What an entry of version 1 grants.
+    #[inline(always)]
+    const fn whole(mfn: Mfn, flags: EntryFlags) -> Self {
+        Self {
+            mfn,
+            flags,
+            range: Range::PAGE,
+            passed_on: None,
+        }
+    }
+}
+
 impl<H: Hal> Hypervisor<H> {
     /// Pins a grant of `granter` for `grantee`. [`Hypervisor::unpin_grant`] undoes it.
     #[inline(always)]
@@ -99,16 +107,32 @@ impl<H: Hal> Hypervisor<H> {
         access: Access,
         purpose: Purpose,
     ) -> Result<Pinned, GrantStatus> {
+        match self.pin_whole(granter, gref, grantee, access, purpose)? {
+            Some((mfn, flags)) => Ok(Pinned::whole(mfn, flags)),
+            None => self.pin_split(granter, gref, grantee, access, purpose),
+        }
+    }
+
+    /// Pins a grant of a table of version 1, which is of a whole page: its frame, and its flags as far as mappings are
+    /// concerned. `None` where the table is of another version, for [`Hypervisor::pin_split`].
+    #[inline(always)]
+    pub(super) fn pin_whole(
+        &self,
+        granter: &DomainRef<H>,
+        gref: GrantRef,
+        grantee: DomId,
+        access: Access,
+        purpose: Purpose,
+    ) -> Result<Option<(Mfn, EntryFlags)>, GrantStatus> {
         let Some(place) = granter.grants.entry(gref) else {
             return Err(self.missing_entry(granter, gref));
         };
         let mut active = place.active.lock();
         if granter.grants.format() != Format::V1 {
-            drop(active);
-            if !GrantTable::<H>::HAS_SPLIT {
-                return Err(GrantStatus::BadGntref);
-            }
-            return self.pin_split(granter, gref, grantee, access, purpose);
+            return match GrantTable::<H>::HAS_SPLIT {
+                true => Ok(None),
+                false => Err(GrantStatus::BadGntref),
+            };
         }
         if !active.pins.is_none() && active.grantee != grantee {
             return Err(GrantStatus::GeneralError);
@@ -123,21 +147,17 @@ impl<H: Hal> Hypervisor<H> {
             active.grantee = grantee;
         }
         entry::add(&mut active.pins, access);
-        Ok(Pinned {
-            mfn: active.mfn,
-            flags: match purpose {
-                Purpose::Map => EntryFlags(word.load() as u16),
-                _ => EntryFlags::empty(),
-            },
-            range: Range::PAGE,
-            passed_on: None,
-        })
+        let flags = match purpose {
+            Purpose::Map => EntryFlags(word.load() as u16),
+            _ => EntryFlags::empty(),
+        };
+        Ok(Some((active.mfn, flags)))
     }
 
-    /// The same for a table that was not of version 1 when its entry was locked.
+    /// As [`Hypervisor::pin_grant`], for a table that was not of version 1 when its entry was locked.
     #[cold]
     #[inline(never)]
-    fn pin_split(
+    pub(super) fn pin_split(
         &self,
         granter: &DomainRef<H>,
         gref: GrantRef,

@@ -70,7 +70,7 @@ impl<H: Hal> Hypervisor<H> {
         &self,
         domain: &'a DomainRef<H>,
         index: u64,
-    ) -> Result<&'a TableFrame, Errno> {
+    ) -> Result<&'a TableFrame<H>, Errno> {
         let index = u32::try_from(index)
             .ok()
             .filter(|index| *index < MAX_FRAMES)
@@ -201,8 +201,8 @@ pub(super) fn swap_grant_ref<H: Hal>(
 
 fn swap_words<H: Hal>(
     hal: &H,
-    a: &EntryPlace<'_>,
-    b: &EntryPlace<'_>,
+    a: &EntryPlace<'_, H>,
+    b: &EntryPlace<'_, H>,
 ) -> Result<(), xenolith_hal::Fault> {
     // Nothing is granted through either while their frames change.
     let word_a = hal.atomic32(a.mfn, a.offset, Swap(0))?;

@@ -185,6 +185,7 @@ impl Hal for Sim {
     type Vcpu = SimVcpu;
     type Domain = SimDomain;
     type P2m = SimP2m;
+    type Frame = Mfn;
 
     const CAPABILITIES: &'static str = "xen-3.0-sim ";
     const MAX_GRANT_VERSION: u8 = 2;
@@ -249,6 +250,20 @@ impl Hal for Sim {
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
         let old = self.machine.ram.atomic(mfn, offset, 1, ram::widen(op))?;
         Ok(old as u8)
+    }
+
+    fn frame(&self, mfn: Mfn) -> Option<Mfn> {
+        self.read_frame(mfn, 0, &mut [0]).ok().map(|()| mfn)
+    }
+
+    fn word32(&self, frame: Mfn, offset: usize, op: AtomicOp<u32>) -> u32 {
+        let offset = offset & (PAGE_SIZE - 4);
+        self.atomic32(frame, offset, op).expect("RAM")
+    }
+
+    fn word16(&self, frame: Mfn, offset: usize, op: AtomicOp<u16>) -> u16 {
+        let offset = offset & (PAGE_SIZE - 2);
+        self.atomic16(frame, offset, op).expect("RAM")
     }
 
     fn copy_from_guest(

@@ -401,6 +401,44 @@ fn another_privilege_does_not_use_what_a_kernel_kept() {
 }
 
 #[test]
+fn a_hypercall_is_served_with_the_registers_with_which_its_opcode_was_fetched() {
+    let guest = Guest::new();
+    let mut cache = TranslationCache::new();
+    guest.access(&mut cache).fetch(GuestVirt(BASE)).unwrap();
+    guest.read_byte(&mut cache, BASE).unwrap();
+    let usual = Registers::of(&guest.state);
+    let other = Registers {
+        cr3: 0x5000,
+        ..usual
+    };
+    let looks = Cell::new(0);
+    let place = || (&guest.p2m, Ram(&guest.machine));
+    let look = |found| {
+        let looks = &looks;
+        move || {
+            looks.set(looks.get() + 1);
+            found
+        }
+    };
+    let at = GuestVirt(BASE);
+
+    cache.next_exit();
+    assert!(cache.fetch_opcode(place(), look(usual), at).is_some());
+    assert!(cache.read(place(), look(usual), at, &mut [0]));
+    assert_eq!(looks.get(), 1);
+
+    // The guest went to another address space since.
+    cache.next_exit();
+    assert_eq!(cache.fetch_opcode(place(), look(other), at), None);
+    assert!(!cache.read(place(), look(other), at, &mut [0]));
+
+    // No opcode was fetched in this exit.
+    cache.next_exit();
+    assert!(!cache.read(place(), look(other), at, &mut [0]));
+    assert!(cache.read(place(), look(usual), at, &mut [0]));
+}
+
+#[test]
 fn an_instruction_is_fetched_over_two_pages_as_far_as_they_go() {
     let guest = Guest::new();
     guest.fill(8, 0x90);
