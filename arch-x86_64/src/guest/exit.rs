@@ -168,6 +168,10 @@ fn halt<H: Hardware>(cx: &mut Context<'_, H>) {
     if cx.hw.rflags() & INTERRUPTS == 0 {
         cx.vcpu.arch.lapic.signals().halt_deaf();
     }
+    if cx.hw.delivers() {
+        // What was given to the CPU to deliver, and was not taken before the guest halted, ends the halt.
+        return;
+    }
     cx.sync_lapic();
     cx.hv().block(cx.vcpu);
 }
