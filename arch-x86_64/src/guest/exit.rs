@@ -91,13 +91,14 @@ impl<H: Hardware> Context<'_, H> {
 /// Serves an exit.
 #[inline(always)]
 pub fn serve<H: Hardware>(cx: &mut Context<'_, H>) {
-    if let Some(event) = cx.hw.take_interrupted() {
+    let interrupted = cx.hw.take_interrupted();
+    if let Some(event) = interrupted {
         cx.hw.inject(event);
     }
     match cx.hw.exit() {
         Exit::Hypercall => hypercall(cx),
         Exit::Interrupt => crate::cpu::run::open_interrupts(),
-        Exit::Memory(fault) => memory::fault(cx, fault),
+        Exit::Memory(fault) => memory::fault(cx, fault, interrupted.is_some()),
         Exit::Cpuid => cpuid::serve(cx),
         Exit::ReadMsr => msr::read(cx),
         Exit::WriteMsr => msr::write(cx),

@@ -12,9 +12,9 @@ use crate::vlapic::{DEFAULT_ADDRESS, Mode};
 
 const PAGE: u64 = 0xfff;
 
-/// Serves a fault.
+/// Serves a fault. `delivering`: the CPU made the access to deliver an event, not for the instruction that it stopped at.
 #[inline(never)]
-pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
+pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault, delivering: bool) {
     let gpa = GuestPhys(fault.address);
     let entry = cx.vcpu.domain().p2m.lookup(gpa.frame());
     if let Some(entry) = entry {
@@ -22,6 +22,9 @@ pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
             || (fault.fetch && !matches!(entry.kind, P2mType::RamRw | P2mType::RamRo));
         if refused {
             log::debug!("{}: {fault:x?} on {:?}", Name(cx.vcpu), entry.kind);
+            if delivering {
+                return undeliverable(cx, fault);
+            }
             cx.raise(Event::PROTECTION);
         }
         // Else another CPU has mapped it since.
@@ -29,15 +32,37 @@ pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
     }
     match fault.address & !PAGE {
         DEFAULT_ADDRESS if cx.vcpu.arch.lapic.mode() == Mode::XApic => {
-            mmio::emulate(cx, fault, &mut LapicPage);
+            emulate(cx, fault, delivering, &mut LapicPage);
         }
-        ioapic::ADDRESS => mmio::emulate(cx, fault, &mut ioapic::Page),
+        ioapic::ADDRESS => emulate(cx, fault, delivering, &mut ioapic::Page),
         _ => match pci::find(cx, gpa) {
             Found::Mapped => {}
-            Found::Emulated(mut memory) => mmio::emulate(cx, fault, &mut memory),
-            Found::Nothing => mmio::emulate(cx, fault, &mut mmio::Nothing),
+            Found::Emulated(mut memory) => emulate(cx, fault, delivering, &mut memory),
+            Found::Nothing => emulate(cx, fault, delivering, &mut mmio::Nothing),
         },
     }
+}
+
+fn emulate<H: Hardware>(
+    cx: &mut Context<'_, H>,
+    fault: MemoryFault,
+    delivering: bool,
+    device: &mut impl mmio::Device<H>,
+) {
+    if delivering {
+        return undeliverable(cx, fault);
+    }
+    mmio::emulate(cx, fault, device);
+}
+
+/// The stack, a table of descriptors, or one on the way to them is no memory that the guest may use so. No other event
+/// would come through, and the same one anew would end here again, for ever.
+#[cold]
+fn undeliverable<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
+    cx.crash(format_args!(
+        "delivery of an event to memory that is not there, at {:#x}",
+        fault.address
+    ));
 }
 
 /// The local APIC's registers.

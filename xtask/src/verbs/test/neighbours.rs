@@ -74,6 +74,13 @@ const X86_PLANS: &[Plan] = &[
         end: End::Crash("domain 1 crashed: triple fault"),
         limit: 180,
     },
+    Plan {
+        guest: "guest-fuzz",
+        variant: "/qemu-q35/stack-nowhere",
+        words: "calls=100 fault=2",
+        end: End::Crash("domain 1 crashed: delivery of an event to memory that is not there"),
+        limit: 180,
+    },
 ];
 
 /// The same on x86-64.

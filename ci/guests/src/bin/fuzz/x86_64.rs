@@ -1,6 +1,7 @@
 //! Random use of what only x86-64 has. With `machine=1` on the command line: every model-specific register of the
 //! ranges in use is read and given random values, every port is read. With `code=N`: N random instructions
 //! run in ring 0, one at a time, which may end this domain but no other. With `fault=1`: at the end a triple fault.
+//! With `fault=2`: at the end an exception with a stack where nothing is.
 #![allow(unsafe_code)] // Runs bytes that are no function.
 
 use core::arch::asm;
@@ -18,7 +19,7 @@ pub(crate) const CASES: &[(&str, fn() -> Outcome)] = &[
     ("fuzz.every_model_specific_register", every_msr),
     ("fuzz.every_port_reads", every_port),
     ("fuzz.random_code", random_code),
-    ("fuzz.triple_fault", triple_fault),
+    ("fuzz.last_fault", last_fault),
 ];
 
 const HALT: u8 = 0xf4;
@@ -126,12 +127,16 @@ fn random_code() -> Outcome {
     still_answers()
 }
 
-/// An exception without a table of handlers: nothing of this guest comes after it.
-fn triple_fault() -> Outcome {
-    if bootargs::number("fault", 0) == 0 {
-        return Ok(());
-    }
+/// An exception that reaches no handler: nothing of this guest comes after it.
+fn last_fault() -> Outcome {
+    /// In the first 4 GiB, which are mapped one to one, above all memory and below all devices.
+    const NOTHING: u64 = 0xd000_0000;
     let none = [0u16; 5];
-    // SAFETY: it ends the domain, which is what was asked for.
-    unsafe { asm!("lidt [{}]", "ud2", in(reg) &raw const none, options(noreturn)) }
+    match bootargs::number("fault", 0) {
+        0 => Ok(()),
+        // SAFETY: it ends the domain, which is what was asked for.
+        1 => unsafe { asm!("lidt [{}]", "ud2", in(reg) &raw const none, options(noreturn)) },
+        // SAFETY: as above.
+        _ => unsafe { asm!("mov rsp, {}", "ud2", in(reg) NOTHING, options(noreturn)) },
+    }
 }
