@@ -199,6 +199,12 @@ pub fn sleep() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
+/// The time-stamp counter.
+pub fn ticks() -> u64 {
+    // SAFETY: it may be read.
+    unsafe { core::arch::x86::_rdtsc() }
+}
+
 /// Four bytes at an aligned physical address.
 pub fn physical(address: u32) -> u32 {
     // SAFETY: the start info and what it names, which nobody writes; paging maps it where it was.
