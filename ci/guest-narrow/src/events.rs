@@ -185,7 +185,7 @@ fn now() -> u64 {
         0.. => ticks << shift,
         _ => ticks >> -shift,
     };
-    let scaled = u128::from(shifted) * u128::from(factor.load(SeqCst)) >> 32;
+    let scaled = (u128::from(shifted) * u128::from(factor.load(SeqCst))) >> 32;
     nanoseconds + scaled as u64
 }
 
