@@ -1,5 +1,5 @@
-//! The 32-bit guest as dom0: without paging and with PAE. Xen must answer alike without paging; with PAE it cannot be asked in
-//! QEMU 7.2, which marks PAE's page-directory pointers as accessed, where Xen finds a reserved bit.
+//! The 32-bit guest as dom0: without paging and with PAE. Xen must answer alike; in QEMU 7.2 it is asked without paging only,
+//! as that emulator marks PAE's page-directory pointers as accessed, a reserved bit, and Xen then reads none of the guest's arguments.
 
 use std::time::Duration;
 
@@ -67,15 +67,17 @@ fn check(board: &'static Board, emulator: Emulator) -> Result<()> {
         has("flat.") && has("pae.") && has("moved."),
         "cases missing"
     );
-    if emulator == Emulator::Bochs {
-        return Ok(());
-    }
-    let words = "end=reboot paging=off";
-    let unpaged = Run { words, ..run };
-    let ours = guest::run(guest, On::Xenolith, &unpaged)?;
+    let (ours, run) = match emulator {
+        Emulator::Bochs => (ours, run),
+        Emulator::Qemu => {
+            let words = "end=reboot paging=off";
+            let unpaged = Run { words, ..run };
+            (guest::run(guest, On::Xenolith, &unpaged)?, unpaged)
+        }
+    };
     let mut found = Vec::new();
     for _ in 0..REFERENCE_RUNS {
-        let theirs = guest::run(guest, On::Xen, &unpaged)?;
+        let theirs = guest::run(guest, On::Xen, &run)?;
         found = results::differences(&ours, &theirs, &|_| false);
         if found.is_empty() {
             break;
