@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use xenolith_abi::start_info::MemmapType;
 use xenolith_core::boot::{PhysRange, RangeSet, range::align_down};
 
-use super::memory_map::{BELOW_4G, EARLY, GuestEntry, MapError, PAGE, take, within, without};
+use super::memory_map::{
+    BELOW_4G, EARLY, GuestEntry, MapError, PAGE, start_info_place, take, within, without,
+};
 
 /// RAM below 4 GiB ends here.
 const GAP: u64 = 3 << 30;
@@ -51,23 +53,21 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, MapError> {
         return Err(MapError::KernelPlace(*outside));
     }
     let mut free = without(&ram, request.segments.iter().copied());
-    let mut place = |window, size, what| {
-        let at = take(&within(&free, window), size, what)?;
+    let taken = |at: PhysRange, free: &mut RangeSet| {
         let frames = at.page_outer().unwrap_or(at);
         free.remove(frames);
-        Ok(frames)
+        frames
     };
-    let acpi = place(EARLY, request.acpi_size, "ACPI tables")?;
+    let acpi = take(&within(&free, EARLY), request.acpi_size, "ACPI tables")?;
+    let acpi = taken(acpi, &mut free);
     // RAM in three pieces at most, and the tables.
     let entries = 24 * 4;
     let size = request.start_info_size.saturating_add(entries);
-    let start_info = place(EARLY, size, "start-of-day data")?;
+    let start_info = start_info_place(&within(&free, EARLY), request.segments, size)?;
+    let start_info = taken(start_info, &mut free);
     let ramdisk = request
         .ramdisk_size
-        .map(|size| {
-            let at = place(BELOW_4G, size, "a ramdisk")?;
-            Ok(PhysRange::between(at.start(), at.start() + size))
-        })
+        .map(|size| take(&within(&free, BELOW_4G), size, "a ramdisk"))
         .transpose()?;
     let of_kind = |set: &RangeSet, kind| -> Vec<GuestEntry> {
         set.iter().map(|range| GuestEntry { range, kind }).collect()

@@ -219,7 +219,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, MapError> {
     let map = guest_map(request.map, &machine, &ram, acpi);
     let entries = (map.len() as u64).saturating_mul(24);
     let size = request.start_info_size.saturating_add(entries);
-    let start_info = take(&room, size, "start-of-day data")?;
+    let start_info = start_info_place(&room, request.segments, size)?;
     Ok(Plan {
         map,
         ram,
@@ -235,6 +235,22 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, MapError> {
 pub(super) fn take(room: &RangeSet, size: u64, what: &'static str) -> Result<PhysRange, MapError> {
     room.highest_fit(size.max(1), PAGE)
         .ok_or(MapError::NoRoom(what, size))
+}
+
+/// Where start-of-day data goes: behind the kernel, as Xen has it, or where that is taken as low as can be. 32-bit Linux
+/// reads it with little more mapped than memory up to its own end.
+pub(super) fn start_info_place(
+    room: &RangeSet,
+    segments: &[PhysRange],
+    size: u64,
+) -> Result<PhysRange, MapError> {
+    const NEAR: u64 = 1 << 20;
+    let end = segments.iter().map(|s| s.end()).max().unwrap_or(0);
+    let behind = PhysRange::between(end, end.saturating_add(NEAR));
+    within(room, behind)
+        .lowest_fit(size, PAGE)
+        .or_else(|| room.lowest_fit(size, PAGE))
+        .ok_or(MapError::NoRoom("start-of-day data", size))
 }
 
 /// What is not RAM and still mapped: what the map lists below 4 GiB, and what every PC has below 1 MiB.

@@ -271,7 +271,8 @@ impl<W: TableWords> Walk<'_, W> {
             };
         }
         if self.is_pointer_register(shift) {
-            return bits(1, 3) | bits(5, 9) | bits(width, 64);
+            // Bit 5 is reserved, too, but QEMU marks these entries as accessed in memory, as no CPU does.
+            return bits(1, 3) | bits(6, 9) | bits(width, 64);
         }
         let mut reserved = match self.mode {
             PagingMode::Pae => bits(width, 63),

@@ -123,12 +123,19 @@ pub(crate) fn hypervisor_with(arch: Arch, features: &Features) -> Result<Built> 
     flat("xenolith", elf, &arch.images())
 }
 
+/// The 32-bit guest of x86-64: its target and its package.
+pub(crate) const NARROW_GUEST: (&str, &str) = ("i686-guest", "xenolith-guest-narrow");
+
 /// Builds the test guests, if there are any for the architecture.
 pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
     let Some(target) = arch.guest_target() else {
         return Ok(Vec::new());
     };
-    let elves = cargo_build(&target, "xenolith-guests", &["--bins"])?;
+    let mut elves = cargo_build(&target, "xenolith-guests", &["--bins"])?;
+    if arch == Arch::X86_64 {
+        let (target, package) = NARROW_GUEST;
+        elves.extend(cargo_build(target, package, &["--bins"])?);
+    }
     let folder = arch.images().join("guests");
     elves
         .iter()

@@ -198,6 +198,18 @@ fn the_start_of_day_data_is_what_a_pvh_loader_would_leave() {
     assert_eq!(size_of::<HvmStartInfo>(), 56);
 }
 
+#[test]
+fn start_of_day_data_lies_where_a_32_bit_kernel_has_it_mapped() {
+    let mut case = Case::new();
+    let end = case.segments[0].end();
+    case.ramdisk = None;
+    assert_eq!(case.plan().unwrap().start_info.start(), end);
+    case.ramdisk = Some(PhysRange::between(end, end + 30 * MIB));
+    let plan = case.plan().unwrap();
+    check(&case, &plan);
+    assert_eq!(plan.start_info.start(), MIB);
+}
+
 proptest! {
     #[test]
     fn every_plan_keeps_its_promises(

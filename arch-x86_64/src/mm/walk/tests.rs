@@ -384,7 +384,7 @@ fn pae_has_four_pointers_without_rights() {
     let found = walk(&state, LIMITS, linear, Access::Write, &mut memory).unwrap();
     assert_eq!((found.address.0, found.tables), (0x12_3456_7234, 3));
     assert_eq!(memory.get(0x1038), 0x2000 | P, "no accessed bit there");
-    for bit in [1, 2, 5, 8, 40, 63] {
+    for bit in [1, 2, 6, 8, 40, 63] {
         memory.set(0x1038, 0x2000 | P | 1 << bit);
         let result = walk(&state, LIMITS, linear, Access::Read, &mut memory);
         let Err(WalkError::Page(fault)) = result else {
@@ -392,7 +392,8 @@ fn pae_has_four_pointers_without_rights() {
         };
         assert_eq!(fault.code, PRESENT | RESERVED | USER);
     }
-    memory.set(0x1038, 0x2000 | P);
+    // The accessed bit, which an emulator sets.
+    memory.set(0x1038, 0x2000 | P | 1 << 5);
     memory.set(0x2018, 0x1220_0000 | P | RW | US | PS);
     let found = walk(&state, LIMITS, linear, Access::Read, &mut memory).unwrap();
     assert_eq!((found.address.0, found.shift), (0x1220_1234, 21));

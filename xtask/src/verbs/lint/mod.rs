@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::arch::Arch;
 use crate::toolchain::Toolchain;
-use crate::verbs::build::Features;
+use crate::verbs::build::{self, Features};
 use crate::{paths, process};
 
 /// Sets of drivers that an ARMv8 image must compile with, beside all of them: those of the boards.
@@ -77,6 +77,8 @@ fn clippy() -> Result<()> {
 /// The images and the guests, by clippy where the toolchain for bare metal has it, else by the compiler alone.
 fn bare_metal() -> Result<()> {
     let toolchain = Toolchain::find()?;
+    let (target, package) = build::NARROW_GUEST;
+    process::run(&mut lint(&toolchain, target, package))?;
     for arch in Arch::ALL {
         let image = (arch.image_target(), arch.image_package());
         let guests = arch

@@ -13,7 +13,7 @@ use crate::prepare::MachineArgs;
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
     Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks,
-    neighbours, pair, ports,
+    narrow, neighbours, pair, ports,
 };
 use crate::verbs::{setup, smoke};
 use crate::{bzimage, paths};
@@ -87,6 +87,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
+    cases.extend(narrow::cases()?);
     cases.extend(neighbours::cases(virt));
     cases.extend(alone::cases());
     cases.extend(bad_input::cases(virt));

@@ -14,6 +14,7 @@ mod guests;
 mod host;
 mod images;
 mod machine_checks;
+mod narrow;
 mod neighbours;
 mod pair;
 mod ports;
