@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use xenolith_abi::{vcpu as wire, vcpu::VcpuOp};
+use xenolith_abi::{runstate::RunstateInfo, vcpu as wire, vcpu::VcpuOp};
 use xenolith_hal::{Gfn, GuestVirt, Hal, Nanos};
 
 use crate::{Errno, VcpuId, VcpuRef, guest::Caller, hypercall::Rows, timer::VcpuTimer};
@@ -121,7 +121,8 @@ fn register_runstate_area<H: Hal>(
                 .guest_phys(&caller.vcpu.arch, &caller.domain().p2m, address)
         };
         // An address that is not mapped is no error, as in Xen: the copy is just not kept.
-        let _ = vcpu.sched.area.register(address, translate);
+        let size = caller.size_of::<RunstateInfo>() as usize;
+        let _ = vcpu.sched.area.register(address, size, translate);
         caller.hv.update_runstate_area(vcpu);
     }
     Ok(0)

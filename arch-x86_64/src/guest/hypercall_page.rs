@@ -2,7 +2,7 @@
 
 use xenolith_hal::{Gfn, Hal, P2m, P2mType, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
-use super::{exit::Context, hardware::Hardware};
+use super::{exit::Context, hardware::Hardware, instruction};
 use crate::{
     machine::{self, Virtualization},
     msr::GeneralProtection,
@@ -25,7 +25,10 @@ pub fn write<H: Hardware>(cx: &Context<'_, H>, value: u64) -> Result<(), General
             let entry = entry.filter(|entry| entry.kind == P2mType::RamRw)?;
             cx.hv().hal.write_frame(entry.mfn, 0, &page).ok()
         })
-        .ok_or(GeneralProtection)
+        .ok_or(GeneralProtection)?;
+    // The first that a kernel does with us, most often: it tells which form its shared page has.
+    cx.hv().latch_form(domain, !instruction::is_64_bit(cx.hw));
+    Ok(())
 }
 
 fn page() -> [u8; PAGE_SIZE] {

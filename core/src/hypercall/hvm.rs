@@ -12,7 +12,7 @@ use xenolith_abi::hvm::{
 use xenolith_hal::{Gfn, GuestVirt, Hal, P2m};
 
 use super::access::Control;
-use crate::{DomainRef, Errno, VcpuId, VcpuRef, guest::Caller};
+use crate::{DomainRef, Errno, Hypervisor, VcpuId, VcpuRef, guest::Caller};
 
 /// Serves `hvm_op`.
 #[inline(never)]
@@ -76,15 +76,21 @@ fn get_mem_type<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Er
     Ok(0)
 }
 
+impl<H: Hal> Hypervisor<H> {
+    /// Takes the form of a domain's shared page from the code that its kernel is made of.
+    pub fn latch_form(&self, domain: &DomainRef<H>, narrow: bool) {
+        domain.narrow.store(narrow, Relaxed);
+        self.update_wallclock(domain);
+    }
+}
+
 /// A domain sets a parameter of its own: only how it is told of events, where that is for guests to say.
 fn own_param<H: Hal>(caller: Caller<'_, H>, which: Param, value: u64) -> bool {
     let set =
         which == Param::CallbackIrq && caller.hv.hal.set_callback(&caller.domain().arch, value);
     if set && H::NARROW_CALLERS {
         // A kernel does this early; from here on it is known what code it is.
-        let domain = caller.domain();
-        domain.narrow.store(caller.is_narrow(), Relaxed);
-        caller.hv.update_wallclock(domain);
+        caller.hv.latch_form(caller.domain(), caller.is_narrow());
     }
     set
 }

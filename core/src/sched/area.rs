@@ -43,15 +43,16 @@ impl Area {
         self.start.store(NONE, SeqCst);
     }
 
-    /// A copy is kept at a virtual address.
+    /// A copy of `size` bytes is kept at a virtual address.
     pub(crate) fn register(
         &self,
         address: GuestVirt,
+        size: usize,
         translate: impl Fn(GuestVirt) -> Result<GuestPhys, Fault>,
     ) -> Result<(), Fault> {
         let start = translate(address)?;
         let room = PAGE_SIZE - start.offset();
-        if room < SIZE {
+        if room < size {
             self.rest
                 .store(translate(address.plus(room as u64))?.0, SeqCst);
         }
