@@ -3,6 +3,10 @@
 //! Headers: `arch-x86/xen.h`, `arch-x86/xen-x86_64.h`. Hypercalls take the number in `rax` and arguments
 //! in `rdi rsi rdx r10 r8`, by the hypercall page or by the processor's own instruction.
 
+mod context;
+
+pub use context::*;
+
 use crate::shared_info::{EVENT_WORDS, SharedInfoLayout, VcpuTimeInfo, shared_info_layout};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
