@@ -8,4 +8,5 @@ pub mod acpi_tables;
 pub mod domu;
 pub mod domu_tables;
 pub mod memory_map;
+pub mod pv;
 pub mod start_info;
