@@ -42,6 +42,8 @@ impl Hal for X86_64 {
         layout.vcpu.has_upcall_mask = false;
         layout
     };
+    const PV: bool = true;
+    const PV_SHARED_INFO: SharedInfoLayout = xenolith_abi::x86_64::SHARED_INFO;
     const NARROW_SHARED_INFO: SharedInfoLayout = {
         let mut layout = xenolith_abi::x86_32::SHARED_INFO;
         layout.vcpu.has_upcall_mask = false;

@@ -22,6 +22,16 @@ use crate::{
 
 pub use xenolith_abi::DomId;
 
+/// How a domain's kernel sees memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuestKind {
+    /// A second level of translation makes a machine of its own for it.
+    #[default]
+    Translated,
+    /// It knows the machine's frames, and the hypervisor checks its page tables. Only where [`Hal::PV`] says so.
+    Paravirtual,
+}
+
 /// What a domain is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct DomainConfig {
@@ -35,6 +45,8 @@ pub struct DomainConfig {
     pub max_frames: u64,
     /// Whether guest frame n of its RAM is machine frame n.
     pub direct_map: bool,
+    /// How its kernel sees memory.
+    pub kind: GuestKind,
 }
 
 impl DomainConfig {
@@ -87,6 +99,12 @@ impl<H: Hal> Domain<H> {
         self.config.id
     }
 
+    /// Whether it is paravirtual: its [`Domain::p2m`] says nothing then, and its frame numbers are the machine's.
+    #[inline(always)]
+    pub fn is_pv(&self) -> bool {
+        H::PV && self.config.kind == GuestKind::Paravirtual
+    }
+
     /// Whether its shared info, and what else it is told without asking, has the form of 32-bit code.
     #[inline(always)]
     pub fn is_narrow(&self) -> bool {
@@ -104,9 +122,21 @@ impl<H: Hal> Domain<H> {
 
     /// How its shared info is laid out.
     pub fn info_layout(&self) -> &'static SharedInfoLayout {
-        match self.is_narrow() {
-            true => const { &H::NARROW_SHARED_INFO },
-            false => const { &H::SHARED_INFO },
+        if self.is_narrow() {
+            const { &H::NARROW_SHARED_INFO }
+        } else if self.is_pv() {
+            const { &H::PV_SHARED_INFO }
+        } else {
+            const { &H::SHARED_INFO }
+        }
+    }
+
+    /// Whether its guest masks events by a byte of its `vcpu_info`.
+    #[inline(always)]
+    pub fn has_upcall_mask(&self) -> bool {
+        match self.is_pv() {
+            true => H::PV_SHARED_INFO.vcpu.has_upcall_mask,
+            false => H::SHARED_INFO.vcpu.has_upcall_mask,
         }
     }
 }

@@ -4,12 +4,12 @@ extern crate std;
 
 use std::{boxed::Box, vec::Vec};
 
-use xenolith_hal::{Gfn, GuestVirt, Mfn, P2m, P2mType};
+use xenolith_hal::{Gfn, GuestVirt, Hal, Mfn, P2m, P2mType};
 use xenolith_sim::{Sim, SimDomain, SimVcpu};
 
 use crate::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
-    domain::{Destroyed, DomainConfig},
+    domain::{Destroyed, DomainConfig, GuestKind},
     guest::Caller,
     memory::{FrameRecord, Memory, Node, Place, RamBank},
 };
@@ -40,6 +40,7 @@ pub(crate) fn config(id: u16) -> DomainConfig {
         privileged: id == 0,
         max_frames: 1024,
         direct_map: false,
+        kind: GuestKind::Translated,
     }
 }
 
@@ -69,6 +70,40 @@ pub(crate) fn domain_with(
 /// A running domain of [`config`] with `frames` frames.
 pub(crate) fn domain(hv: &Hypervisor<Sim>, id: u16, frames: u64) -> DomainRef<Sim> {
     domain_with(hv, config(id), frames)
+}
+
+/// A running paravirtual domain with `frames` frames, which its page tables map at address 0 on.
+pub(crate) fn pv_with(hv: &Hypervisor<Sim>, config: DomainConfig, frames: u64) -> DomainRef<Sim> {
+    let config = DomainConfig {
+        kind: GuestKind::Paravirtual,
+        ..config
+    };
+    let vcpus = (0..config.vcpus).map(|_| SimVcpu::default()).collect();
+    let domain = hv
+        .create_domain(config, SimDomain::default(), vcpus, |_| {
+            Ok(hv.hal.new_linear())
+        })
+        .unwrap();
+    for pfn in 0..frames {
+        let mfn = hv.allocate_for(&domain, 0, Place::ANY).unwrap();
+        hv.hal.set_machine_to_phys(mfn, Some(Gfn(pfn)));
+        domain
+            .p2m
+            .map(Gfn(pfn), mfn, 1, P2mType::RamRw, &hv.tables(&domain))
+            .unwrap();
+    }
+    hv.domain_built(&domain);
+    domain
+}
+
+/// A running paravirtual domain of [`config`] with `frames` frames.
+pub(crate) fn pv(hv: &Hypervisor<Sim>, id: u16, frames: u64) -> DomainRef<Sim> {
+    pv_with(hv, config(id), frames)
+}
+
+/// The machine frame that a paravirtual guest has at a virtual page.
+pub(crate) fn mfn_at(domain: &DomainRef<Sim>, page: u64) -> Mfn {
+    domain.p2m.lookup(Gfn(page)).unwrap().mfn
 }
 
 /// The first vCPU of a domain.

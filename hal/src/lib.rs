@@ -20,7 +20,12 @@ pub use addr::{Gfn, GuestPhys, GuestVirt, HostPhys, Mfn, Order, PAGE_MASK, PAGE_
 pub use cpu::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS};
 pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
 pub use time::{ArchTimer, Nanos};
-pub use xenolith_abi::{memory::E820Entry, shared_info::SharedInfoLayout, version::Features};
+pub use xenolith_abi::{
+    DomId,
+    memory::{E820Entry, MachphysMapping},
+    shared_info::SharedInfoLayout,
+    version::Features,
+};
 
 /// A guest address could not be read or written: not mapped, not permitted, or not memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +59,7 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// Where the guests of this machine find event bits and time in the pages that they share with the core.
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::shared_info::COMMON;
 
-    /// Guest types that this machine runs, as tools look for them: names such as `xen-3.0-aarch64`, a blank after each.
+    /// Guest types that such machines run, as tools look for them: names such as `xen-3.0-aarch64`, a blank after each.
     const CAPABILITIES: &'static str = "";
 
     /// What guests of this machine are offered beside what every translated guest is.
@@ -74,6 +79,13 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// The same as [`Hal::SHARED_INFO`] for a domain whose kernel is 32-bit code, where there are such.
     const NARROW_SHARED_INFO: SharedInfoLayout = Self::SHARED_INFO;
+
+    /// Whether there are paravirtual domains: no second level translates for them, and what they call a frame is a frame
+    /// of the machine (x86).
+    const PV: bool = false;
+
+    /// The same as [`Hal::SHARED_INFO`] for a paravirtual domain. Only the upcall mask may differ.
+    const PV_SHARED_INFO: SharedInfoLayout = Self::SHARED_INFO;
 
     /// First virtual address of the hypervisor, as guests are told it.
     const VIRT_START: u64 = 0;
@@ -144,6 +156,47 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// devices see the caches do nothing.
     fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
         let _ = (mfn, offset, len, op);
+    }
+
+    /// Notes which frame of its paravirtual owner's own numbering a machine frame is, for the table that guests read;
+    /// `None` when it is nobody's any more.
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        let _ = (mfn, pfn);
+    }
+
+    /// What [`Hal::set_machine_to_phys`] noted.
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        let _ = mfn;
+        None
+    }
+
+    /// A frame that a paravirtual domain had is about to be cleared, and somebody else gets it. When this returns, no CPU
+    /// uses a translation that led to it.
+    fn forget_frame(&self, mfn: Mfn) {
+        let _ = mfn;
+    }
+
+    /// A paravirtual domain ends and none of its vCPUs runs: its page tables stop being such, so that nothing of theirs
+    /// holds a frame. False when an interrupt waits: it is asked again then. Never asked again once it said true.
+    fn drop_page_tables(&self, domain: DomId) -> bool {
+        let _ = domain;
+        true
+    }
+
+    /// Where paravirtual guests see the table of [`Hal::machine_to_phys`].
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        None
+    }
+
+    /// The frame where the `index`-th 2 MiB of that table begin.
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        let _ = index;
+        None
+    }
+
+    /// The machine's own memory map, for the control domain; empty where a device tree tells.
+    fn machine_memory_map(&self) -> &[E820Entry] {
+        &[]
     }
 
     // ---- memory of the current guest ------------------------------------------------------------------------
@@ -262,6 +315,11 @@ pub trait Hal: Sized + Send + Sync + 'static {
         _out: &mut dyn core::fmt::Write,
     ) -> core::fmt::Result {
         Ok(())
+    }
+
+    /// The guest types of [`Hal::CAPABILITIES`] that this very machine runs.
+    fn capabilities(&self) -> &str {
+        Self::CAPABILITIES
     }
 
     /// How much of the hypervisor's heap is used; `None` where nobody counts.

@@ -13,7 +13,7 @@ use xenolith_core::{
         modules::Module,
         placement::{DomainPlan, Source},
     },
-    domain::DomainConfig,
+    domain::{DomainConfig, GuestKind},
     hypercall::hvm,
 };
 use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
@@ -106,6 +106,7 @@ pub(super) fn create(
         privileged: shape.privileged,
         max_frames: shape.max_frames,
         direct_map: shape.direct_map,
+        kind: GuestKind::Translated,
     };
     let domain = hv
         .create_domain(config, arch, vcpus, |tables| {

@@ -3,7 +3,9 @@
 use alloc::{format, string::String, vec::Vec};
 
 use xenolith_core::{
-    DomId, DomainRef, Hypervisor, VcpuId, VcpuRef, boot::elf::Elf, domain::DomainConfig,
+    DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
+    boot::elf::Elf,
+    domain::{DomainConfig, GuestKind},
 };
 use xenolith_hal::{
     E820Entry, Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
@@ -138,6 +140,7 @@ pub(super) fn create(
         privileged: shape.privileged,
         max_frames: shape.max_frames,
         direct_map: shape.direct_map,
+        kind: GuestKind::Translated,
     };
     let limits = machine::paging_limits();
     let domain = hv

@@ -16,7 +16,7 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-use super::{Domain, DomainConfig, DomainParts};
+use super::{Domain, DomainConfig, DomainParts, GuestKind};
 use crate::{
     DomainRef, Errno, Hypervisor, Vcpu, VcpuId,
     event::Progress,
@@ -152,10 +152,12 @@ impl<H: Hal> Hypervisor<H> {
     /// Makes a domain with an empty address space and puts it into the domain table. All its vCPUs are down and it is
     /// state is building: whoever makes it fills its memory, then calls [`Hypervisor::domain_built`].
     ///
+    /// A paravirtual one has no use for a translation: what `make_p2m` gives is kept, and never asked.
+    ///
     /// `make_p2m` gets the source of table frames that is charged to the domain.
     ///
     /// # Errors
-    /// `EINVAL` for a reserved number or a number of vCPUs that is not the configured one, `EEXIST` when the number is
+    /// `EINVAL` for a reserved number, a kind that there is not, or a number of vCPUs that is not the configured one, `EEXIST` when the number is
     /// taken, `ENOMEM`.
     pub fn create_domain(
         &self,
@@ -165,6 +167,7 @@ impl<H: Hal> Hypervisor<H> {
         make_p2m: impl FnOnce(&dyn TableFrames) -> Result<H::P2m, NoMemory>,
     ) -> Result<DomainRef<H>, Errno> {
         if config.id >= super::DomId::FIRST_RESERVED
+            || (config.kind == GuestKind::Paravirtual && !H::PV)
             || vcpus.is_empty()
             || vcpus.len() != usize::from(config.vcpus)
         {
@@ -193,6 +196,7 @@ impl<H: Hal> Hypervisor<H> {
             memory,
         };
         let domain = Domain::assemble(config, parts);
+        self.mask_upcalls(&domain);
         self.enlist(&domain).inspect_err(|_| {
             self.release_shared(&domain, domain.shared_info);
             domain.p2m.release(&self.tables(&domain));

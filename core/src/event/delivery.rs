@@ -199,13 +199,19 @@ impl<H: Hal> Hypervisor<H> {
         let Some(info) = vcpu.domain().info_area(vcpu) else {
             return false;
         };
-        let layout = H::SHARED_INFO.vcpu;
+        let layout = const {
+            let layout = H::SHARED_INFO.vcpu;
+            // One look-up serves both kinds of domain.
+            assert!(layout.evtchn_upcall_pending == H::PV_SHARED_INFO.vcpu.evtchn_upcall_pending);
+            assert!(layout.evtchn_upcall_mask == H::PV_SHARED_INFO.vcpu.evtchn_upcall_mask);
+            layout
+        };
         let byte = |at: usize| {
             self.hal
                 .atomic8(info.mfn, info.offset + at, Load)
                 .unwrap_or(0)
         };
         byte(layout.evtchn_upcall_pending) != 0
-            && !(layout.has_upcall_mask && byte(layout.evtchn_upcall_mask) != 0)
+            && !(vcpu.domain().has_upcall_mask() && byte(layout.evtchn_upcall_mask) != 0)
     }
 }

@@ -108,7 +108,7 @@ impl<H: Hal> Hypervisor<H> {
         let frame = self.pin_own(domain, gfn).ok_or(Errno::EINVAL)?;
         let mfn = frame.mfn();
         let area = InfoArea { mfn, offset };
-        self.copy_info(domain.info_area(vcpu), area, layout.size)?;
+        self.copy_info(domain, domain.info_area(vcpu), area, layout.size)?;
         if !vcpu.info.register(area) {
             return Err(Errno::EINVAL);
         }
@@ -124,27 +124,62 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    fn copy_info(&self, from: Option<InfoArea>, to: InfoArea, len: usize) -> Result<(), Errno> {
+    fn copy_info(
+        &self,
+        domain: &Domain<H>,
+        from: Option<InfoArea>,
+        to: InfoArea,
+        len: usize,
+    ) -> Result<(), Errno> {
         let copied = match from {
             Some(from) => self
                 .hal
                 .copy_frame((to.mfn, to.offset), (from.mfn, from.offset), len),
-            None => self.clear_info(to, len),
+            None => self.clear_info(domain, to, len),
         };
         copied.map_err(|_| Errno::EINVAL)
     }
 
     /// A fresh `vcpu_info`: all zero, upcalls masked where the guest can unmask them.
-    fn clear_info(&self, at: InfoArea, len: usize) -> Result<(), xenolith_hal::Fault> {
-        let layout = H::SHARED_INFO.vcpu;
+    fn clear_info(
+        &self,
+        domain: &Domain<H>,
+        at: InfoArea,
+        len: usize,
+    ) -> Result<(), xenolith_hal::Fault> {
         for word in (0..len).step_by(8) {
             self.hal.atomic64(at.mfn, at.offset + word, Swap(0))?;
         }
-        if layout.has_upcall_mask {
-            let mask = at.offset + layout.evtchn_upcall_mask;
-            self.hal.atomic8(at.mfn, mask, Swap(1))?;
+        if domain.has_upcall_mask() {
+            self.set_upcall_mask(at, 1)?;
         }
         Ok(())
+    }
+
+    fn set_upcall_mask(&self, at: InfoArea, mask: u8) -> Result<(), xenolith_hal::Fault> {
+        let byte = at.offset + H::SHARED_INFO.vcpu.evtchn_upcall_mask;
+        self.hal.atomic8(at.mfn, byte, Swap(mask)).map(drop)
+    }
+
+    /// Every vCPU of a new domain starts with events masked, where its guest can unmask them.
+    pub(crate) fn mask_upcalls(&self, domain: &Domain<H>) {
+        if domain.has_upcall_mask() {
+            for area in domain
+                .vcpus
+                .iter()
+                .filter_map(|vcpu| domain.info_area(vcpu))
+            {
+                // The page is the hypervisor's own memory: it is there.
+                let _ = self.set_upcall_mask(area, 1);
+            }
+        }
+    }
+
+    /// Lets the guest of a vCPU be told of events again, where a byte masks them.
+    pub(crate) fn unmask_upcalls(&self, vcpu: &VcpuRef<H>) {
+        if let Some(area) = vcpu.domain().info_area(vcpu) {
+            let _ = self.set_upcall_mask(area, 0);
+        }
     }
 
     fn mark_everything(&self, vcpu: &VcpuRef<H>, area: InfoArea) {

@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod fifo;
+mod upcall_mask;
 
 const ARGS: GuestVirt = GuestVirt(0x1000);
 const LAYOUT: xenolith_hal::SharedInfoLayout = Sim::SHARED_INFO;

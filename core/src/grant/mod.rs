@@ -13,6 +13,7 @@ mod map;
 mod maptrack;
 mod op;
 mod pin;
+mod pv;
 mod release;
 mod setup;
 mod split;
@@ -37,6 +38,7 @@ use xenolith_hal::{
 
 pub use dump::{GrantFacts, MappingFacts, TableFacts};
 pub use op::grant_table_op;
+pub use pv::{PvMapping, PvPlace};
 pub use release::Released;
 pub use version::Format;
 

@@ -17,10 +17,10 @@ pub(crate) mod rig;
 mod tools;
 mod version;
 
-use xenolith_abi::{Nr, vcpu::VcpuOp};
+use xenolith_abi::{Nr, grant_table::GrantStatus, vcpu::VcpuOp};
 use xenolith_hal::{GuestVirt, Hal};
 
-use crate::{Errno, VcpuRef, guest::Caller};
+use crate::{Errno, VcpuRef, grant::PvMapping, guest::Caller};
 
 pub use access::{Control, Privilege};
 
@@ -114,6 +114,23 @@ pub trait Rows<H: Hal> {
     ) -> Result<i64, Errno> {
         let _ = (caller, op, vcpu, arg);
         Err(Errno::ENOSYS)
+    }
+
+    /// Makes the page-table entry of a paravirtual caller lead to a granted frame, in place of what it led to.
+    fn map_granted(caller: Caller<'_, H>, mapping: &PvMapping) -> Result<(), GrantStatus> {
+        let _ = (caller, mapping);
+        Err(GrantStatus::GeneralError)
+    }
+
+    /// Takes the entry away again, or puts in its place the one that maps `new` (which is emptied instead). When this
+    /// returns, no TLB holds the entry. An error when the entry is another one by now: then the mapping stands.
+    fn unmap_granted(
+        caller: Caller<'_, H>,
+        mapping: &PvMapping,
+        new: Option<GuestVirt>,
+    ) -> Result<(), GrantStatus> {
+        let _ = (caller, mapping, new);
+        Err(GrantStatus::GeneralError)
     }
 }
 

@@ -39,7 +39,7 @@ fn others<H: Hal>(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Result<i64
         }
         VersionOp::CompileInfo => caller.write(arg, &compile_info())?,
         VersionOp::Capabilities => {
-            caller.write(arg, &text::<CAPABILITIES_LEN>(H::CAPABILITIES))?;
+            caller.write(arg, &text::<CAPABILITIES_LEN>(caller.hv.hal.capabilities()))?;
         }
         VersionOp::Changeset => {
             caller.write(arg, &text::<CHANGESET_LEN>(CHANGESET.unwrap_or("unknown")))?;

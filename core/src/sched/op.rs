@@ -27,10 +27,7 @@ pub fn sched_op<H: Hal>(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Outc
             Ok(0)
         }
         Ok(SchedOp::Block) => {
-            caller
-                .hv
-                .hal
-                .enable_upcalls(&caller.domain().arch, &caller.vcpu.arch);
+            enable_upcalls(caller);
             caller.hv.block(caller.vcpu);
             Ok(0)
         }
@@ -42,6 +39,17 @@ pub fn sched_op<H: Hal>(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Outc
         Ok(SchedOp::PinOverride) => pin_override(caller, arg),
     };
     Outcome::from(result)
+}
+
+/// Whoever blocks lets itself be told of events.
+fn enable_upcalls<H: Hal>(caller: Caller<'_, H>) {
+    if caller.domain().is_pv() {
+        return caller.hv.unmask_upcalls(caller.vcpu);
+    }
+    caller
+        .hv
+        .hal
+        .enable_upcalls(&caller.domain().arch, &caller.vcpu.arch);
 }
 
 fn shutdown<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {

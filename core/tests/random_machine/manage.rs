@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::SeqCst};
 use xenolith_abi::virq::Virq;
 use xenolith_core::{
     DomId, DomainRef, VcpuRef,
-    domain::{Destroyed, DomainConfig, LifeState},
+    domain::{Destroyed, DomainConfig, GuestKind, LifeState},
     memory::{MAX_ORDER, Place},
     sched::Affinity,
     timer::VcpuTimer,
@@ -88,6 +88,7 @@ impl Machine {
             privileged: id == 0,
             max_frames: 200 + self.random.below(3) * 300,
             direct_map: id == 7,
+            kind: GuestKind::Translated,
         };
         let archs = (0..vcpus).map(|_| SimVcpu::default()).collect();
         let taken = self.hv.domains.get(config.id).is_some();

@@ -2,7 +2,8 @@
 //!
 //! RAM is words of atomics, physical CPUs are numbers that a test puts on with [`Sim::run_as`], time moves only when a
 //! test says so, and everything the core asks of the machine (kicks, timers, upcalls, console text) is recorded. A
-//! guest's virtual addresses are its guest-physical ones. [`Faults`] makes chosen allocations fail. No `unsafe`, and
+//! guest's virtual addresses are its guest-physical ones. A paravirtual guest has no such: its [`SimP2m`], made by
+//! [`Sim::new_linear`], stands for its own page tables. [`Faults`] makes chosen allocations fail. No `unsafe`, and
 //! every value can be shared by real threads, so a race in the core shows here too.
 #![forbid(unsafe_code)]
 
@@ -12,13 +13,17 @@ mod faults;
 mod p2m;
 mod ram;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering::SeqCst},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, Fault, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m, PAGE_SIZE,
+    ArchTimer, AtomicOp, CpuId, Fault, Gfn, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m,
+    PAGE_SIZE, SharedInfoLayout,
 };
 
 pub use cpus::CpuRecord;
@@ -53,6 +58,7 @@ struct Machine {
     cpus: Box<[CpuRecord]>,
     now: AtomicU64,
     console: Mutex<Vec<u8>>,
+    machine_to_phys: Mutex<HashMap<Mfn, Gfn>>,
     faults: Arc<Faults>,
 }
 
@@ -72,6 +78,7 @@ impl Sim {
                 cpus: (0..cpus).map(|_| CpuRecord::default()).collect(),
                 now: AtomicU64::new(0),
                 console: Mutex::new(Vec::new()),
+                machine_to_phys: Mutex::default(),
                 faults: Arc::default(),
             }),
         }
@@ -142,11 +149,23 @@ impl Sim {
         SimP2m::new(1 << 28, self.machine.faults.clone())
     }
 
+    /// The address space of a paravirtual guest: machine frames by virtual page.
+    pub fn new_linear(&self) -> SimP2m {
+        SimP2m::linear(1 << 28, self.machine.faults.clone())
+    }
+
     fn console(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         self.machine
             .console
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phys_table(&self) -> std::sync::MutexGuard<'_, HashMap<Mfn, Gfn>> {
+        self.machine
+            .machine_to_phys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn this_cpu(&self) -> &CpuRecord {
@@ -189,6 +208,12 @@ impl Hal for Sim {
 
     const CAPABILITIES: &'static str = "xen-3.0-sim ";
     const MAX_GRANT_VERSION: u8 = 2;
+    const PV: bool = true;
+    const PV_SHARED_INFO: SharedInfoLayout = {
+        let mut layout = Self::SHARED_INFO;
+        layout.vcpu.has_upcall_mask = true;
+        layout
+    };
 
     fn cpu(&self) -> CpuId {
         cpus::current()
@@ -266,6 +291,17 @@ impl Hal for Sim {
         self.atomic16(frame, offset, op).expect("RAM")
     }
 
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        match pfn {
+            Some(pfn) => self.phys_table().insert(mfn, pfn),
+            None => self.phys_table().remove(&mfn),
+        };
+    }
+
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        self.phys_table().get(&mfn).copied()
+    }
+
     fn copy_from_guest(
         &self,
         _vcpu: &SimVcpu,
@@ -315,7 +351,12 @@ impl Hal for Sim {
         address: GuestVirt,
     ) -> Result<GuestPhys, Fault> {
         let address = GuestPhys(address.0);
-        p2m.lookup(address.frame()).map(|_| address).ok_or(Fault)
+        let entry = p2m.lookup(address.frame()).ok_or(Fault)?;
+        match p2m.is_linear() {
+            true if !entry.kind.writable() => Err(Fault),
+            true => Ok(GuestPhys(entry.mfn.base().0 | address.offset() as u64)),
+            false => Ok(address),
+        }
     }
 
     fn release_domain(&self, domain: &SimDomain) {
@@ -350,7 +391,6 @@ mod tests {
 
     #[test]
     fn guest_copies_cross_frames_and_honour_rights() {
-        use xenolith_hal::Gfn;
         let sim = Sim::small();
         let (p2m, vcpu) = (sim.new_p2m(), SimVcpu::default());
         p2m.map(Gfn(1), Mfn(0x4_0005), 1, P2mType::RamRw, &NoTables)

@@ -47,6 +47,8 @@ struct Tables {
 /// The simulated second-level translation of one domain.
 pub struct SimP2m {
     limit: u64,
+    /// It stands for the page tables of a paravirtual guest.
+    linear: bool,
     tables: Mutex<Tables>,
     faults: Arc<Faults>,
 }
@@ -56,9 +58,23 @@ impl SimP2m {
     pub fn new(limit: u64, faults: Arc<Faults>) -> Self {
         Self {
             limit,
+            linear: false,
             tables: Mutex::new(Rank::P2m, Tables::default()),
             faults,
         }
+    }
+
+    /// An empty address space of a paravirtual guest, with virtual pages below `limit`.
+    pub fn linear(limit: u64, faults: Arc<Faults>) -> Self {
+        Self {
+            linear: true,
+            ..Self::new(limit, faults)
+        }
+    }
+
+    /// Whether it was made with [`SimP2m::linear`].
+    pub fn is_linear(&self) -> bool {
+        self.linear
     }
 
     /// How many table frames it holds.
