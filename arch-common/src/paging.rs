@@ -256,7 +256,8 @@ impl<P: Paging> Tables<P> {
         let mut state = STATE.lock();
         let mut table = Self::root().0;
         for level in 0..P::LEVELS - 1 {
-            let slot = &Self::entries(table)[(va >> (12 + 9 * (P::LEVELS - 1 - level))) as usize & 511];
+            let slot =
+                &Self::entries(table)[(va >> (12 + 9 * (P::LEVELS - 1 - level))) as usize & 511];
             table = match P::decode(slot.load(Ordering::Relaxed), level) {
                 Entry::Table(next) => next,
                 Entry::Leaf => return Err(NoMemory),

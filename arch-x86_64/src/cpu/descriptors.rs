@@ -74,7 +74,11 @@ pub const fn system(base: u64, limit: u32, rights: u64) -> [u64; 2] {
 fn page(cpu: CpuId, task: u64) -> Page {
     const TASK_AVAILABLE: u64 = 0x89;
     const PRESENT_DATA: u64 = 0x93 << 40;
-    let [task_low, task_high] = system(task, size_of::<TaskStateSegment>() as u32 - 1, TASK_AVAILABLE);
+    let [task_low, task_high] = system(
+        task,
+        size_of::<TaskStateSegment>() as u32 - 1,
+        TASK_AVAILABLE,
+    );
     let mut page = [0; DESCRIPTORS];
     let entries = [
         (CODE, 0x00af_9b00_0000_ffff),
@@ -128,7 +132,7 @@ pub fn install(cpu: CpuId) {
         segmentation::SS::set_reg(selector(DATA));
         segmentation::DS::set_reg(SegmentSelector::NULL);
         segmentation::ES::set_reg(SegmentSelector::NULL);
-        tables::lldt(SegmentSelector::NULL);
+        core::arch::asm!("lldt {:x}", in(reg) 0u16, options(nostack, preserves_flags));
     }
     vectors::install(vectors::Stacks::Own);
 }
@@ -143,7 +147,10 @@ pub unsafe fn move_to(cpu: CpuId, last: *mut Page, task: *mut TaskStateSegment, 
     let old = (pointer.base + u64::from(FIRST)).as_ptr::<Page>();
     // SAFETY: `install` made the present table and its task state, which are only read here; the caller owns the new places.
     unsafe {
-        let [low, high] = [(*old)[usize::from(TASK - FIRST) >> 3], (*old)[usize::from(TASK + 8 - FIRST) >> 3]];
+        let [low, high] = [
+            (*old)[usize::from(TASK - FIRST) >> 3],
+            (*old)[usize::from(TASK + 8 - FIRST) >> 3],
+        ];
         let base = low >> 16 & 0xff_ffff | (low >> 56) << 24 | high << 32;
         let mut state = (base as *const TaskStateSegment).read();
         state.privilege_stack_table[0] = VirtAddr::new(stack);
@@ -152,4 +159,3 @@ pub unsafe fn move_to(cpu: CpuId, last: *mut Page, task: *mut TaskStateSegment, 
         load(last as u64);
     }
 }
-

@@ -32,7 +32,9 @@ pub fn recover(frame: &mut Frame) -> bool {
         // A guest's breakpoint on data that the hypervisor touches for it, or its single step that arrives late.
         frame.rflags &= !TRAP;
         // SAFETY: what the register tells belongs to nobody.
-        unsafe { core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nomem, nostack, preserves_flags))
+        };
         return true;
     }
     let Some(pair) = table().iter().find(|pair| pair.faulting == frame.rip) else {

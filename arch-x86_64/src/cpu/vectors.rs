@@ -16,7 +16,10 @@ use super::{
     percpu::PerCpu,
     recovery,
 };
-use crate::{irq, pv::frame::{Frame, push_general}};
+use crate::{
+    irq,
+    pv::frame::{Frame, push_general},
+};
 
 /// Another CPU asks this one to look at its work.
 pub const KICK: u8 = 0xf0;
@@ -150,7 +153,11 @@ fn gate(vector: u64, stacks: Stacks) -> u128 {
         (Stacks::Own, DEBUG) => DEBUG_STACK + 1,
         _ => 0,
     } as u128;
-    let rights = if FROM_RING_3.contains(&vector) { 0xee } else { 0x8e };
+    let rights = if FROM_RING_3.contains(&vector) {
+        0xee
+    } else {
+        0x8e
+    };
     (entry & 0xffff)
         | u128::from(CODE) << 16
         | stack << 32

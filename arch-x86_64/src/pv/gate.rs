@@ -8,7 +8,8 @@
 //! | 0x10000 | 16 pages: the guest's local descriptors |
 //! | 0x20000 | the [`Gate`] |
 //!
-//! Guests' pages are mapped read-only, for the CPU alone: what is in them was checked by their frame's type.
+//! The CPU notes in a guest's descriptor that it was used, so the pages are writable; for the CPU alone. What is in them was
+//! checked when their frame got its type.
 
 use core::{
     cell::UnsafeCell,
@@ -43,7 +44,8 @@ pub const LOCAL_PAGES: usize = 16;
 const LOCAL: u64 = 0x1_0000;
 const GATE: u64 = 0x2_0000;
 const GATE_PAGES: u64 = 2;
-const PADDING: usize = GATE_PAGES as usize * PAGE_SIZE - size_of::<Frame>() - size_of::<TaskStateSegment>() - 56;
+const PADDING: usize =
+    GATE_PAGES as usize * PAGE_SIZE - size_of::<Frame>() - size_of::<TaskStateSegment>() - 56;
 
 /// The registers of a stopped guest, and what the first instructions behind it need.
 ///
@@ -97,13 +99,23 @@ impl Gates {
         let place = place(cpu);
         let page = PAGE_SIZE as u64;
         Hyp::map(place + u64::from(FIRST), frames.base(), page, Access::Ram)?;
-        Hyp::map(place + GATE, frames.plus(1).base(), GATE_PAGES * page, Access::Ram)?;
+        Hyp::map(
+            place + GATE,
+            frames.plus(1).base(),
+            GATE_PAGES * page,
+            Access::Ram,
+        )?;
         let gate = (place + GATE) as *mut Gate;
         // SAFETY: the pages were just mapped for this CPU alone, and stay; nobody else knows of them.
         unsafe {
             let task = &raw mut (*gate).task;
             let top = place + GATE + size_of::<Gate>() as u64;
-            descriptors::move_to(cpu, (place + u64::from(FIRST)) as *mut descriptors::Page, task, top);
+            descriptors::move_to(
+                cpu,
+                (place + u64::from(FIRST)) as *mut descriptors::Page,
+                task,
+                top,
+            );
         }
         Ok(Self {
             gate,
@@ -118,6 +130,12 @@ impl Gates {
     #[must_use]
     pub fn gate(&self) -> *mut Gate {
         self.gate
+    }
+
+    /// The end of the gate: the stack of entries from ring 3.
+    #[must_use]
+    pub fn top(&self) -> u64 {
+        self.place + GATE + size_of::<Gate>() as u64
     }
 
     /// Where the guest's local descriptors are for the CPU.
@@ -141,7 +159,7 @@ impl Gates {
     /// One page of local descriptors.
     pub fn map_local(&self, page: usize, frame: Mfn) {
         if let Some(slot) = self.local.get(page) {
-            slot.store(pte::READ_ONLY | frame.base().0, Relaxed);
+            slot.store(pte::DATA | frame.base().0, Relaxed);
         }
     }
 
@@ -152,7 +170,9 @@ impl Gates {
 
     fn map(&self, slots: &[AtomicU64], at: u64, frames: &[Mfn]) {
         for (index, slot) in slots.iter().enumerate() {
-            let entry = frames.get(index).map_or(0, |frame| pte::READ_ONLY | frame.base().0);
+            let entry = frames
+                .get(index)
+                .map_or(0, |frame| pte::DATA | frame.base().0);
             let old = slot.load(Relaxed);
             if old == 0 && entry == 0 {
                 break;

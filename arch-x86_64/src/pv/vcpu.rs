@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use core::{
     cell::{Cell, UnsafeCell},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
 };
 
 use arrayvec::ArrayVec;
@@ -82,8 +82,25 @@ pub struct Segments {
 /// The events of a vCPU besides its event channels.
 #[derive(Debug, Default)]
 pub struct Signals {
-    /// A non-maskable interrupt waits.
-    pub nmi: AtomicBool,
+    nmi: AtomicBool,
+}
+
+impl Signals {
+    /// A non-maskable interrupt waits from now on.
+    pub fn post_nmi(&self) {
+        self.nmi.store(true, SeqCst);
+    }
+
+    /// Whether one waits.
+    #[must_use]
+    pub fn nmi_waits(&self) -> bool {
+        self.nmi.load(SeqCst)
+    }
+
+    /// It is delivered.
+    pub fn take_nmi(&self) {
+        self.nmi.store(false, SeqCst);
+    }
 }
 
 /// See the module.
@@ -120,12 +137,16 @@ pub struct PvVcpu {
     pub traps: Box<[Cell<Trap>; 256]>,
     /// Segments, while no CPU has them loaded; the bases that are not in the CPU otherwise.
     pub segments: Cell<Segments>,
+    /// The selectors of DS, ES, FS and GS, when one of them could not be loaded and the kernel was not told yet.
+    pub segments_failed: Cell<Option<[u16; 4]>>,
     /// Frames with descriptors.
     pub descriptors: UnsafeCell<ArrayVec<Mfn, DESCRIPTOR_PAGES>>,
     /// How many descriptors there are.
     pub descriptor_count: Cell<u32>,
     /// Local descriptors: where the kernel has them, and how many.
     pub local: Cell<(u64, u32)>,
+    /// Pages of local descriptors that the CPU has used, with their frames.
+    pub local_frames: UnsafeCell<ArrayVec<(usize, Mfn), 16>>,
     /// The privilege that ports ask for, as the guest set it.
     pub iopl: Cell<u8>,
     /// CR0.TS, as the guest has it.
@@ -160,11 +181,21 @@ impl PvVcpu {
             sysenter: Cell::default(),
             nmi: Cell::default(),
             in_nmi: Cell::new(false),
-            traps: Box::new([const { Cell::new(Trap { address: 0, selector: 0, flags: 0 }) }; 256]),
+            traps: Box::new(
+                [const {
+                    Cell::new(Trap {
+                        address: 0,
+                        selector: 0,
+                        flags: 0,
+                    })
+                }; 256],
+            ),
             segments: Cell::default(),
+            segments_failed: Cell::new(None),
             descriptors: UnsafeCell::new(ArrayVec::new()),
             descriptor_count: Cell::new(0),
             local: Cell::default(),
+            local_frames: UnsafeCell::new(ArrayVec::new()),
             iopl: Cell::new(0),
             task_switched: Cell::new(false),
             cr4: Cell::new(0),
