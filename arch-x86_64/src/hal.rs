@@ -10,15 +10,26 @@ use xenolith_hal::{
 
 use crate::{
     apic, console,
-    cpu::{self, percpu},
+    cpu::{
+        self,
+        percpu::{self, PerCpu},
+    },
     guest::{
         interrupts, linear,
         vcpu::{ArchDomain, ArchVcpu},
     },
     irq,
     mm::{hardware::Ram, hyp::Direct, nested::Nested},
-    power, timer,
+    power,
+    pv::{access, tables, vcpu::PvVcpu},
+    timer,
 };
+
+fn pv_guest_phys(pv: &PvVcpu, address: GuestVirt) -> Result<GuestPhys, Fault> {
+    let cpu = PerCpu::try_current().ok_or(Fault)?;
+    let found = tables::translate(cpu.hv, pv.root().ok_or(Fault)?, address.0);
+    found.map(|at| GuestPhys(at.0)).ok_or(Fault)
+}
 
 /// An x86-64 machine. All its state is in the hardware and in this crate's statics.
 #[derive(Clone, Copy, Default)]
@@ -145,6 +156,9 @@ impl Hal for X86_64 {
         from: GuestVirt,
         buf: &mut [u8],
     ) -> Result<(), Fault> {
+        if vcpu.pv().is_some() {
+            return access::read(from.0, buf);
+        }
         linear::copy_from(vcpu, p2m, from, buf)
     }
 
@@ -156,6 +170,9 @@ impl Hal for X86_64 {
         to: GuestVirt,
         buf: &[u8],
     ) -> Result<(), Fault> {
+        if vcpu.pv().is_some() {
+            return access::write(to.0, buf);
+        }
         linear::copy_to(vcpu, p2m, to, buf)
     }
 
@@ -165,7 +182,10 @@ impl Hal for X86_64 {
     }
 
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
-        interrupts::raise_upcall(vcpu);
+        match vcpu.pv() {
+            Some(_) => vcpu.look_before_entry(),
+            None => interrupts::raise_upcall(vcpu),
+        }
     }
 
     fn has_deliverable_interrupt(
@@ -174,7 +194,10 @@ impl Hal for X86_64 {
         vcpu: &ArchVcpu,
         upcall: bool,
     ) -> bool {
-        interrupts::has_deliverable(domain, vcpu, upcall)
+        match vcpu.pv() {
+            Some(pv) => upcall || pv.signals.nmi_waits(),
+            None => interrupts::has_deliverable(domain, vcpu, upcall),
+        }
     }
 
     fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) -> Option<Nanos> {
@@ -187,11 +210,17 @@ impl Hal for X86_64 {
         p2m: &Nested,
         address: GuestVirt,
     ) -> Result<GuestPhys, Fault> {
+        if let Some(pv) = vcpu.pv() {
+            return pv_guest_phys(pv, address);
+        }
         linear::guest_phys(vcpu, p2m, address)
     }
 
     fn has_start(&self, vcpu: &ArchVcpu) -> bool {
-        !vcpu.lapic.signals().is_waiting_for_start()
+        match vcpu.pv() {
+            Some(pv) => pv.has_registers.get(),
+            None => !vcpu.lapic.signals().is_waiting_for_start(),
+        }
     }
 
     fn set_callback(&self, domain: &ArchDomain, via: u64) -> bool {

@@ -229,6 +229,7 @@ pub(super) fn start(
         match &vcpu.arch.hw {
             HwVcpu::Svm(_) => set_start(&mut *Svm::hardware(&vcpu.arch), entry),
             HwVcpu::Vmx(vmx) => vmx.with_current(|hw| set_start(hw, entry)),
+            HwVcpu::Pv(_) => return Err("a PV guest has another way to start".into()),
         }
         (*vcpu.arch.regs_ptr()).rbx = start_info;
     }
