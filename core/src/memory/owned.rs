@@ -165,7 +165,8 @@ impl<H: Hal> Hypervisor<H> {
         self.memory
             .record(mfn)?
             .get(owner)
-            .then_some(FrameRef { hv: self, mfn })
+            // Not made before it is held: the value lets go when it is dropped.
+            .then(|| FrameRef { hv: self, mfn })
     }
 
     /// A reference on whatever memory stands behind a guest frame: the domain's own, hypervisor memory shown to it, or

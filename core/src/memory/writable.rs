@@ -76,3 +76,60 @@ impl<H: Hal> Hypervisor<H> {
 fn has_uses(record: &FrameRecord) -> bool {
     record.state().type_count() != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use xenolith_hal::Gfn;
+    use xenolith_sim::Sim;
+
+    use super::FrameType;
+    use crate::testing;
+
+    #[test]
+    fn a_refused_reference_lets_nobody_elses_go() {
+        let hv = testing::hypervisor(&Sim::small());
+        let (one, other) = (testing::domain(&hv, 1, 4), testing::domain(&hv, 2, 4));
+        let held = hv.pin_own(&one, Gfn(1)).unwrap();
+        let count = || hv.memory.record(held.mfn()).unwrap().state().count();
+        assert_eq!(count(), 2);
+        assert!(hv.get_frame(held.mfn(), other.id()).is_none());
+        assert!(hv.get_writable(held.mfn(), &other).is_none());
+        assert_eq!(count(), 2);
+    }
+
+    #[test]
+    fn a_frame_that_is_held_for_writing_becomes_no_page_table_and_the_other_way_round() {
+        let hv = testing::hypervisor(&Sim::small());
+        let domain = testing::pv(&hv, 1, 4);
+        let mfn = testing::mfn_at(&domain, 1);
+        let record = hv.memory.record(mfn).unwrap();
+        let held = hv.pin_own(&domain, Gfn(mfn.0)).unwrap();
+        assert!(record.get_type(FrameType::L1).is_err());
+        let kept = held.keep();
+        assert_eq!(record.state().type_count(), 1);
+        hv.put_writable(kept);
+        assert_eq!(
+            (record.state().type_count(), record.state().count()),
+            (0, 1)
+        );
+        record.get_type(FrameType::L1).unwrap();
+        assert!(hv.get_writable(mfn, &domain).is_none());
+        assert_eq!(
+            (record.state().type_count(), record.state().count()),
+            (1, 1)
+        );
+    }
+
+    #[test]
+    fn what_a_guest_is_shown_becomes_no_page_table() {
+        let hv = testing::hypervisor(&Sim::small());
+        let domain = testing::pv(&hv, 1, 4);
+        let record = hv.memory.record(domain.shared_info).unwrap();
+        assert!(record.get_type(FrameType::L1).is_err());
+        assert!(hv.pin_own(&domain, Gfn(domain.shared_info.0)).is_none());
+        assert!(hv.pin(&domain, Gfn(domain.shared_info.0)).is_some());
+        let translated = testing::domain(&hv, 2, 4);
+        let record = hv.memory.record(translated.shared_info).unwrap();
+        assert_eq!(record.state().type_count(), 0);
+    }
+}
