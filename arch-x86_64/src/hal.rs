@@ -4,7 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal, HeapUse,
+    MachphysMapping,
     Mfn, Nanos, Order, SharedInfoLayout,
 };
 
@@ -21,7 +22,7 @@ use crate::{
     irq,
     mm::{hardware::Ram, hyp::Direct, nested::Nested},
     power,
-    pv::{access, tables, vcpu::PvVcpu},
+    pv::{access, m2p, tables, vcpu::PvVcpu},
     timer,
 };
 
@@ -179,6 +180,22 @@ impl Hal for X86_64 {
     #[inline(always)]
     fn is_narrow(&self, vcpu: &ArchVcpu) -> bool {
         vcpu.narrow.get()
+    }
+
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        m2p::set(mfn, pfn);
+    }
+
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        m2p::get(mfn)
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        m2p::mapping()
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        m2p::frame(index)
     }
 
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
