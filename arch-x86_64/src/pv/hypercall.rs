@@ -8,8 +8,8 @@ use xenolith_core::{
 };
 use xenolith_hal::GuestVirt;
 
-use super::{access, callbacks, descriptors, registers, run::Stopped};
-use crate::{X86_64, guest};
+use super::{access, callbacks, descriptors, registers, machine::ThisCpu, run::Stopped};
+use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.
 mod nr {
@@ -21,6 +21,10 @@ mod nr {
     pub const SET_DEBUGREG: u64 = 8;
     pub const GET_DEBUGREG: u64 = 9;
     pub const UPDATE_DESCRIPTOR: u64 = 10;
+    pub const MMU_UPDATE: u64 = 1;
+    pub const UPDATE_VA_MAPPING: u64 = 14;
+    pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
+    pub const MMUEXT_OP: u64 = 26;
     pub const IRET: u64 = 23;
     pub const SET_SEGMENT_BASE: u64 = 25;
     pub const NMI_OP: u64 = 28;
@@ -59,6 +63,16 @@ pub struct Rows;
 impl hypercall::Rows<X86_64> for Rows {
     fn call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
         let pv = caller.vcpu.arch.pv()?;
+        let this = ThisCpu(PerCpu::try_current()?);
+        match nr {
+            nr::MMU_UPDATE => return Some(this.tables().mmu_update(caller, args)),
+            nr::UPDATE_VA_MAPPING => return Some(this.tables().update_va_mapping(caller, args)),
+            nr::MMUEXT_OP => return Some(this.tables().mmuext_op(caller, args)),
+            nr::UPDATE_VA_MAPPING_OTHERDOMAIN => {
+                return Some(this.tables().update_va_mapping_otherdomain(caller, args));
+            }
+            _ => {}
+        }
         let [a, b, c, ..] = args;
         let result = match nr {
             nr::SET_TRAP_TABLE => callbacks::set_trap_table(caller, pv, GuestVirt(a)),
