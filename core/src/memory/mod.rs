@@ -10,8 +10,10 @@
 
 mod account;
 mod buddy;
+mod exchange;
 mod frame;
 mod heap;
+mod machine;
 pub mod op;
 mod owned;
 mod physmap;
@@ -19,6 +21,7 @@ mod ram;
 mod relinquish;
 mod table;
 mod tables;
+mod writable;
 
 pub use account::{DomainMemory, InUse};
 pub use buddy::MAX_ORDER;
@@ -29,6 +32,7 @@ pub use ram::NoRam;
 pub(crate) use relinquish::{Relinquish, RelinquishStep};
 pub use table::{BadBanks, FrameTable, MAX_BANKS, Node, RamBank};
 pub use tables::DomainTables;
+pub use writable::WritableRef;
 
 use xenolith_hal::{
     Mfn, Order,
