@@ -4,8 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
-    Mfn, Nanos, Order, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
+    HeapUse, MachphysMapping, Mfn, Nanos, Order, SharedInfoLayout,
 };
 
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
         interrupts, linear,
         vcpu::{ArchDomain, ArchVcpu},
     },
-    irq,
-    mm::{hardware::Ram, hyp::Direct, nested::Nested},
+    irq, machine,
+    mm::{hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
     power,
     pv::{access, tables, vcpu::PvVcpu},
     timer,
@@ -146,6 +146,28 @@ impl Hal for X86_64 {
     #[inline(always)]
     fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
         Direct::word16(frame, offset, op)
+    }
+
+    #[inline]
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        machine_to_phys::set(mfn, pfn);
+    }
+
+    #[inline]
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        machine_to_phys::get(mfn)
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        machine_to_phys::mapping()
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        machine_to_phys::frame(index)
+    }
+
+    fn machine_memory_map(&self) -> &[E820Entry] {
+        machine::memory_map()
     }
 
     #[inline(always)]
