@@ -4,9 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal, HeapUse,
-    MachphysMapping,
-    Mfn, Nanos, Order, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
+    HeapUse, MachphysMapping, Mfn, Nanos, Order, SharedInfoLayout,
 };
 
 use crate::{
@@ -19,10 +18,10 @@ use crate::{
         interrupts, linear,
         vcpu::{ArchDomain, ArchVcpu},
     },
-    irq,
-    mm::{hardware::Ram, hyp::Direct, nested::Nested},
+    irq, machine,
+    mm::{hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
     power,
-    pv::{access, m2p, tables, vcpu::PvVcpu},
+    pv::{access, tables, vcpu::PvVcpu},
     timer,
 };
 
@@ -149,6 +148,28 @@ impl Hal for X86_64 {
         Direct::word16(frame, offset, op)
     }
 
+    #[inline]
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        machine_to_phys::set(mfn, pfn);
+    }
+
+    #[inline]
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        machine_to_phys::get(mfn)
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        machine_to_phys::mapping()
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        machine_to_phys::frame(index)
+    }
+
+    fn machine_memory_map(&self) -> &[E820Entry] {
+        machine::memory_map()
+    }
+
     #[inline(always)]
     fn copy_from_guest(
         &self,
@@ -180,22 +201,6 @@ impl Hal for X86_64 {
     #[inline(always)]
     fn is_narrow(&self, vcpu: &ArchVcpu) -> bool {
         vcpu.narrow.get()
-    }
-
-    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
-        m2p::set(mfn, pfn);
-    }
-
-    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
-        m2p::get(mfn)
-    }
-
-    fn machphys_mapping(&self) -> Option<MachphysMapping> {
-        m2p::mapping()
-    }
-
-    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
-        m2p::frame(index)
     }
 
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {

@@ -3,8 +3,8 @@
 //!
 //! | slots | what |
 //! |---|---|
-//! | 256 | for PV guests to read: which frame of theirs a machine frame is |
-//! | 257 | the same, for writing |
+//! | 256 | what PV guests call each machine frame, for them to read |
+//! | 257 | the same, to be written |
 //! | 258 | what boot loader and firmware left in memory, read-only |
 //! | 259 | CPU stacks, each with an unmapped page below |
 //! | 260 | device registers, mapped as drivers ask |
@@ -25,10 +25,8 @@ pub const IMAGE_SLOTS: [u64; 3] = [
 ];
 /// The root slots that are the hypervisor's in every address space.
 pub const ROOT_SLOTS: core::ops::Range<usize> = 256..272;
-/// Where PV guests read the machine-to-physical table.
-pub const M2P_READ_VA: u64 = slot(256);
-/// Where it is written.
-pub const M2P_VA: u64 = slot(257);
+/// First address of what PV guests call each machine frame.
+pub const MACHINE_TO_PHYS_VA: u64 = slot(257);
 /// First address of the window on boot information.
 pub const FIRMWARE_VA: u64 = slot(258);
 /// First address of the CPU stacks.

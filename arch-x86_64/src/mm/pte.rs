@@ -8,10 +8,10 @@ pub const LEVELS: u32 = 4;
 pub const LARGEST_SHIFT: u32 = 21;
 
 const PRESENT: u64 = 1 << 0;
-const USER: u64 = 1 << 2;
 const WRITABLE: u64 = 1 << 1;
 const WRITE_THROUGH: u64 = 1 << 3;
 const CACHE_DISABLE: u64 = 1 << 4;
+const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
@@ -28,10 +28,10 @@ pub const DATA: u64 = READ_ONLY | WRITABLE | DIRTY;
 const DEVICE: u64 = DATA | WRITE_THROUGH | CACHE_DISABLE;
 /// A pointer to the next table.
 pub const POINTER: u64 = PRESENT | WRITABLE | ACCESSED;
-/// A pointer to a table of what PV guests read.
-pub const GUEST_POINTER: u64 = POINTER | USER;
-/// A 2 MiB block that they read.
-pub const GUEST_BLOCK: u64 = READ_ONLY | USER | LARGE;
+/// A 2 MiB block that guests in ring 3 may read.
+pub const GUEST_READ_ONLY_BLOCK: u64 = READ_ONLY | USER | LARGE;
+/// A pointer to a table for guests in ring 3.
+pub const GUEST_POINTER: u64 = PRESENT | USER | ACCESSED;
 /// A 2 MiB block for the few instructions that run at their physical address.
 pub const BLOCK_TEXT: u64 = TEXT | LARGE;
 

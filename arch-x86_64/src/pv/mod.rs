@@ -26,8 +26,6 @@ pub mod gate;
 #[cfg(target_os = "none")]
 pub mod hypercall;
 #[cfg(target_os = "none")]
-pub mod m2p;
-#[cfg(target_os = "none")]
 pub mod machine;
 #[cfg(target_os = "none")]
 pub mod registers;
