@@ -1,11 +1,11 @@
 //! The machine as the core sees it.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
     ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
-    Mfn, Nanos, Order, SharedInfoLayout,
+    Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
 };
 
 use crate::{
@@ -135,6 +135,11 @@ impl Hal for X86_64 {
     #[inline(always)]
     fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
         Direct::word16(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        Direct::words(mfn)
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@ mod account;
 mod buddy;
 mod frame;
 mod heap;
+mod mapped;
 pub mod op;
 mod owned;
 mod physmap;
@@ -22,7 +23,10 @@ mod tables;
 
 pub use account::{DomainMemory, InUse};
 pub use buddy::MAX_ORDER;
-pub use frame::{Charge, Class, Dropped, FrameRecord, FrameState, FrameType, TypeBusy, Validation};
+pub use frame::{
+    Charge, Claim, Class, Dropped, Ended, FrameRecord, FrameState, FrameType, Progress, Reclaim,
+    Refused, TypeBusy,
+};
 pub use heap::{room_for_arc, try_arc, try_boxed_slice};
 pub use owned::{FrameRef, PinnedFrame};
 pub use ram::NoRam;

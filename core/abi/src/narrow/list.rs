@@ -68,4 +68,5 @@ same! {
     sched::Shutdown, sched::RemoteShutdown, sched::Watchdog, sched::PinOverride,
     vcpu::SetPeriodicTimer, vcpu::RegisterVcpuInfo,
     version::FeatureInfo, version::BuildIdHeader, version::CompileInfo,
+    x86_64::MmuUpdate,
 }

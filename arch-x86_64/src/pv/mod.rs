@@ -1,0 +1,3 @@
+//! Paravirtual guests: kernels that run in ring 3 on page tables that the hypervisor checked.
+
+pub mod memory;
