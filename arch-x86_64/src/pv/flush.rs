@@ -40,6 +40,9 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
 
 static CLOCK: AtomicU64 = AtomicU64::new(1);
 
+/// The CPUs that have an address space of a PV guest loaded.
+pub static IN_GUESTS: AtomicCpuMask = AtomicCpuMask::empty();
+
 fn mailbox(cpu: CpuId) -> &'static Mailbox {
     &MAILBOXES[cpu.index() % MAX_CPUS]
 }
@@ -113,10 +116,10 @@ pub fn cpus(cpu: &PerCpu, mask: &CpuMask) {
     }
 }
 
-/// Makes those of the CPUs forget that may still keep what was dropped at `stamp`.
-pub fn older(cpu: &PerCpu, present: &AtomicCpuMask, stamp: u64) {
-    let mut mask = present.load();
-    for other in present.load().iter() {
+/// Makes those CPUs forget that are in a PV guest and may still keep what was dropped at `stamp`.
+pub fn older(cpu: &PerCpu, stamp: u64) {
+    let mut mask = IN_GUESTS.load();
+    for other in IN_GUESTS.load().iter() {
         if mailbox(other).last.load(SeqCst) > stamp {
             mask.remove(other);
         }
@@ -124,4 +127,9 @@ pub fn older(cpu: &PerCpu, present: &AtomicCpuMask, stamp: u64) {
     if !mask.is_empty() {
         cpus(cpu, &mask);
     }
+}
+
+/// Makes every CPU forget that is in a PV guest.
+pub fn everybody(cpu: &PerCpu) {
+    cpus(cpu, &IN_GUESTS.load());
 }

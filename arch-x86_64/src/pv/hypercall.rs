@@ -1,14 +1,17 @@
 //! Hypercalls of PV guests: by SYSCALL from the kernel, with what only they have (`xen.h`, `callback.h`, `nmi.h`).
 
-use xenolith_abi::vcpu::VcpuOp;
+use xenolith_abi::{grant_table::GrantStatus, vcpu::VcpuOp};
 use xenolith_core::{
     Errno, VcpuRef,
+    grant::PvMapping,
     guest::Caller,
     hypercall::{self, Outcome},
 };
 use xenolith_hal::GuestVirt;
 
-use super::{access, callbacks, descriptors, registers, machine::ThisCpu, run::Stopped};
+use super::{
+    access, callbacks, descriptors, flush, machine::ThisCpu, registers, run::Stopped,
+};
 use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.
@@ -82,13 +85,33 @@ impl hypercall::Rows<X86_64> for Rows {
             nr::FPU_TASKSWITCH => registers::fpu_taskswitch(pv, a as u32),
             nr::SET_DEBUGREG => registers::set_debug(pv, a as u32, b),
             nr::GET_DEBUGREG => return Some(registers::debug(pv, a as u32)),
-            nr::UPDATE_DESCRIPTOR => descriptors::update(caller, a, b),
+            nr::UPDATE_DESCRIPTOR => return Some(descriptors::update(caller, pv, a, b)),
             nr::SET_SEGMENT_BASE => registers::set_segment_base(a as u32, b),
             nr::NMI_OP => callbacks::nmi_op(caller, pv, a as u32, GuestVirt(b)),
             nr::CALLBACK_OP => callbacks::callback_op(caller, pv, a as u32, GuestVirt(b)),
             _ => return guest::physdev::common_call(caller, nr, args),
         };
         Some(Outcome::from(result))
+    }
+
+    fn map_granted(caller: Caller<'_, X86_64>, mapping: &PvMapping) -> Result<(), GrantStatus> {
+        let cpu = PerCpu::try_current().ok_or(GrantStatus::GeneralError)?;
+        ThisCpu(cpu).tables().map_granted(caller, mapping)
+    }
+
+    fn unmap_granted(
+        caller: Caller<'_, X86_64>,
+        mapping: &PvMapping,
+        new: Option<GuestVirt>,
+    ) -> Result<(), GrantStatus> {
+        let cpu = PerCpu::try_current().ok_or(GrantStatus::GeneralError)?;
+        ThisCpu(cpu).tables().unmap_granted(caller, mapping, new)
+    }
+
+    fn flush_granted(caller: Caller<'_, X86_64>) {
+        if let (Some(cpu), Some(pv)) = (PerCpu::try_current(), &caller.domain().arch.pv) {
+            flush::cpus(cpu, &pv.present.load());
+        }
     }
 
     fn vcpu_op(

@@ -104,7 +104,7 @@ impl Machine<X86_64> for ThisCpu {
 
     fn set_ldt(&self, vcpu: &VcpuRef<X86_64>, base: GuestVirt, entries: u32) -> Result<(), Errno> {
         let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;
-        descriptors::set_local(pv, self.0.hv, base.0, entries)
+        descriptors::set_local(pv, base.0, entries)
     }
 
     fn l1_entry(&self, _: &VcpuRef<X86_64>, _: GuestVirt) -> Option<EntryPlace> {

@@ -1,6 +1,5 @@
 //! PV guests: kernels that know that they run in ring 3, on page tables which the hypervisor has checked.
 
-pub mod descriptor;
 pub mod domain;
 pub mod frame;
 pub mod memory;
@@ -29,6 +28,8 @@ pub mod hypercall;
 pub mod machine;
 #[cfg(target_os = "none")]
 pub mod registers;
+#[cfg(target_os = "none")]
+pub mod release;
 #[cfg(target_os = "none")]
 pub mod run;
 #[cfg(target_os = "none")]

@@ -94,9 +94,9 @@ fn set(
     }
     let frames: ArrayVec<Mfn, DESCRIPTOR_PAGES> =
         context.gdt_frames.iter().take(pages).map(|frame| Mfn(*frame)).collect();
-    descriptors::install(hv, domain, pv, &frames, context.gdt_ents as u32)?;
+    descriptors::install(domain, pv, &frames, context.gdt_ents as u32)?;
     if context.ldt_ents != 0 {
-        descriptors::set_local(pv, hv, context.ldt_base, context.ldt_ents as u32)?;
+        descriptors::set_local(pv, context.ldt_base, context.ldt_ents as u32)?;
     }
     let root = |register: u64| (register != 0).then(|| HostPhys(register).frame());
     let [_, user, _, kernel, ..] = context.ctrlreg;

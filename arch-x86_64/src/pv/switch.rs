@@ -119,10 +119,14 @@ pub fn change_space(cpu: &PerCpu, old: Option<&VcpuRef<X86_64>>, next: Option<&V
             if let Some(domain) = &next.domain().arch.pv {
                 domain.present.insert(cpu.id);
             }
+            flush::IN_GUESTS.insert(cpu.id);
             pv.set_cpu(Some(cpu.id));
             flush::with_root_load(|| load_root(root));
         }
-        None if old.is_some() => flush::with_root_load(|| load_space(Hyp::root())),
+        None if old.is_some() => {
+            flush::with_root_load(|| load_space(Hyp::root()));
+            flush::IN_GUESTS.remove(cpu.id);
+        }
         None => {}
     }
     if let Some(old) = old {
