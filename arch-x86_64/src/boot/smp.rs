@@ -184,15 +184,11 @@ impl Counters {
 
 /// The executing CPU does its work for ever.
 pub(super) fn run(cpu: &'static PerCpu) -> ! {
-    if cpu.svm.get().is_some() {
-        cpu::run::run::<Svm>(cpu)
-    }
     if cpu.vmx.get().is_some() {
         cpu::run::run::<Vmx>(cpu)
     }
-    loop {
-        cpu::run::idle(cpu);
-    }
+    // Where there is neither, all guests are PV, and nothing of this backend is ever used.
+    cpu::run::run::<Svm>(cpu)
 }
 
 /// Every other CPU comes here, on its own stack.
