@@ -251,6 +251,47 @@ impl<P: Paging> Tables<P> {
         false
     }
 
+    /// The last-level entries of `count` pages from `va` on, which one table holds. The caller writes them.
+    pub fn page_slots(va: u64, count: usize) -> Result<&'static [AtomicU64], NoMemory> {
+        let mut state = STATE.lock();
+        let mut table = Self::root().0;
+        for level in 0..P::LEVELS - 1 {
+            let slot =
+                &Self::entries(table)[(va >> (12 + 9 * (P::LEVELS - 1 - level))) as usize & 511];
+            table = match P::decode(slot.load(Ordering::Relaxed), level) {
+                Entry::Table(next) => next,
+                Entry::Leaf => return Err(NoMemory),
+                Entry::Empty => {
+                    let next = Self::new_table(&mut state)?;
+                    slot.store(P::table(next), Ordering::Release);
+                    next
+                }
+            };
+        }
+        let first = (va >> 12) as usize & 511;
+        Self::entries(table)
+            .get(first..first + count)
+            .ok_or(NoMemory)
+    }
+
+    /// Gives each of these entries of the root table a table, so that copies of them stay true for ever.
+    pub fn fill_root(slots: Range<usize>) -> Result<(), NoMemory> {
+        let mut state = STATE.lock();
+        for slot in Self::entries(Self::root().0).get(slots).ok_or(NoMemory)? {
+            if P::decode(slot.load(Ordering::Relaxed), 0) == Entry::Empty {
+                let table = Self::new_table(&mut state)?;
+                slot.store(P::table(table), Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of the root table.
+    #[must_use]
+    pub fn root_entries() -> &'static [AtomicU64; 512] {
+        Self::entries(Self::root().0)
+    }
+
     /// Maps a stack for a CPU from frames and gives its top. The page below stays unmapped.
     pub fn map_stack(cpu: u64, frames: Mfn) -> Result<u64, NoMemory> {
         let bottom = P::STACK_VA + cpu * STACK_STRIDE + PAGE_SIZE as u64;

@@ -1,24 +1,36 @@
 //! The machine as the core sees it.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
-    Mfn, Nanos, Order, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
+    HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
+    DomId, sync::relax,
 };
 
 use crate::{
     apic, console,
-    cpu::{self, percpu},
+    cpu::{
+        self,
+        percpu::{self, PerCpu},
+    },
     guest::{
         interrupts, linear,
         vcpu::{ArchDomain, ArchVcpu},
     },
-    irq,
-    mm::{hardware::Ram, hyp::Direct, nested::Nested},
-    power, timer,
+    irq, machine,
+    mm::{hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
+    power,
+    pv::{self, access, tables, vcpu::PvVcpu},
+    timer,
 };
+
+fn pv_guest_phys(pv: &PvVcpu, address: GuestVirt) -> Result<GuestPhys, Fault> {
+    let cpu = PerCpu::try_current().ok_or(Fault)?;
+    let found = tables::translate(cpu.hv, pv.root().ok_or(Fault)?, address.0);
+    found.map(|at| GuestPhys(at.0)).ok_or(Fault)
+}
 
 /// An x86-64 machine. All its state is in the hardware and in this crate's statics.
 #[derive(Clone, Copy, Default)]
@@ -137,6 +149,55 @@ impl Hal for X86_64 {
         Direct::word16(frame, offset, op)
     }
 
+    #[inline]
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        machine_to_phys::set(mfn, pfn);
+    }
+
+    #[inline]
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        machine_to_phys::get(mfn)
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        machine_to_phys::mapping()
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        machine_to_phys::frame(index)
+    }
+
+    fn machine_memory_map(&self) -> &[E820Entry] {
+        machine::memory_map()
+    }
+
+    fn forget_frame(&self, mfn: Mfn) {
+        pv::release::forget_frame(mfn);
+    }
+
+    fn drop_page_tables(&self, domain: DomId) -> bool {
+        pv::release::drop_page_tables(domain)
+    }
+
+    fn tlb_stamp(&self) -> u64 {
+        pv::flush::stamp()
+    }
+
+    fn flush_stale(&self, stamp: u64) {
+        if let Some(cpu) = PerCpu::try_current() {
+            pv::flush::older(cpu, stamp);
+        }
+    }
+
+    fn relax(&self) {
+        relax();
+    }
+
+    #[inline(always)]
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        Direct::words(mfn)
+    }
+
     #[inline(always)]
     fn copy_from_guest(
         &self,
@@ -145,6 +206,9 @@ impl Hal for X86_64 {
         from: GuestVirt,
         buf: &mut [u8],
     ) -> Result<(), Fault> {
+        if vcpu.pv().is_some() {
+            return access::read(from.0, buf);
+        }
         linear::copy_from(vcpu, p2m, from, buf)
     }
 
@@ -156,6 +220,9 @@ impl Hal for X86_64 {
         to: GuestVirt,
         buf: &[u8],
     ) -> Result<(), Fault> {
+        if vcpu.pv().is_some() {
+            return access::write(to.0, buf);
+        }
         linear::copy_to(vcpu, p2m, to, buf)
     }
 
@@ -165,7 +232,10 @@ impl Hal for X86_64 {
     }
 
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
-        interrupts::raise_upcall(vcpu);
+        match vcpu.pv() {
+            Some(_) => vcpu.look_before_entry(),
+            None => interrupts::raise_upcall(vcpu),
+        }
     }
 
     fn has_deliverable_interrupt(
@@ -174,7 +244,10 @@ impl Hal for X86_64 {
         vcpu: &ArchVcpu,
         upcall: bool,
     ) -> bool {
-        interrupts::has_deliverable(domain, vcpu, upcall)
+        match vcpu.pv() {
+            Some(pv) => upcall || pv.signals.nmi_waits(),
+            None => interrupts::has_deliverable(domain, vcpu, upcall),
+        }
     }
 
     fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) -> Option<Nanos> {
@@ -187,11 +260,17 @@ impl Hal for X86_64 {
         p2m: &Nested,
         address: GuestVirt,
     ) -> Result<GuestPhys, Fault> {
+        if let Some(pv) = vcpu.pv() {
+            return pv_guest_phys(pv, address);
+        }
         linear::guest_phys(vcpu, p2m, address)
     }
 
     fn has_start(&self, vcpu: &ArchVcpu) -> bool {
-        !vcpu.lapic.signals().is_waiting_for_start()
+        match vcpu.pv() {
+            Some(pv) => pv.has_registers.get(),
+            None => !vcpu.lapic.signals().is_waiting_for_start(),
+        }
     }
 
     fn set_callback(&self, domain: &ArchDomain, via: u64) -> bool {

@@ -26,6 +26,7 @@ pub mod msr;
 pub mod pci;
 pub mod permission;
 pub mod pmtimer;
+pub mod pv;
 pub mod speculation;
 pub mod svm;
 pub mod tsc_sync;

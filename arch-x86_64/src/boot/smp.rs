@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use xenolith_arch_common::boot_memory;
 use xenolith_core::Hypervisor;
-use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, Nanos};
+use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, Nanos, NoMemory};
 
 use super::head::{self, SECONDARY};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     guest::fpu,
     machine::{self, Virtualization},
     mm::hyp::{Direct, FourLevels},
+    pv::{self, gate::Gates},
     svm::{cpu as svm, vcpu::Svm},
     timer,
     tsc_sync::{Limits, Meeting, Outcome, Verdict},
@@ -47,8 +48,13 @@ pub(super) fn join(hv: &'static Hypervisor<X86_64>, id: CpuId) -> &'static PerCp
     apic::set_id(id, apic::own_id());
     let cpu = boot_memory::leak(PerCpu::new(id, hv));
     cpu.install();
-    if machine::virtualization().is_some() {
-        fpu::start();
+    fpu::start();
+    pv::switch::start();
+    match Gates::install(hv, id) {
+        Ok(gates) => {
+            let _ = cpu.gates.set(gates);
+        }
+        Err(NoMemory) => log::error!("no memory for guests in ring 3 on CPU {}", id.0),
     }
     match machine::virtualization() {
         Some(Virtualization::Svm(features)) => match svm::start(hv, features) {

@@ -5,13 +5,7 @@ use core::{
     sync::atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use super::vectors::Frame;
-use crate::console;
-
-const NAMES: [&str; 15] = [
-    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx",
-    "rax",
-];
+use crate::{console, pv::frame::Frame};
 
 /// A fault is being told. Another one, of this CPU while it tells or of any other, must not run over it.
 static TOLD: AtomicBool = AtomicBool::new(false);
@@ -30,14 +24,7 @@ pub fn own_fault(frame: &Frame) -> ! {
         super::percpu::cpu_id().0,
         x86_64::registers::control::Cr2::read_raw(),
     );
-    let _ = writeln!(
-        out,
-        "(XEN) rip {:#018x} cs {:#x} rflags {:#x} rsp {:#018x}\r",
-        frame.rip, frame.cs, frame.rflags, frame.rsp
-    );
-    for (name, value) in NAMES.iter().zip(frame.general) {
-        let _ = writeln!(out, "(XEN) {name:<3} {value:#018x}\r");
-    }
+    let _ = frame.dump(&mut out);
     stop()
 }
 

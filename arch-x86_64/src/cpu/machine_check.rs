@@ -25,12 +25,12 @@ use super::{
     cpuid::cpuid,
     fault,
     percpu::{PerCpu, cpu_id},
-    vectors::Frame,
 };
 use crate::{
     X86_64, console,
     cpuid::Vendor,
     machine_check::{Bank, Capabilities, Detail, During, Recovery, Severity, Verdict, judge},
+    pv::frame::Frame,
 };
 
 mod msr {

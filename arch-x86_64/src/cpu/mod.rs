@@ -6,6 +6,7 @@ pub mod fault;
 pub mod machine_check;
 pub mod microcode;
 pub mod percpu;
+pub mod recovery;
 pub mod run;
 pub mod shootdown;
 pub mod vectors;

@@ -19,7 +19,7 @@ use super::{
     descriptors::CPU_NUMBER,
     shootdown::{self, Presence},
 };
-use crate::{X86_64, svm::cpu::SvmCpu, vmx::cpu::VmxCpu};
+use crate::{X86_64, pv::gate::Gates, svm::cpu::SvmCpu, vmx::cpu::VmxCpu};
 
 /// Data of one CPU. Only that CPU touches it.
 pub struct PerCpu {
@@ -33,6 +33,8 @@ pub struct PerCpu {
     pub loaded: RefCell<Option<VcpuRef<X86_64>>>,
     /// What it keeps for SVM, once that is on.
     pub svm: OnceCell<SvmCpu>,
+    /// Its places for guests in ring 3.
+    pub gates: OnceCell<Gates>,
     /// The same for VMX.
     pub vmx: OnceCell<VmxCpu>,
     /// Which guest it runs, for those who change that guest's tables.
@@ -57,6 +59,7 @@ impl PerCpu {
             loaded: RefCell::new(None),
             svm: OnceCell::new(),
             vmx: OnceCell::new(),
+            gates: OnceCell::new(),
             presence: shootdown::of(id),
             visits: Cell::new(0),
             last: Cell::new(None),

@@ -14,6 +14,7 @@ use crate::{
         exit::{self, Context},
         interrupts as virtual_interrupts, time,
     },
+    pv,
     speculation::apply as speculation,
 };
 
@@ -43,7 +44,10 @@ pub fn run<B: Backend>(cpu: &'static PerCpu) -> ! {
         let next = cpu.hv.schedule(cpu.id);
         switch::<B>(cpu, next.as_ref());
         match next {
-            Some(vcpu) => run_vcpu::<B>(cpu, &vcpu),
+            Some(vcpu) => match vcpu.arch.pv() {
+                Some(pv) => pv::run::run_vcpu(cpu, &vcpu, pv),
+                None => run_vcpu::<B>(cpu, &vcpu),
+            },
             None => idle(cpu),
         }
     }
@@ -70,8 +74,10 @@ pub fn open_interrupts() {
     interrupts::disable();
 }
 
+/// Does what waits for this CPU, but for another vCPU's turn.
 #[inline(never)]
-fn serve_work(cpu: &'static PerCpu) {
+pub fn serve_work(cpu: &'static PerCpu) {
+    pv::flush::answer_work(cpu);
     if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
         cpu.hv.timer_interrupt(cpu.id);
         machine_check::poll(cpu, cpu.hv.hal.now());
@@ -124,21 +130,39 @@ fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
         return;
     }
     if let Some(old) = loaded.take() {
+        if old.arch.pv().is_some() {
+            pv::switch::set_task_switched(false);
+        }
         // SAFETY: the vCPU is loaded on this CPU and not running, so its cells are this CPU's to use.
         unsafe { (*old.arch.fpu_ptr()).save() };
-        old.arch.debug_save();
-        B::save(cpu, &old);
+        match old.arch.pv() {
+            Some(pv) => pv::switch::save(cpu, pv),
+            None => {
+                old.arch.debug_save();
+                B::save(cpu, &old);
+            }
+        }
+        // An address space may go as soon as nobody is said to run in it.
+        pv::switch::change_space(cpu, Some(&old), next);
         cpu.hv.context_saved(&old);
+    } else {
+        pv::switch::change_space(cpu, None, next);
     }
     if let Some(new) = next {
         let domain = new.domain().id();
         if cpu.last.replace(Some(domain)) != Some(domain) {
             speculation::between_domains();
         }
-        B::load(cpu, new);
+        match new.arch.pv() {
+            Some(_) => B::rest(cpu),
+            None => B::load(cpu, new),
+        }
         // SAFETY: the scheduler gave the vCPU to this CPU alone.
         unsafe { (*new.arch.fpu_ptr()).load() };
-        new.arch.debug_load();
+        match new.arch.pv() {
+            Some(pv) => pv::switch::load(cpu, new, pv),
+            None => new.arch.debug_load(),
+        }
         time::update(cpu.hv, new);
         *loaded = Some(new.clone());
     } else {

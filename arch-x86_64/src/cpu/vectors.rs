@@ -1,6 +1,7 @@
 //! Interrupt entries. The hypervisor runs with interrupts masked and opens them only in its idle loop and behind an exit
-//! that an interrupt caused, where no lock is held; an exception is a fault of the hypervisor itself, but for machine checks
-//! and non-maskable interrupts, which are the machine's.
+//! that an interrupt caused, where no lock is held; an exception in it is a fault of its own, but for machine checks and
+//! non-maskable interrupts, which are the machine's, and for those of instructions that are known to fault
+//! ([`super::recovery`]). What stops a guest in ring 3 goes to [`crate::pv::entry`].
 
 use core::{arch::global_asm, sync::atomic::Ordering::SeqCst};
 
@@ -10,11 +11,15 @@ use x86_64::{VirtAddr, instructions::tables, structures::DescriptorTablePointer}
 use xenolith_core::sched::Work;
 
 use super::{
-    descriptors::{CODE, DOUBLE_FAULT_STACK, MACHINE_CHECK_STACK, NMI_STACK},
+    descriptors::{CODE, DEBUG_STACK, DOUBLE_FAULT_STACK, MACHINE_CHECK_STACK, NMI_STACK},
     fault, machine_check,
     percpu::PerCpu,
+    recovery,
 };
-use crate::irq;
+use crate::{
+    irq,
+    pv::frame::{Frame, push_general},
+};
 
 /// Another CPU asks this one to look at its work.
 pub const KICK: u8 = 0xf0;
@@ -25,31 +30,13 @@ pub const SPURIOUS: u8 = 0xff;
 
 /// Exceptions have the numbers below this.
 const EXCEPTIONS: u64 = 32;
-const NMI: usize = 2;
-const DOUBLE_FAULT: usize = 8;
-const MACHINE_CHECK: usize = 18;
-
-/// Registers as the entry code stores them, and what the CPU pushed.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Frame {
-    /// r15 to r8, rbp, rdi, rsi, rdx, rcx, rbx, rax.
-    pub general: [u64; 15],
-    /// Which interrupt or exception.
-    pub vector: u64,
-    /// The exception's error code, or 0.
-    pub error: u64,
-    /// Where it happened.
-    pub rip: u64,
-    /// Code segment.
-    pub cs: u64,
-    /// Flags.
-    pub rflags: u64,
-    /// Stack pointer.
-    pub rsp: u64,
-    /// Stack segment.
-    pub ss: u64,
-}
+const DEBUG: u64 = 1;
+const NMI: u64 = 2;
+const DOUBLE_FAULT: u64 = 8;
+const MACHINE_CHECK: u64 = 18;
+/// What instructions of a guest in ring 3 may raise: INT3, INTO, and the old system call. All other INTs are protection
+/// faults, and looked at there.
+const FROM_RING_3: [u64; 3] = [3, 4, 0x80];
 
 global_asm!(
     r#"
@@ -64,28 +51,40 @@ interrupt_entries:                      // one every 16 bytes
     pushq   $0                          // where the CPU pushes no error code
     .endif
     pushq   $number
+    .if number == 1
+    jmp     interrupt_debug
+    .elseif number == 2 || number == 8 || number == 18
+    jmp     interrupt_own
+    .else
     jmp     interrupt_common
+    .endif
     .set number, number + 1
     .endr
 
-interrupt_common:
-    pushq   %rax
-    pushq   %rbx
-    pushq   %rcx
-    pushq   %rdx
-    pushq   %rsi
-    pushq   %rdi
-    pushq   %rbp
-    pushq   %r8
-    pushq   %r9
-    pushq   %r10
-    pushq   %r11
-    pushq   %r12
-    pushq   %r13
-    pushq   %r14
-    pushq   %r15
+interrupt_debug:                        // on a stack of its own
+    "#,
+    push_general!(),
+    r#"
     cld
-    movq    %rsp, %rdi                  // Frame; the CPU aligned the stack, and 22 words keep it so
+    testb   $3, {cs}(%rsp)
+    jnz     pv_stopped_elsewhere
+    jmp     0f
+
+interrupt_common:
+    "#,
+    push_general!(),
+    r#"
+    cld
+    testb   $3, {cs}(%rsp)
+    jnz     pv_stopped                  // a guest's: the stack is the gate page
+    jmp     0f
+
+interrupt_own:                          // the machine's, whoever was interrupted
+    "#,
+    push_general!(),
+    r#"
+    cld
+0:  movq    %rsp, %rdi                  // Frame; the CPU aligned the stack, and 22 words keep it so
     callq   {taken}
     popq    %r15
     popq    %r14
@@ -107,6 +106,7 @@ interrupt_common:
     .text
     "#,
     taken = sym taken,
+    cs = const core::mem::offset_of!(Frame, cs),
     options(att_syntax),
 );
 
@@ -114,16 +114,23 @@ unsafe extern "C" {
     static interrupt_entries: u8;
 }
 
-extern "C" fn taken(frame: &Frame) {
-    if frame.vector < EXCEPTIONS {
-        match frame.vector as usize {
-            NMI => fault::non_maskable(),
-            MACHINE_CHECK => machine_check::taken(frame),
-            _ => fault::own_fault(frame),
+extern "C" fn taken(frame: &mut Frame) {
+    match frame.vector {
+        NMI => fault::non_maskable(),
+        MACHINE_CHECK => machine_check::taken(frame),
+        0..EXCEPTIONS => {
+            if !recovery::recover(frame) {
+                fault::own_fault(frame)
+            }
         }
-        return;
+        vector => interrupt(vector as u8),
     }
-    match frame.vector as u8 {
+}
+
+/// Serves an interrupt that the CPU has taken.
+#[inline]
+pub fn interrupt(vector: u8) {
+    match vector {
         SPURIOUS => return,
         KICK => {}
         TIMER => {
@@ -136,19 +143,25 @@ extern "C" fn taken(frame: &Frame) {
     crate::apic::end_of_interrupt();
 }
 
-/// A gate: present, interrupts masked, ring 0.
-fn gate(vector: usize, stacks: Stacks) -> u128 {
-    let entry = core::ptr::addr_of!(interrupt_entries) as u128 + vector as u128 * 16;
+/// A gate: present, interrupts masked, and who may get there by an instruction.
+fn gate(vector: u64, stacks: Stacks) -> u128 {
+    let entry = core::ptr::addr_of!(interrupt_entries) as u128 + u128::from(vector) * 16;
     let stack = match (stacks, vector) {
         (Stacks::Own, DOUBLE_FAULT) => DOUBLE_FAULT_STACK + 1,
         (Stacks::Own, MACHINE_CHECK) => MACHINE_CHECK_STACK + 1,
         (Stacks::Own, NMI) => NMI_STACK + 1,
+        (Stacks::Own, DEBUG) => DEBUG_STACK + 1,
         _ => 0,
     } as u128;
+    let rights = if FROM_RING_3.contains(&vector) {
+        0xee
+    } else {
+        0x8e
+    };
     (entry & 0xffff)
         | u128::from(CODE) << 16
         | stack << 32
-        | 0x8e << 40
+        | rights << 40
         | (entry >> 16 & 0xffff) << 48
         | (entry >> 32 & 0xffff_ffff) << 64
 }
@@ -171,7 +184,7 @@ pub fn install(stacks: Stacks) {
         Stacks::Own => &OWN,
         Stacks::Present => &PRESENT,
     };
-    let table = table.call_once(|| core::array::from_fn(|vector| gate(vector, stacks)));
+    let table = table.call_once(|| core::array::from_fn(|vector| gate(vector as u64, stacks)));
     let pointer = DescriptorTablePointer {
         limit: size_of_val(table) as u16 - 1,
         base: VirtAddr::from_ptr(table),
@@ -179,5 +192,3 @@ pub fn install(stacks: Stacks) {
     // SAFETY: the table is complete and lives for ever.
     unsafe { tables::lidt(&pointer) }
 }
-
-const _: () = assert!(size_of::<Frame>() == 22 * 8);

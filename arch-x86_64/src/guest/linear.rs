@@ -28,6 +28,8 @@ fn state(vcpu: &ArchVcpu) -> PagingState {
     match &vcpu.hw {
         HwVcpu::Svm(svm) => svm.paging(),
         HwVcpu::Vmx(vmx) => vmx.paging(),
+        // Whose memory is reached at its own addresses.
+        HwVcpu::Pv(_) => crate::cpu::fault::stop(),
     }
 }
 

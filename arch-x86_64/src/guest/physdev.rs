@@ -15,19 +15,26 @@ use crate::X86_64;
 /// What x86 has beyond the common hypercalls.
 pub struct Rows;
 
+/// What guests of every kind have.
+pub fn common_call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
+    const SET_TIMER: u64 = 15;
+    match nr {
+        SET_TIMER => {
+            let [low, high, ..] = args;
+            let narrow = caller.vcpu.arch.narrow.get();
+            set_timer(caller, if narrow { high << 32 | low } else { low });
+            Some(Outcome::Done(0))
+        }
+        _ => absent::call(caller, nr, args),
+    }
+}
+
 impl hypercall::Rows<X86_64> for Rows {
     fn call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
-        const SET_TIMER: u64 = 15;
         const MMUEXT: u64 = 26;
         match nr {
-            SET_TIMER => {
-                let [low, high, ..] = args;
-                let narrow = caller.vcpu.arch.narrow.get();
-                set_timer(caller, if narrow { high << 32 | low } else { low });
-                Some(Outcome::Done(0))
-            }
             MMUEXT => Some(mmuext_op(caller, args)),
-            _ => absent::call(caller, nr, args),
+            _ => common_call(caller, nr, args),
         }
     }
 

@@ -3,7 +3,10 @@
 use core::{
     cell::{Cell, UnsafeCell},
     fmt,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use alloc::vec::Vec;
@@ -18,6 +21,7 @@ use crate::{
     cpuid::Policy,
     mm::{guest_access::TranslationCache, hardware::Ram},
     msr::{MsrPolicy, MsrState},
+    pv::{domain::PvDomain, vcpu::PvVcpu},
     svm::vcpu::SvmVcpu,
     timer,
     vioapic::VIoApic,
@@ -31,12 +35,14 @@ pub enum HwVcpu {
     Svm(SvmVcpu),
     /// Intel.
     Vmx(VmxVcpu),
+    /// Neither: a PV guest.
+    Pv(PvVcpu),
 }
 
 impl HwVcpu {
     fn apic_page(&self) -> Option<&ApicPage> {
         match self {
-            HwVcpu::Svm(_) => None,
+            HwVcpu::Svm(_) | HwVcpu::Pv(_) => None,
             HwVcpu::Vmx(vmx) => vmx.apic_page(),
         }
     }
@@ -106,6 +112,21 @@ impl ArchVcpu {
         }
     }
 
+    /// What it has as a vCPU of a PV guest.
+    #[inline(always)]
+    #[must_use]
+    pub fn pv(&self) -> Option<&PvVcpu> {
+        match &self.hw {
+            HwVcpu::Pv(pv) => Some(pv),
+            _ => None,
+        }
+    }
+
+    /// Its CPU looks what waits for it before it goes on in the guest.
+    pub fn look_before_entry(&self) {
+        self.upcall.store(true, SeqCst);
+    }
+
     /// The general registers, for the world switch.
     #[inline(always)]
     pub fn regs_ptr(&self) -> *mut GuestRegs {
@@ -157,6 +178,10 @@ impl ArchVcpu {
 
     /// Writes the registers of the last exit for a person to read.
     pub fn dump_registers(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        if let Some(pv) = self.pv() {
+            // SAFETY: as below.
+            return unsafe { pv.frame.get().cast_const().read_volatile() }.dump(out);
+        }
         // SAFETY: a volatile read of plain words: another CPU may write them meanwhile, then the values are old or new
         // ones. No reference is made.
         let regs = unsafe { self.regs.get().cast_const().read_volatile() };
@@ -196,6 +221,8 @@ pub struct ArchDomain {
     pub policy: Policy,
     /// What MSRs say.
     pub msrs: MsrPolicy,
+    /// What it has as a PV domain.
+    pub pv: Option<PvDomain>,
     /// The emulated IOAPIC.
     pub ioapic: Option<Mutex<VIoApic>>,
 }

@@ -140,7 +140,7 @@ impl SvmVcpu {
 fn own(vcpu: &ArchVcpu) -> &SvmVcpu {
     match &vcpu.hw {
         HwVcpu::Svm(svm) => svm,
-        HwVcpu::Vmx(_) => crate::cpu::fault::stop(),
+        HwVcpu::Vmx(_) | HwVcpu::Pv(_) => crate::cpu::fault::stop(),
     }
 }
 

@@ -202,7 +202,7 @@ impl VmxVcpu {
 fn own(vcpu: &ArchVcpu) -> &VmxVcpu {
     match &vcpu.hw {
         HwVcpu::Vmx(vmx) => vmx,
-        HwVcpu::Svm(_) => crate::cpu::fault::stop(),
+        HwVcpu::Svm(_) | HwVcpu::Pv(_) => crate::cpu::fault::stop(),
     }
 }
 

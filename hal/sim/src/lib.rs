@@ -12,6 +12,7 @@ mod domain;
 mod faults;
 mod p2m;
 mod ram;
+mod tlbs;
 
 use std::{
     collections::HashMap,
@@ -31,6 +32,7 @@ pub use domain::{SimDomain, SimVcpu};
 pub use faults::Faults;
 pub use p2m::SimP2m;
 pub use ram::Ram;
+pub use tlbs::Tlbs;
 
 /// How a simulated machine ended: the payload of the unwinding that [`Hal::power_off`] and [`Hal::restart`] start.
 /// A test catches it with [`ended_with`].
@@ -64,6 +66,7 @@ struct Machine {
     /// Frames that no CPU has a translation to any more, since somebody last asked.
     forgotten: Mutex<Vec<u64>>,
     faults: Arc<Faults>,
+    tlbs: Tlbs,
 }
 
 /// The simulated machine; clones are handles on the same one.
@@ -86,6 +89,7 @@ impl Sim {
                 page_tables: Mutex::default(),
                 forgotten: Mutex::default(),
                 faults: Arc::default(),
+                tlbs: Tlbs::new(cpus),
             }),
         }
     }
@@ -116,6 +120,11 @@ impl Sim {
     /// When the machine has no such CPU.
     pub fn cpu_record(&self, cpu: CpuId) -> &CpuRecord {
         &self.machine.cpus[cpu.index()]
+    }
+
+    /// The TLBs of its CPUs.
+    pub fn tlbs(&self) -> &Tlbs {
+        &self.machine.tlbs
     }
 
     /// The switch for injected failures.
@@ -328,6 +337,22 @@ impl Hal for Sim {
     fn word16(&self, frame: Mfn, offset: usize, op: AtomicOp<u16>) -> u16 {
         let offset = offset & (PAGE_SIZE - 2);
         self.atomic16(frame, offset, op).expect("RAM")
+    }
+
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        self.machine.ram.words(mfn)
+    }
+
+    fn tlb_stamp(&self) -> u64 {
+        self.machine.tlbs.stamp()
+    }
+
+    fn flush_stale(&self, stamp: u64) {
+        self.machine.tlbs.flush_stale(stamp);
+    }
+
+    fn relax(&self) {
+        std::thread::yield_now();
     }
 
     fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {

@@ -1,0 +1,194 @@
+//! What each CPU keeps at a fixed address for guests in ring 3: descriptor tables in a row with the guest's own, the task state,
+//! and the page where a guest that stops leaves its registers.
+//!
+//! | from the CPU's place on | what |
+//! |---|---|
+//! | 0 | 14 pages: the guest's descriptors |
+//! | 0xe000 | the hypervisor's page of descriptors |
+//! | 0x10000 | 16 pages: the guest's local descriptors |
+//! | 0x20000 | the [`Gate`] |
+//!
+//! The CPU notes in a guest's descriptor that it was used, so the pages are writable; for the CPU alone. What is in them was
+//! checked when their frame got its type.
+
+use core::{
+    cell::UnsafeCell,
+    ptr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use x86_64::{VirtAddr, instructions::tlb, structures::tss::TaskStateSegment};
+use xenolith_arch_common::Access;
+use xenolith_core::{Hypervisor, VcpuRef, memory::Place};
+use xenolith_hal::{CpuId, Mfn, NoMemory, PAGE_SIZE};
+
+use super::frame::Frame;
+use crate::{
+    X86_64,
+    cpu::{
+        descriptors::{self, FIRST},
+        percpu::PerCpu,
+    },
+    mm::{
+        hyp::{Direct, Hyp},
+        pte,
+    },
+};
+
+/// From one CPU's place to the next one's.
+pub const STRIDE: u64 = 0x4_0000;
+/// Pages of descriptors that a guest may have.
+pub const GUEST_PAGES: usize = 14;
+/// Pages of local descriptors.
+pub const LOCAL_PAGES: usize = 16;
+const LOCAL: u64 = 0x1_0000;
+const GATE: u64 = 0x2_0000;
+const GATE_PAGES: u64 = 2;
+const PADDING: usize =
+    GATE_PAGES as usize * PAGE_SIZE - size_of::<Frame>() - size_of::<TaskStateSegment>() - 56;
+
+/// The registers of a stopped guest, and what the first instructions behind it need.
+///
+/// Below the frame is room: an exception of the instruction that returns to a guest is taken there.
+#[repr(C, align(4096))]
+pub struct Gate {
+    /// A word for the first instruction of a system call.
+    pub scratch: u64,
+    /// The hypervisor's stack.
+    pub own_rsp: u64,
+    /// The CPU.
+    pub cpu: *const PerCpu,
+    /// The vCPU whose registers these are.
+    pub vcpu: *const VcpuRef<X86_64>,
+    /// Why a guest could not be returned to: vector, error code.
+    pub failed: [u64; 2],
+    task: TaskStateSegment,
+    _align: u32,
+    _room: [u8; PADDING],
+    /// The guest's registers.
+    pub frame: Frame,
+}
+
+const _: () = assert!(size_of::<Gate>() == GATE_PAGES as usize * PAGE_SIZE);
+
+unsafe extern "C" {
+    /// Where the gates' places begin (`targets/x86_64.ld`); what is there is the gate of CPU 0.
+    static pv_gates: UnsafeCell<u8>;
+}
+
+fn place(cpu: CpuId) -> u64 {
+    &raw const pv_gates as u64 - GATE + cpu.index() as u64 * STRIDE
+}
+
+/// A CPU's own places.
+pub struct Gates {
+    gate: *mut Gate,
+    /// Entries of the pages with the guest's descriptors.
+    guest: &'static [AtomicU64],
+    /// Entries of the pages with local descriptors.
+    local: &'static [AtomicU64],
+    place: u64,
+}
+
+impl Gates {
+    /// Makes those of the executing CPU, and moves it to them. `None` without memory.
+    pub fn install(hv: &Hypervisor<X86_64>, cpu: CpuId) -> Result<Self, NoMemory> {
+        const ORDER: u32 = 2;
+        let frames = hv.memory.allocate(ORDER, Place::ANY).ok_or(NoMemory)?;
+        Direct::zero(frames, ORDER);
+        let place = place(cpu);
+        let page = PAGE_SIZE as u64;
+        Hyp::map(place + u64::from(FIRST), frames.base(), page, Access::Ram)?;
+        Hyp::map(
+            place + GATE,
+            frames.plus(1).base(),
+            GATE_PAGES * page,
+            Access::Ram,
+        )?;
+        let gate = (place + GATE) as *mut Gate;
+        // SAFETY: the pages were just mapped for this CPU alone, and stay; nobody else knows of them.
+        unsafe {
+            let task = &raw mut (*gate).task;
+            let top = place + GATE + size_of::<Gate>() as u64;
+            descriptors::move_to(
+                cpu,
+                (place + u64::from(FIRST)) as *mut descriptors::Page,
+                task,
+                top,
+            );
+        }
+        Ok(Self {
+            gate,
+            guest: Hyp::page_slots(place, GUEST_PAGES)?,
+            local: Hyp::page_slots(place + LOCAL, LOCAL_PAGES)?,
+            place,
+        })
+    }
+
+    /// The gate, for the CPU whose it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn gate(&self) -> *mut Gate {
+        self.gate
+    }
+
+    /// The end of the gate: the stack of entries from ring 3.
+    #[must_use]
+    pub fn top(&self) -> u64 {
+        self.place + GATE + size_of::<Gate>() as u64
+    }
+
+    /// Where the guest's local descriptors are for the CPU.
+    #[must_use]
+    pub fn local_range(&self) -> core::ops::Range<u64> {
+        let start = self.place + LOCAL;
+        start..start + (LOCAL_PAGES * PAGE_SIZE) as u64
+    }
+
+    /// Where a guest's descriptors are, for the CPU whose it is.
+    #[must_use]
+    pub fn guest_range(&self) -> core::ops::Range<u64> {
+        self.place..self.place + (GUEST_PAGES * PAGE_SIZE) as u64
+    }
+
+    /// Puts frames into the pages of the guest's descriptors; what was there goes.
+    pub fn map_guest(&self, frames: &[Mfn]) {
+        self.map(self.guest, self.place, frames);
+    }
+
+    /// One page of local descriptors.
+    pub fn map_local(&self, page: usize, frame: Mfn) {
+        if let Some(slot) = self.local.get(page) {
+            slot.store(pte::DATA | frame.base().0, Relaxed);
+        }
+    }
+
+    /// No page of local descriptors is mapped any more.
+    pub fn forget_local(&self) {
+        self.map(self.local, self.place + LOCAL, &[]);
+    }
+
+    fn map(&self, slots: &[AtomicU64], at: u64, frames: &[Mfn]) {
+        for (index, slot) in slots.iter().enumerate() {
+            let entry = frames
+                .get(index)
+                .map_or(0, |frame| pte::DATA | frame.base().0);
+            let old = slot.load(Relaxed);
+            if old == 0 && entry == 0 {
+                break;
+            }
+            if old != entry {
+                slot.store(entry, Relaxed);
+                if old != 0 {
+                    tlb::flush(VirtAddr::new(at + (index * PAGE_SIZE) as u64));
+                }
+            }
+        }
+    }
+
+    /// The hypervisor's page of descriptors.
+    #[must_use]
+    pub fn own_descriptors(&self) -> *mut descriptors::Page {
+        ptr::with_exposed_provenance_mut((self.place + u64::from(FIRST)) as usize)
+    }
+}

@@ -1,0 +1,254 @@
+//! Serving what a guest in ring 3 stops for, until its CPU has something else to do.
+
+use core::{
+    fmt,
+    mem::offset_of,
+    sync::atomic::Ordering::{Relaxed, SeqCst},
+};
+
+use xenolith_abi::x86_64::{ArchVcpuInfo, VcpuInfo};
+use xenolith_core::{Hypervisor, VcpuRef, sched::Work};
+use xenolith_hal::{AtomicOp, Hal, Mfn};
+
+use super::{
+    bounce::Bounce,
+    entry::{self, RETURN_FAILED, SYSCALL, SYSCALL_32, SYSENTER},
+    frame::Frame,
+    hypercall, tables, trap,
+    vcpu::{Callback, Mode, PvVcpu},
+};
+use crate::{
+    X86_64,
+    cpu::{percpu::PerCpu, run, vectors},
+    guest::exit::Name,
+};
+
+/// A vCPU of a PV guest that has stopped on this CPU.
+pub struct Stopped<'a> {
+    /// The executing CPU.
+    pub cpu: &'static PerCpu,
+    /// The vCPU.
+    pub vcpu: &'a VcpuRef<X86_64>,
+    /// Its PV part.
+    pub pv: &'a PvVcpu,
+    frame: *mut Frame,
+}
+
+impl Stopped<'_> {
+    /// The hypervisor.
+    #[inline(always)]
+    #[must_use]
+    pub fn hv(&self) -> &'static Hypervisor<X86_64> {
+        self.cpu.hv
+    }
+
+    /// Its registers.
+    #[inline(always)]
+    #[must_use]
+    pub fn frame(&mut self) -> &mut Frame {
+        // SAFETY: the gate page is this CPU's, the guest has stopped, and this is the only way to its frame meanwhile: the reference
+        // lasts as long as the borrow of `self`.
+        unsafe { &mut *self.frame }
+    }
+
+    /// A byte of its `vcpu_info`.
+    #[inline(always)]
+    fn info_byte(&self, at: usize, op: AtomicOp<u8>) -> u8 {
+        let Some(info) = self.vcpu.domain().info_area(self.vcpu) else {
+            return 0;
+        };
+        let hal = &self.hv().hal;
+        hal.atomic8(info.mfn, info.offset + at, op).unwrap_or(0)
+    }
+
+    /// Whether the guest takes no event upcalls now.
+    #[inline(always)]
+    #[must_use]
+    pub fn upcall_masked(&self) -> bool {
+        self.info_byte(MASK, AtomicOp::Load) != 0
+    }
+
+    /// Says whether it takes them.
+    #[inline(always)]
+    pub fn set_upcall_mask(&self, masked: bool) {
+        self.info_byte(MASK, AtomicOp::Swap(masked.into()));
+    }
+
+    /// Vector and error code of the return that failed.
+    #[must_use]
+    pub fn failed(&self) -> [u64; 2] {
+        // SAFETY: the executing CPU's own gate.
+        self.cpu
+            .gates
+            .get()
+            .map_or([0; 2], |gates| unsafe { (*gates.gate()).failed })
+    }
+
+    /// The frame that the guest's present tables map at an address.
+    #[must_use]
+    pub fn frame_behind(&self, address: u64) -> Option<Mfn> {
+        tables::translate(self.hv(), self.pv.root()?, address).map(|found| found.frame())
+    }
+
+    /// Writes the address of a page fault where the guest reads it.
+    pub fn write_cr2(&self, address: u64) {
+        const CR2: usize = offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2);
+        if let Some(info) = self.vcpu.domain().info_area(self.vcpu) {
+            let _ = self
+                .hv()
+                .hal
+                .atomic64(info.mfn, info.offset + CR2, AtomicOp::Swap(address));
+        }
+    }
+
+    /// The guest cannot go on: its domain ends with its registers on the console.
+    #[cold]
+    pub fn crash(&mut self, why: fmt::Arguments<'_>) {
+        let mut text = alloc::string::String::new();
+        let mode = self.pv.mode.get();
+        let _ = self.frame().dump(&mut text);
+        for line in text.lines() {
+            log::error!("{}: {line}", Name(self.vcpu));
+        }
+        log::error!("{}: {mode:?} mode", Name(self.vcpu));
+        let action = self.hv().crash(self.vcpu.domain(), why);
+        if let Some(action) = action {
+            action.carry_out(&self.hv().hal);
+        }
+    }
+}
+
+const MASK: usize = <X86_64 as Hal>::PV_SHARED_INFO.vcpu.evtchn_upcall_mask;
+const PENDING: usize = <X86_64 as Hal>::PV_SHARED_INFO.vcpu.evtchn_upcall_pending;
+
+/// Runs a vCPU that is loaded on this CPU until the CPU has something else to do.
+pub fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
+    let Some(gates) = cpu.gates.get() else { return };
+    // SAFETY: the executing CPU's own gate.
+    let frame = unsafe { &raw mut (*gates.gate()).frame };
+    let mut stopped = Stopped {
+        cpu,
+        vcpu,
+        pv,
+        frame,
+    };
+    if before_entry(&mut stopped) {
+        // SAFETY: the vCPU is loaded: `switch::load` filled the gate and loaded its address space. Selectors and flags of the frame
+        // are made safe wherever a guest can set them.
+        unsafe { entry::run(frame) }
+    }
+}
+
+/// The guest has stopped; true when the CPU is to do something else.
+pub(super) extern "C" fn stopped(cpu: &'static PerCpu, frame: *mut Frame) -> u32 {
+    let Some(gates) = cpu.gates.get() else {
+        return 1;
+    };
+    // SAFETY: `switch::load` put the vCPU there, whose owner waits for this CPU to leave the guest.
+    let vcpu = unsafe { &*(*gates.gate()).vcpu };
+    let Some(pv) = vcpu.arch.pv() else { return 1 };
+    let mut cx = Stopped {
+        cpu,
+        vcpu,
+        pv,
+        frame,
+    };
+    serve(&mut cx);
+    u32::from(!before_entry(&mut cx))
+}
+
+#[inline(always)]
+fn serve(cx: &mut Stopped<'_>) {
+    let kernel = cx.pv.mode.get() == Mode::Kernel;
+    match cx.frame().vector {
+        SYSCALL if kernel => hypercall::serve(cx),
+        SYSCALL => {
+            let callback = cx.pv.syscall.get();
+            cx.enter_kernel(Bounce::to(callback), &"a system call");
+        }
+        other => rare(cx, other),
+    }
+}
+
+#[inline(never)]
+fn rare(cx: &mut Stopped<'_>, vector: u64) {
+    const EXCEPTIONS: u64 = 32;
+    const OLD_SYSTEM_CALL: u64 = 0x80;
+    match vector {
+        0..EXCEPTIONS => trap::exception(cx, vector as u8),
+        OLD_SYSTEM_CALL => trap::interrupt_instruction(cx, OLD_SYSTEM_CALL as u8, 2),
+        SYSCALL_32 => program_call(cx, cx.pv.syscall_32.get()),
+        SYSENTER => program_call(cx, cx.pv.sysenter.get()),
+        RETURN_FAILED => trap::return_failed(cx),
+        vector => {
+            vectors::interrupt(vector as u8);
+            // Others may wait.
+            run::open_interrupts();
+        }
+    }
+}
+
+/// A way of 32-bit programs to call their kernel. Where the kernel has no entry for it, the instruction does not exist.
+fn program_call(cx: &mut Stopped<'_>, callback: Callback) {
+    if cx.pv.mode.get() == Mode::Kernel || callback.address == 0 {
+        return trap::undefined(cx);
+    }
+    cx.enter_kernel(Bounce::to(callback), &"a system call of a 32-bit program");
+}
+
+/// What is to be done before the guest goes on. False: it does not, now.
+#[inline(always)]
+fn before_entry(cx: &mut Stopped<'_>) -> bool {
+    if cx.cpu.work.load(Relaxed) != 0 && !serve_work(cx.cpu) {
+        return false;
+    }
+    if cx.vcpu.arch.upcall.load(Relaxed) {
+        upcall(cx);
+        // Its end may have been asked for.
+        return cx.cpu.work.load(Relaxed) == 0 || serve_work(cx.cpu);
+    }
+    true
+}
+
+#[cold]
+fn serve_work(cpu: &'static PerCpu) -> bool {
+    run::serve_work(cpu);
+    cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() == 0
+}
+
+/// Something waits for the guest, or did.
+#[inline(never)]
+fn upcall(cx: &mut Stopped<'_>) {
+    let flag = &cx.vcpu.arch.upcall;
+    let pv = cx.pv;
+    if let Some(segments) = pv.segments_failed.take() {
+        let mut bounce = Bounce::to(pv.failsafe.get());
+        bounce.segments = Some(segments);
+        return cx.enter_kernel(bounce, &"segments that cannot be loaded");
+    }
+    if pv.signals.nmi_waits() && !pv.in_nmi.get() && pv.nmi.get().address != 0 {
+        pv.signals.take_nmi();
+        pv.in_nmi.set(true);
+        return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+    }
+    if cx.info_byte(PENDING, AtomicOp::Load) == 0 {
+        flag.store(false, SeqCst);
+        // Whoever set the byte since then sets the flag after it.
+        if cx.info_byte(PENDING, AtomicOp::Load) == 0 && !pv.signals.nmi_waits() {
+            return;
+        }
+        flag.store(true, SeqCst);
+    }
+    if cx.upcall_masked() {
+        return;
+    }
+    let event = Callback {
+        masks_events: true,
+        ..pv.event.get()
+    };
+    if event.address == 0 {
+        // A kernel that did not say yet where: it is not told, and finds the event when it looks.
+        return;
+    }
+    cx.enter_kernel(Bounce::to(event), &"an event");
+}

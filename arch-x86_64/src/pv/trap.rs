@@ -1,0 +1,231 @@
+//! Exceptions of guests in ring 3: what the hypervisor serves itself, and what goes to the guest's kernel (`set_trap_table`).
+
+use core::fmt;
+
+use super::{access, bounce::Bounce, emulate, run::Stopped, switch, table_write, vcpu::Mode};
+
+mod vector {
+    pub const DEBUG: u8 = 1;
+    pub const BREAKPOINT: u8 = 3;
+    pub const OVERFLOW: u8 = 4;
+    pub const UNDEFINED: u8 = 6;
+    pub const NO_DEVICE: u8 = 7;
+    pub const PROTECTION: u8 = 13;
+    pub const PAGE: u8 = 14;
+}
+
+/// Exceptions that push an error code.
+const fn has_error(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
+struct Exception(u8);
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exception {}", self.0)
+    }
+}
+
+/// Serves an exception.
+pub fn exception(cx: &mut Stopped<'_>, number: u8) {
+    match number {
+        vector::PAGE => page_fault(cx),
+        vector::PROTECTION => protection(cx),
+        vector::UNDEFINED => {
+            if !emulate::undefined(cx) {
+                deliver(cx, number);
+            }
+        }
+        vector::NO_DEVICE => {
+            // SAFETY: the guest's registers are in the CPU; the flag only says whether it wants to be told of their use.
+            unsafe { core::arch::asm!("clts", options(nomem, nostack, preserves_flags)) };
+            if cx.pv.task_switched.replace(false) {
+                deliver(cx, number);
+            }
+        }
+        vector::DEBUG => debug(cx),
+        vector::BREAKPOINT | vector::OVERFLOW => {
+            // INT3 and INTO: the kernel's handler says who may.
+            let mode = cx.pv.mode.get();
+            if cx.pv.trap(number).admits(mode) || mode == Mode::Kernel {
+                deliver(cx, number);
+            } else {
+                let rip = cx.frame().rip;
+                cx.frame().rip = rip.wrapping_sub(1);
+                protection_of_gate(cx, number);
+            }
+        }
+        _ => deliver(cx, number),
+    }
+}
+
+/// Hands an exception to the kernel as the CPU told it.
+fn deliver(cx: &mut Stopped<'_>, number: u8) {
+    let error = has_error(number).then_some(cx.frame().error);
+    give(cx, number, error);
+}
+
+/// Hands an exception to the kernel.
+pub fn give(cx: &mut Stopped<'_>, number: u8, error: Option<u64>) {
+    let trap = cx.pv.trap(number);
+    cx.enter_kernel(Bounce::trap(trap, error), &Exception(number));
+}
+
+/// The instruction does not exist.
+pub fn undefined(cx: &mut Stopped<'_>) {
+    give(cx, vector::UNDEFINED, None);
+}
+
+/// A protection fault of an instruction of the guest's.
+pub fn protection_fault(cx: &mut Stopped<'_>, error: u64) {
+    give(cx, vector::PROTECTION, Some(error));
+}
+
+/// A page fault at an address.
+pub fn give_page_fault(cx: &mut Stopped<'_>, address: u64, error: u64) {
+    cx.set_cr2(address);
+    give(cx, vector::PAGE, Some(error));
+}
+
+fn protection_of_gate(cx: &mut Stopped<'_>, number: u8) {
+    const IN_TABLE: u64 = 2;
+    protection_fault(cx, u64::from(number) << 3 | IN_TABLE);
+}
+
+/// An instruction that raises an interrupt, of `length` bytes, which has happened already.
+pub fn interrupt_instruction(cx: &mut Stopped<'_>, number: u8, length: u64) {
+    let trap = cx.pv.trap(number);
+    if trap.address != 0 && trap.admits(cx.pv.mode.get()) {
+        return cx.enter_kernel(Bounce::trap(trap, None), &Exception(number));
+    }
+    let rip = cx.frame().rip;
+    cx.frame().rip = rip.wrapping_sub(length);
+    protection_of_gate(cx, number);
+}
+
+/// A fault of protection: an INT that no gate of the CPU serves, a privileged instruction, or the guest's own.
+fn protection(cx: &mut Stopped<'_>) {
+    const IN_TABLE: u64 = 2;
+    const OUTSIDE: u64 = 1;
+    let error = cx.frame().error;
+    if error & (IN_TABLE | OUTSIDE) == IN_TABLE {
+        // Some emulators scale the vector by 16: the instruction itself says which.
+        if let Some(number) = interrupt_number(cx) {
+            let trap = cx.pv.trap(number);
+            if trap.address != 0 && trap.admits(cx.pv.mode.get()) {
+                let rip = cx.frame().rip;
+                cx.frame().rip = rip.wrapping_add(2);
+                return cx.enter_kernel(Bounce::trap(trap, None), &Exception(number));
+            }
+            return protection_of_gate(cx, number);
+        }
+    }
+    if error == 0 && emulate::privileged(cx) {
+        return;
+    }
+    deliver(cx, vector::PROTECTION);
+}
+
+/// The operand of an INT at the instruction pointer.
+fn interrupt_number(cx: &mut Stopped<'_>) -> Option<u8> {
+    const INT: u8 = 0xcd;
+    let mut bytes = [0; 2];
+    access::read(cx.frame().rip, &mut bytes).ok()?;
+    (bytes[0] == INT).then_some(bytes[1])
+}
+
+fn page_fault(cx: &mut Stopped<'_>) {
+    const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
+    const RESERVED: u64 = 8;
+    const USER: u64 = 4;
+    let address: u64;
+    // SAFETY: reads the register.
+    unsafe {
+        core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    let error = cx.frame().error;
+    if !access::is_guest(address) && cx.segment_fault(address) {
+        return;
+    }
+    if error & RESERVED != 0 {
+        return cx.crash(format_args!(
+            "reserved bits in its page tables, at {address:#x}"
+        ));
+    }
+    if error & (PRESENT | WRITE) == PRESENT | WRITE && cx.pv.mode.get() == Mode::Kernel && table_write::serve(cx, address)
+    {
+        return;
+    }
+    // The kernel does not know that it runs in ring 3.
+    let error = match cx.pv.mode.get() {
+        Mode::Kernel => error & !USER,
+        Mode::User => error | USER,
+    };
+    give_page_fault(cx, address, error);
+}
+
+fn debug(cx: &mut Stopped<'_>) {
+    let status: u64;
+    // SAFETY: moves of a debug register that only the guest uses; no breakpoint holds in the hypervisor.
+    unsafe {
+        core::arch::asm!("mov {}, dr6", out(reg) status, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nomem, nostack, preserves_flags));
+    }
+    let mut kept = cx.pv.debug.get();
+    kept[6] = kept[6] & !0xf | status;
+    cx.pv.debug.set(kept);
+    deliver(cx, vector::DEBUG);
+}
+
+/// The CPU would not return to the registers that the guest asked for: its failsafe callback is told, with the segments. The frame
+/// that could not be loaded is what it finds.
+pub fn return_failed(cx: &mut Stopped<'_>) {
+    let [number, error] = cx.failed();
+    if number == u64::from(vector::PAGE) {
+        let address: u64;
+        // SAFETY: reads the register.
+        unsafe {
+            core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags));
+        }
+        if cx.segment_fault(address) {
+            return;
+        }
+    }
+    let failsafe = cx.pv.failsafe.get();
+    if failsafe.address == 0 {
+        return cx.crash(format_args!(
+            "no return to its registers (exception {number}, error code {error:#x}) and no failsafe callback"
+        ));
+    }
+    let mut bounce = Bounce::to(failsafe);
+    bounce.segments = Some(switch::selectors());
+    cx.enter_kernel(bounce, &"registers that cannot be returned to");
+}
+
+impl Stopped<'_> {
+    /// Keeps the address of a page fault where the guest looks for it.
+    fn set_cr2(&self, address: u64) {
+        self.pv.cr2.set(address);
+        self.write_cr2(address);
+    }
+
+    /// The CPU read a descriptor that is not there. True when it is now, and the instruction can be tried again.
+    fn segment_fault(&mut self, address: u64) -> bool {
+        let Some(gates) = self.cpu.gates.get() else {
+            return false;
+        };
+        if gates.local_range().contains(&address) {
+            let offset = address - gates.local_range().start;
+            return super::descriptors::map_local(self, offset);
+        }
+        if gates.guest_range().contains(&address) {
+            // No such page of descriptors: the selector is bad, which is a fault of protection.
+            let selector = (address - gates.guest_range().start) & !7;
+            protection_fault(self, selector);
+            return true;
+        }
+        false
+    }
+}
