@@ -144,10 +144,11 @@ impl<H: Hal> Hypervisor<H> {
     /// A reference on a frame, if it belongs to `owner`.
     #[inline]
     pub fn get_frame(&self, mfn: Mfn, owner: DomId) -> Option<FrameRef<'_, H>> {
+        // Not `then_some`: that would make the value, and with it drop a reference, when there is none.
         self.memory
             .record(mfn)?
             .get(owner)
-            .then_some(FrameRef { hv: self, mfn })
+            .then(|| FrameRef { hv: self, mfn })
     }
 
     /// A reference on whatever memory stands behind a guest frame: the domain's own, hypervisor memory shown to it, or
