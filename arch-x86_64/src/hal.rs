@@ -1,11 +1,12 @@
 //! The machine as the core sees it.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
     ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
-    HeapUse, MachphysMapping, Mfn, Nanos, Order, SharedInfoLayout,
+    HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
+    DomId, sync::relax,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     irq, machine,
     mm::{hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
     power,
-    pv::{access, tables, vcpu::PvVcpu},
+    pv::{self, access, tables, vcpu::PvVcpu},
     timer,
 };
 
@@ -168,6 +169,33 @@ impl Hal for X86_64 {
 
     fn machine_memory_map(&self) -> &[E820Entry] {
         machine::memory_map()
+    }
+
+    fn forget_frame(&self, mfn: Mfn) {
+        pv::release::forget_frame(mfn);
+    }
+
+    fn drop_page_tables(&self, domain: DomId) -> bool {
+        pv::release::drop_page_tables(domain)
+    }
+
+    fn tlb_stamp(&self) -> u64 {
+        pv::flush::stamp()
+    }
+
+    fn flush_stale(&self, stamp: u64) {
+        if let Some(cpu) = PerCpu::try_current() {
+            pv::flush::older(cpu, stamp);
+        }
+    }
+
+    fn relax(&self) {
+        relax();
+    }
+
+    #[inline(always)]
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        Direct::words(mfn)
     }
 
     #[inline(always)]

@@ -153,6 +153,7 @@ pub(super) fn create(
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,
+        pv: None,
         ioapic,
     };
     let config = DomainConfig {

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     X86_64,
+    cpu::percpu::PerCpu,
     domain_build::{
         kind::Able,
         memory_map::MapError,
@@ -38,11 +39,17 @@ use crate::{
     },
     machine,
     mm::{hyp::Direct, machine_to_phys},
-    pv::{frame::Frame, vcpu::Segments},
+    pv::{
+        self,
+        frame::Frame,
+        machine::ThisCpu,
+        memory::{AddressSpace, Level},
+        vcpu::Segments,
+    },
 };
 
 /// Whether guests run in ring 3 on this machine. The one place that turns PV on.
-const PV_RUNS: bool = false;
+const PV_RUNS: bool = true;
 
 /// What the machine can do.
 pub(super) fn able() -> Able {
@@ -170,7 +177,7 @@ pub(super) fn build(
     );
     let name = recipe.name;
     let filled = fill(hv, &domain, &layout, recipe, copied);
-    let start = filled.and_then(|start| check_tables(hv, &domain, &layout, start));
+    let start = filled.and_then(|start| check_tables(&domain, start));
     let start = match start {
         Ok(start) => start,
         Err(error) => {
@@ -263,12 +270,14 @@ fn fill(
 }
 
 /// Has the tables checked as the guest's own would be, and pins the root: from here on nothing is written past the checks.
-fn check_tables(
-    _hv: &'static Hypervisor<X86_64>,
-    _domain: &DomainRef<X86_64>,
-    _layout: &Layout,
-    start: PvStart,
-) -> Result<PvStart, String> {
+fn check_tables(domain: &DomainRef<X86_64>, start: PvStart) -> Result<PvStart, String> {
+    let cpu = ThisCpu(PerCpu::try_current().ok_or("no CPU to check its tables")?);
+    let tables = cpu.tables();
+    let work = AddressSpace::new();
+    let pin = || tables.pin(start.root, Level::L4, &tables.own_rights(domain), &work);
+    tables
+        .insist(pin)
+        .map_err(|e| format!("its first tables are refused: {}", e.name()))?;
     Ok(start)
 }
 
@@ -299,7 +308,7 @@ fn begin(
         gs: regs.gs,
         ..Segments::default()
     });
-    pv.kernel_root.set(Some(start.root));
+    pv::start::set_roots(&vcpu, start.root, None).map_err(|e| format!("its root: {}", e.name()))?;
     pv.has_registers.set(true);
     hv.domain_built(domain);
     hv.vcpu_up(&vcpu);

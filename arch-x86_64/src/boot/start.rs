@@ -6,7 +6,7 @@ use xenolith_core::{
     boot::{PhysRange, RangeSet, cmdline, memory::BootMemory},
     memory::Place,
 };
-use xenolith_hal::{CpuId, HostPhys, PAGE_SIZE};
+use xenolith_hal::{CpuId, HostPhys, PAGE_SIZE, sync::while_waiting};
 
 use super::{
     build, dom0, domains,
@@ -24,7 +24,7 @@ use crate::{
         hyp::{self, FourLevels},
         peephole,
     },
-    power, speculation, timer,
+    power, pv, speculation, timer,
 };
 
 /// Memory below this is firmware's and real mode's, and not used otherwise.
@@ -76,6 +76,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let hv = boot_memory::leak(Hypervisor::new(X86_64, allocator));
     HV.call_once(|| hv);
+    while_waiting(pv::flush::answer);
     hand_over(|record| {
         if let Some(hv) = HV.get() {
             hv.console.print_record(&hv.hal, record);

@@ -23,6 +23,8 @@ pub const IMAGE_SLOTS: [u64; 3] = [
     IMAGE_VA >> 30 & 511,
     IMAGE_VA >> 21 & 511,
 ];
+/// The root slots that are the hypervisor's in every address space.
+pub const ROOT_SLOTS: core::ops::Range<usize> = 256..272;
 /// First address of what PV guests call each machine frame.
 pub const MACHINE_TO_PHYS_VA: u64 = slot(257);
 /// First address of the window on boot information.

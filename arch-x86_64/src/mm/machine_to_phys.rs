@@ -19,7 +19,7 @@ use xenolith_hal::{Gfn, Mfn, NoMemory, Order, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{
     hyp::{Direct, Hyp},
-    layout::{DIRECT_LIMIT, MACHINE_TO_PHYS_VA},
+    layout::{DIRECT_LIMIT, MACHINE_TO_PHYS_VA, ROOT_SLOTS},
     pte,
 };
 use crate::X86_64;
@@ -93,6 +93,8 @@ fn make(hv: &Hypervisor<X86_64>) -> Result<Made, NoMemory> {
         pieces.push(piece);
     }
     show(hv, &pieces)?;
+    // Every root of a guest gets copies of these entries: they never change again.
+    Hyp::fill_root(ROOT_SLOTS)?;
     Ok(Made { pieces, frames })
 }
 
