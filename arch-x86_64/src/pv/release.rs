@@ -33,7 +33,5 @@ pub fn drop_page_tables(domain: DomId) -> bool {
             super::descriptors::forget(pv);
         }
     }
-    ThisCpu(cpu)
-        .tables()
-        .release_domain(&domain, &pv.release_at)
+    ThisCpu(cpu).tables().release_domain(&domain, &pv.release_at)
 }
