@@ -5,7 +5,7 @@ use xenolith_core::VcpuRef;
 use xenolith_hal::{HostPhys, Mfn};
 
 use super::{
-    entry,
+    entry, flush,
     gate::Gates,
     vcpu::{Mode, PvVcpu, Segments},
 };
@@ -71,11 +71,6 @@ pub fn load_root(root: Mfn) {
     load_space(root.base());
 }
 
-/// Loads the hypervisor's own address space.
-pub fn leave_guest_space() {
-    load_space(Hyp::root());
-}
-
 #[inline(always)]
 fn load_space(root: HostPhys) {
     // SAFETY: every root has the hypervisor's part: this is one of a guest that was checked and is held by a reference of its
@@ -94,7 +89,7 @@ fn swap_gs() {
 /// The kernel runs next, where a program did. False when it has no address space.
 #[inline(always)]
 pub fn to_kernel(pv: &PvVcpu) -> bool {
-    let Some(root) = pv.kernel_root.get() else {
+    let Some(root) = pv.space.kernel() else {
         return false;
     };
     pv.mode.set(Mode::Kernel);
@@ -106,7 +101,7 @@ pub fn to_kernel(pv: &PvVcpu) -> bool {
 /// A program runs next, where the kernel did. False when there is no address space for programs.
 #[inline(always)]
 pub fn to_user(pv: &PvVcpu) -> bool {
-    let Some(root) = pv.user_root.get() else {
+    let Some(root) = pv.space.user() else {
         return false;
     };
     pv.mode.set(Mode::User);
@@ -115,24 +110,40 @@ pub fn to_user(pv: &PvVcpu) -> bool {
     true
 }
 
-/// Loads the address space of a vCPU, if it is one of a PV guest.
-pub fn enter_space(vcpu: &VcpuRef<X86_64>) -> bool {
-    match vcpu.arch.pv().and_then(PvVcpu::root) {
-        Some(root) => {
-            load_root(root);
-            true
+/// Loads the address space of the next vCPU, or the hypervisor's own, if there was or will be a PV guest's.
+pub fn change_space(cpu: &PerCpu, old: Option<&VcpuRef<X86_64>>, next: Option<&VcpuRef<X86_64>>) {
+    let old = old.filter(|old| old.arch.pv().is_some());
+    match next.and_then(|next| Some((next, next.arch.pv()?, next.arch.pv()?.root()?))) {
+        Some((next, pv, root)) => {
+            // Who changes a translation from now on asks this CPU, or changed it before the root is loaded.
+            if let Some(domain) = &next.domain().arch.pv {
+                domain.present.insert(cpu.id);
+            }
+            flush::IN_GUESTS.insert(cpu.id);
+            pv.set_cpu(Some(cpu.id));
+            flush::with_root_load(|| load_root(root));
         }
-        None => false,
+        None if old.is_some() => {
+            flush::with_root_load(|| load_space(Hyp::root()));
+            flush::IN_GUESTS.remove(cpu.id);
+        }
+        None => {}
+    }
+    if let Some(old) = old {
+        if let Some(pv) = old.arch.pv() {
+            pv.set_cpu(None);
+        }
+        let stays = next.is_some_and(|next| next.domain().id() == old.domain().id());
+        if let (false, Some(domain)) = (stays, &old.domain().arch.pv) {
+            domain.present.remove(cpu.id);
+        }
     }
 }
 
 /// Loads everything of a vCPU but its FPU.
 pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
-    let (Some(gates), Some(root)) = (cpu.gates.get(), pv.root()) else {
-        return;
-    };
+    let Some(gates) = cpu.gates.get() else { return };
     take_system_calls(cpu, gates);
-    load_root(root);
     load_descriptors(gates, pv);
     load_segments(pv);
     // SAFETY: the gate is this CPU's; the vCPU is loaded on no other, so its registers are at hand. The caller keeps `vcpu` alive

@@ -84,6 +84,16 @@ pub struct SharedInfo {
     pub arch: ArchSharedInfo,
 }
 
+/// A change of one page-table entry (`mmu_update`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MmuUpdate {
+    /// In: the machine address of the entry; what is to be done in the lowest bits.
+    pub ptr: u64,
+    /// In: what it shall be.
+    pub val: u64,
+}
+
 /// An operation on page tables (`mmuext_op`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

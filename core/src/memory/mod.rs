@@ -14,6 +14,7 @@ mod exchange;
 mod frame;
 mod heap;
 mod machine;
+mod mapped;
 pub mod op;
 mod owned;
 mod physmap;
@@ -25,7 +26,10 @@ mod writable;
 
 pub use account::{DomainMemory, InUse};
 pub use buddy::MAX_ORDER;
-pub use frame::{Charge, Class, Dropped, FrameRecord, FrameState, FrameType, TypeBusy, Validation};
+pub use frame::{
+    Charge, Claim, Class, Dropped, Ended, FrameRecord, FrameState, FrameType, Progress, Reclaim,
+    Refused, TypeBusy,
+};
 pub use heap::{room_for_arc, try_arc, try_boxed_slice};
 pub use owned::{FrameRef, PinnedFrame};
 pub use ram::NoRam;

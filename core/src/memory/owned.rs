@@ -244,7 +244,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     #[inline(never)]
-    fn dropped(&self, known: Option<&DomainRef<H>>, mfn: Mfn, dropped: Dropped) {
+    pub(super) fn dropped(&self, known: Option<&DomainRef<H>>, mfn: Mfn, dropped: Dropped) {
         let Dropped::Last { owner, charge } = dropped else {
             debug_assert!(
                 dropped == Dropped::Kept || known.is_some(),

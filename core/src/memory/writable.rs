@@ -7,7 +7,7 @@
 
 use xenolith_hal::{Hal, Mfn};
 
-use super::{FrameRecord, FrameRef, FrameType};
+use super::{FrameRecord, FrameRef};
 use crate::{Domain, Hypervisor};
 
 /// A reference on a frame that may be written; dropping it lets go.
@@ -57,7 +57,7 @@ impl<H: Hal> Hypervisor<H> {
     pub(crate) fn begin_writing(&self, mfn: Mfn) -> bool {
         self.memory
             .record(mfn)
-            .is_some_and(|record| record.get_type(FrameType::Writable).is_ok())
+            .is_some_and(|record| self.use_as_writable(record).is_ok())
     }
 
     /// Ends one such use. Nothing happens to a frame of a translated domain.

@@ -12,6 +12,7 @@ mod domain;
 mod faults;
 mod p2m;
 mod ram;
+mod tlbs;
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,7 @@ use std::{
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, Errno, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn,
+    ArchTimer, AtomicOp, CpuId, DomId, Errno, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn,
     Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
@@ -31,6 +32,7 @@ pub use domain::{SimDomain, SimVcpu};
 pub use faults::Faults;
 pub use p2m::SimP2m;
 pub use ram::Ram;
+pub use tlbs::Tlbs;
 
 /// How a simulated machine ended: the payload of the unwinding that [`Hal::power_off`] and [`Hal::restart`] start.
 /// A test catches it with [`ended_with`].
@@ -59,9 +61,12 @@ struct Machine {
     now: AtomicU64,
     console: Mutex<Vec<u8>>,
     machine_to_phys: Mutex<HashMap<Mfn, Gfn>>,
+    /// Paravirtual domains whose page tables a test takes apart itself, and whether it is to do so.
+    page_tables: Mutex<HashMap<DomId, bool>>,
     /// Frames that no CPU has a translation to any more, since somebody last asked.
     forgotten: Mutex<Vec<u64>>,
     faults: Arc<Faults>,
+    tlbs: Tlbs,
 }
 
 /// The simulated machine; clones are handles on the same one.
@@ -81,8 +86,10 @@ impl Sim {
                 now: AtomicU64::new(0),
                 console: Mutex::new(Vec::new()),
                 machine_to_phys: Mutex::default(),
+                page_tables: Mutex::default(),
                 forgotten: Mutex::default(),
                 faults: Arc::default(),
+                tlbs: Tlbs::new(cpus),
             }),
         }
     }
@@ -113,6 +120,11 @@ impl Sim {
     /// When the machine has no such CPU.
     pub fn cpu_record(&self, cpu: CpuId) -> &CpuRecord {
         &self.machine.cpus[cpu.index()]
+    }
+
+    /// The TLBs of its CPUs.
+    pub fn tlbs(&self) -> &Tlbs {
+        &self.machine.tlbs
     }
 
     /// The switch for injected failures.
@@ -168,6 +180,33 @@ impl Sim {
     pub fn forgotten(&self) -> Vec<u64> {
         let forgotten = self.machine.forgotten.lock();
         std::mem::take(&mut *forgotten.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What [`Hal::machine_to_phys`] knows, by machine frame, in no order.
+    pub fn known_frames(&self) -> Vec<Mfn> {
+        self.phys_table().keys().copied().collect()
+    }
+
+    /// The page tables of a paravirtual domain stay until [`Sim::page_tables_are_gone`].
+    pub fn keep_page_tables(&self, domain: DomId) {
+        self.page_tables().insert(domain, false);
+    }
+
+    /// Whether the core wants the page tables dropped that are kept.
+    pub fn page_tables_must_go(&self, domain: DomId) -> bool {
+        self.page_tables().get(&domain) == Some(&true)
+    }
+
+    /// They are.
+    pub fn page_tables_are_gone(&self, domain: DomId) {
+        self.page_tables().remove(&domain);
+    }
+
+    fn page_tables(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, bool>> {
+        self.machine
+            .page_tables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn phys_table(&self) -> std::sync::MutexGuard<'_, HashMap<Mfn, Gfn>> {
@@ -300,6 +339,22 @@ impl Hal for Sim {
         self.atomic16(frame, offset, op).expect("RAM")
     }
 
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        self.machine.ram.words(mfn)
+    }
+
+    fn tlb_stamp(&self) -> u64 {
+        self.machine.tlbs.stamp()
+    }
+
+    fn flush_stale(&self, stamp: u64) {
+        self.machine.tlbs.flush_stale(stamp);
+    }
+
+    fn relax(&self) {
+        std::thread::yield_now();
+    }
+
     fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
         match pfn {
             Some(pfn) => self.phys_table().insert(mfn, pfn),
@@ -316,6 +371,16 @@ impl Hal for Sim {
         forgotten
             .unwrap_or_else(PoisonError::into_inner)
             .push(mfn.0);
+    }
+
+    fn drop_page_tables(&self, domain: DomId) -> bool {
+        match self.page_tables().get_mut(&domain) {
+            Some(wanted) => {
+                *wanted = true;
+                false
+            }
+            None => true,
+        }
     }
 
     fn machphys_mapping(&self) -> Option<MachphysMapping> {

@@ -11,8 +11,3 @@ pub fn undefined(_: &mut Stopped<'_>) -> bool {
 pub fn privileged(_: &mut Stopped<'_>) -> bool {
     false
 }
-
-/// A write to a page that is mapped read-only. True: it was one to a page table, and is done.
-pub fn table_write(_: &mut Stopped<'_>, _: u64) -> bool {
-    false
-}

@@ -69,4 +69,5 @@ same! {
     sched::Shutdown, sched::RemoteShutdown, sched::Watchdog, sched::PinOverride,
     vcpu::SetPeriodicTimer, vcpu::RegisterVcpuInfo,
     version::FeatureInfo, version::BuildIdHeader, version::CompileInfo,
+    x86_64::MmuUpdate,
 }

@@ -232,6 +232,7 @@ fn x86_64_only(facts: &mut Vec<Fact>) {
         x86_64::ArchSharedInfo = "struct arch_shared_info" { max_pfn, pfn_to_mfn_frame_list_list, nmi_reason, p2m_cr3, p2m_vaddr, p2m_generation }
         x86_64::VcpuInfo = "struct vcpu_info" { evtchn_upcall_pending, evtchn_upcall_mask, evtchn_pending_sel, arch, time; _pad }
         x86_64::SharedInfo = "struct shared_info" { vcpu_info, evtchn_pending, evtchn_mask, wc_version, wc_sec, wc_nsec, wc_sec_hi, arch }
+        x86_64::MmuUpdate = "struct mmu_update" { ptr, val }
         x86_64::MmuextOp = "struct mmuext_op" { cmd, arg1, arg2; _pad }
         x86_64::CpuUserRegs = "struct cpu_user_regs" { r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, error_code, entry_vector, rip, cs, saved_upcall_mask, rflags, rsp, ss, es, ds, fs, gs; _pad0, _pad1, _pad2, _pad3, _pad4, _pad5, _pad6 }
         x86_64::TrapInfo = "struct trap_info" { vector, flags, cs, address; _pad }
