@@ -137,6 +137,7 @@ pub(super) fn build_dom0(
                 .map(build::e820_of_machine)
                 .collect(),
             config_spaces: &machine.acpi.config_spaces,
+            special_lines: &machine.acpi.madt.overrides,
         },
         frames: asked >> PAGE_SHIFT,
         kernel,

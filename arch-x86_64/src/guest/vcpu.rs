@@ -19,6 +19,7 @@ use xenolith_hal::{
 use super::{fpu::FpuContext, pci::Pci, regs::GuestRegs, start::Start};
 use crate::{
     cpuid::Policy,
+    irq::pirqs::Pirqs,
     mm::{guest_access::TranslationCache, hardware::Ram},
     msr::{MsrPolicy, MsrState},
     pv::{domain::PvDomain, vcpu::PvVcpu},
@@ -215,6 +216,8 @@ pub struct ArchDomain {
     pub owns_devices: bool,
     /// The functions of PCI, for the domain that owns the devices.
     pub pci: Option<Pci>,
+    /// The numbers of its device interrupts, for a PV domain that owns the devices.
+    pub pirqs: Option<Pirqs>,
     /// Its memory map in the E820 form of the BIOS, for `memory_op`.
     pub memory_map: Vec<E820Entry>,
     /// What CPUID says.

@@ -9,7 +9,9 @@ use xenolith_core::{
 };
 use xenolith_hal::GuestVirt;
 
-use super::{access, callbacks, descriptors, flush, machine::ThisCpu, registers, run::Stopped};
+use super::{
+    access, callbacks, descriptors, flush, machine::ThisCpu, physdev, registers, run::Stopped,
+};
 use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.
@@ -110,6 +112,10 @@ impl hypercall::Rows<X86_64> for Rows {
         if let (Some(cpu), Some(pv)) = (PerCpu::try_current(), &caller.domain().arch.pv) {
             flush::cpus(cpu, &pv.present.load());
         }
+    }
+
+    fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
+        physdev::physdev_op(caller, cmd, arg)
     }
 
     fn vcpu_op(

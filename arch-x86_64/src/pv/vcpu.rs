@@ -151,6 +151,8 @@ pub struct PvVcpu {
     pub local_frames: UnsafeCell<ArrayVec<(usize, Mfn), 16>>,
     /// The privilege that ports ask for, as the guest set it.
     pub iopl: Cell<u8>,
+    /// Where the kernel has a bit for each port, set for those that its programs do not reach, and how many.
+    pub io_bitmap: Cell<(u64, u32)>,
     /// CR0.TS, as the guest has it.
     pub task_switched: Cell<bool>,
     /// CR4, as the guest has it.
@@ -199,6 +201,7 @@ impl PvVcpu {
             local: Cell::default(),
             local_frames: UnsafeCell::new(ArrayVec::new()),
             iopl: Cell::new(0),
+            io_bitmap: Cell::default(),
             task_switched: Cell::new(false),
             cr4: Cell::new(0),
             cr2: Cell::new(0),

@@ -23,8 +23,8 @@ use std::{
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, DomId, Errno, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn,
-    Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, DomId, Errno, Fault, Gfn, GuestPhys, GuestVirt, Hal,
+    MachphysMapping, Mfn, Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
 pub use cpus::CpuRecord;
