@@ -3,7 +3,8 @@
 use super::*;
 use crate::{
     Port, event_channel as event, grant_table as grant, handle::GuestHandle, hvm, hvm_vcpu, memory,
-    multicall::MulticallEntry, physdev, platform, runstate::RunstateInfo, sched, vcpu, version, x86_64,
+    multicall::MulticallEntry, physdev, platform, runstate::RunstateInfo, sched, vcpu, version,
+    x86_64,
 };
 
 impl<T> Wire for GuestHandle<T> {
