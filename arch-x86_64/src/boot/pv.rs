@@ -37,7 +37,7 @@ use crate::{
             start_info::{Contents, MOST_TEXT},
         },
     },
-    machine,
+    irq, machine,
     mm::{hyp::Direct, machine_to_phys},
     pv::{
         self,
@@ -172,6 +172,9 @@ pub(super) fn build(
         log::warn!("{name}: its command line is cut off after {MOST_TEXT} bytes");
     }
     let domain = build::create(hv, &recipe.shape)?;
+    if recipe.shape.privileged {
+        irq::give_to(&domain);
+    }
     log::info!(
         "{}: PV, {} vCPUs, {} MiB, entry {:#x}, start info at {:#x}",
         recipe.name,
