@@ -82,7 +82,7 @@ mod tests {
     use xenolith_hal::Gfn;
     use xenolith_sim::Sim;
 
-    use super::FrameType;
+    use crate::memory::FrameType;
     use crate::testing;
 
     #[test]
