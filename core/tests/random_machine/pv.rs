@@ -10,7 +10,7 @@ use xenolith_core::{
     grant::{PvMapping, PvPlace},
     guest::Caller,
     hypercall::{Outcome, Rows},
-    memory::{Charge, Claim, Ended, FrameType},
+    memory::{Charge, Claim, Dropped, Ended, FrameType},
 };
 use xenolith_hal::{AtomicOp, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType};
 use xenolith_sim::Sim;
@@ -190,10 +190,11 @@ impl Machine {
             return;
         };
         let record = self.hv.memory.record(mfn).expect("RAM");
-        // One use at a time, for the test writes into none.
-        if record.state().type_count() == 0
-            && let Ok(Claim::Fresh(_)) = record.claim(domain.id(), FrameType::L1)
-        {
+        // One use at a time.
+        let unused = record.state().type_count() == 0;
+        if unused && let Ok(claim) = record.claim(domain.id(), FrameType::L1) {
+            assert!(matches!(claim, Claim::Fresh(_)), "{claim:?}");
+            record.begin_table();
             record.set_valid();
             self.doms[at].tables.push(mfn);
         }
@@ -201,8 +202,9 @@ impl Machine {
 
     fn end_table(&self, mfn: Mfn) {
         let record = self.hv.memory.record(mfn).expect("RAM");
-        if record.release() == Ended::Whole {
-            let dropped = record.end_type(self.hv.hal.tlb_stamp());
+        assert_eq!(record.release(), Ended::Whole);
+        let dropped = record.end_type(self.hv.hal.tlb_stamp());
+        if dropped != Dropped::Kept {
             self.hv.frame_dropped(record, mfn, dropped);
         }
     }
