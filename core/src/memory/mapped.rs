@@ -35,7 +35,7 @@ impl<H: Hal> Hypervisor<H> {
         owner: DomId,
     ) -> Result<(), Refused> {
         record.get_mapping(owner, false)?;
-        self.get_writable(record)
+        self.use_writable(record)
             .inspect_err(|_| match record.put() {
                 Dropped::Kept => {}
                 dropped => self.frame_dropped(record, mfn, dropped),
@@ -44,7 +44,7 @@ impl<H: Hal> Hypervisor<H> {
 
     /// Uses a frame as writable memory; ends with [`FrameRecord::put_type`]. The caller holds a reference for as long. What
     /// the frame was used as before, no CPU has cached after this. [`Refused::Busy`] is all that comes back.
-    pub fn get_writable(&self, record: &FrameRecord) -> Result<(), Refused> {
+    pub fn use_writable(&self, record: &FrameRecord) -> Result<(), Refused> {
         loop {
             match record.get_writable() {
                 Err(Refused::Locked) => self.hal.relax(),

@@ -10,8 +10,10 @@
 
 mod account;
 mod buddy;
+mod exchange;
 mod frame;
 mod heap;
+mod machine;
 mod mapped;
 pub mod op;
 mod owned;
@@ -20,6 +22,7 @@ mod ram;
 mod relinquish;
 mod table;
 mod tables;
+mod writable;
 
 pub use account::{DomainMemory, InUse};
 pub use buddy::MAX_ORDER;
@@ -33,6 +36,7 @@ pub use ram::NoRam;
 pub(crate) use relinquish::{Relinquish, RelinquishStep};
 pub use table::{BadBanks, FrameTable, MAX_BANKS, Node, RamBank};
 pub use tables::DomainTables;
+pub use writable::WritableRef;
 
 use xenolith_hal::{
     Mfn, Order,

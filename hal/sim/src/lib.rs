@@ -23,8 +23,8 @@ use std::{
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, Fault, Gfn, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m,
-    PAGE_SIZE, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn, Nanos,
+    Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
 pub use cpus::CpuRecord;
@@ -61,6 +61,8 @@ struct Machine {
     now: AtomicU64,
     console: Mutex<Vec<u8>>,
     machine_to_phys: Mutex<HashMap<Mfn, Gfn>>,
+    /// Frames that no CPU has a translation to any more, since somebody last asked.
+    forgotten: Mutex<Vec<u64>>,
     faults: Arc<Faults>,
     tlbs: Tlbs,
 }
@@ -82,6 +84,7 @@ impl Sim {
                 now: AtomicU64::new(0),
                 console: Mutex::new(Vec::new()),
                 machine_to_phys: Mutex::default(),
+                forgotten: Mutex::default(),
                 faults: Arc::default(),
                 tlbs: Tlbs::new(cpus),
             }),
@@ -168,6 +171,12 @@ impl Sim {
             .console
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frames that [`Hal::forget_frame`] was called for since the last call of this.
+    pub fn forgotten(&self) -> Vec<u64> {
+        let forgotten = self.machine.forgotten.lock();
+        std::mem::take(&mut *forgotten.unwrap_or_else(PoisonError::into_inner))
     }
 
     fn phys_table(&self) -> std::sync::MutexGuard<'_, HashMap<Mfn, Gfn>> {
@@ -325,6 +334,26 @@ impl Hal for Sim {
 
     fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
         self.phys_table().get(&mfn).copied()
+    }
+
+    fn forget_frame(&self, mfn: Mfn) {
+        self.machine.tlbs.forget(mfn);
+        let forgotten = self.machine.forgotten.lock();
+        forgotten
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(mfn.0);
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        Some(MachphysMapping {
+            v_start: 0xffff_8000_0000_0000,
+            v_end: 0xffff_8000_0040_0000,
+            max_mfn: 0x7_ffff,
+        })
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        (index < 2).then_some(Mfn(index))
     }
 
     fn copy_from_guest(
