@@ -142,6 +142,17 @@ impl<P: Paging> Direct<P> {
         NonZeroU64::new(Self::address(mfn.base())).map(RamFrame)
     }
 
+    /// The words of a frame, if it is RAM: for page tables that a guest may read and the CPU walks.
+    #[inline(always)]
+    pub fn words(mfn: Mfn) -> Option<&'static [AtomicU64; PAGE_SIZE / 8]> {
+        if !is_ram(mfn) {
+            return None;
+        }
+        let at = Self::address(mfn.base()) as *const [AtomicU64; PAGE_SIZE / 8];
+        // SAFETY: a whole mapped frame of RAM, which stays mapped; atomics may be shared with guests and with the CPU.
+        Some(unsafe { &*at })
+    }
+
     /// Copies out of a frame.
     #[inline]
     pub fn read(mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {

@@ -1,11 +1,12 @@
 //! The machine as the core sees it.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, GuestPhys, GuestVirt, Hal, HeapUse,
-    Mfn, Nanos, Order, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
+    HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
+    DomId, sync::relax,
 };
 
 use crate::{
@@ -18,10 +19,10 @@ use crate::{
         interrupts, linear,
         vcpu::{ArchDomain, ArchVcpu},
     },
-    irq,
-    mm::{hardware::Ram, hyp::Direct, nested::Nested},
+    irq, machine,
+    mm::{hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
     power,
-    pv::{access, tables, vcpu::PvVcpu},
+    pv::{self, access, tables, vcpu::PvVcpu},
     timer,
 };
 
@@ -146,6 +147,55 @@ impl Hal for X86_64 {
     #[inline(always)]
     fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
         Direct::word16(frame, offset, op)
+    }
+
+    #[inline]
+    fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
+        machine_to_phys::set(mfn, pfn);
+    }
+
+    #[inline]
+    fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
+        machine_to_phys::get(mfn)
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        machine_to_phys::mapping()
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        machine_to_phys::frame(index)
+    }
+
+    fn machine_memory_map(&self) -> &[E820Entry] {
+        machine::memory_map()
+    }
+
+    fn forget_frame(&self, mfn: Mfn) {
+        pv::release::forget_frame(mfn);
+    }
+
+    fn drop_page_tables(&self, domain: DomId) -> bool {
+        pv::release::drop_page_tables(domain)
+    }
+
+    fn tlb_stamp(&self) -> u64 {
+        pv::flush::stamp()
+    }
+
+    fn flush_stale(&self, stamp: u64) {
+        if let Some(cpu) = PerCpu::try_current() {
+            pv::flush::older(cpu, stamp);
+        }
+    }
+
+    fn relax(&self) {
+        relax();
+    }
+
+    #[inline(always)]
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        Direct::words(mfn)
     }
 
     #[inline(always)]

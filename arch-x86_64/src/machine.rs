@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use spin::Once;
 use xenolith_core::boot::{PhysRange, RangeSet};
+use xenolith_hal::E820Entry;
 
 use crate::{cpu::cpuid::cpuid, guest::paging::PagingLimits, mm::second_level, svm, vmx};
 
@@ -42,6 +43,18 @@ pub fn set_ram(ram: RangeSet) {
 /// Whether a range is, even in part, memory of the machine.
 pub fn has_memory(range: &PhysRange) -> bool {
     RAM.get().is_none_or(|ram| ram.overlaps(range))
+}
+
+static MEMORY_MAP: Once<Vec<E820Entry>> = Once::new();
+
+/// Tells the machine's memory map, as the loader gave it.
+pub fn set_memory_map(map: Vec<E820Entry>) {
+    MEMORY_MAP.call_once(|| map);
+}
+
+/// The machine's memory map.
+pub fn memory_map() -> &'static [E820Entry] {
+    MEMORY_MAP.get().map_or(&[], Vec::as_slice)
 }
 
 /// Most ranges of registers that the hypervisor keeps to itself.

@@ -3,7 +3,7 @@
 pub mod life;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use xenolith_hal::{
     Hal, Mfn, SharedInfoLayout,
@@ -19,6 +19,8 @@ use crate::{
     memory::DomainMemory,
     sched::DomainSched,
 };
+
+use xenolith_abi::vm_assist::Assist;
 
 pub use xenolith_abi::DomId;
 
@@ -79,6 +81,8 @@ pub struct Domain<H: Hal> {
     pub shared_info: Mfn,
     /// Its kernel is 32-bit code, and its shared info laid out for that.
     pub narrow: AtomicBool,
+    /// The behaviours that it switched on by `vm_assist`, a bit for each number.
+    pub assists: AtomicU64,
     /// Parameters that tools and guest exchange (`HVM_PARAM_*`).
     pub params: Mutex<[u64; 48]>,
     /// Its UUID.
@@ -103,6 +107,12 @@ impl<H: Hal> Domain<H> {
     #[inline(always)]
     pub fn is_pv(&self) -> bool {
         H::PV && self.config.kind == GuestKind::Paravirtual
+    }
+
+    /// Whether it switched a behaviour on.
+    #[inline(always)]
+    pub fn assists(&self, which: Assist) -> bool {
+        self.assists.load(Relaxed) & which.bit() != 0
     }
 
     /// Whether its shared info, and what else it is told without asking, has the form of 32-bit code.
@@ -237,6 +247,7 @@ impl<H: Hal> Domain<H> {
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
             narrow: AtomicBool::new(false),
+            assists: AtomicU64::new(0),
             params: Mutex::new(Rank::Domain, [0; 48]),
             handle: Mutex::new(Rank::Domain, [0; 16]),
             console: crate::console::GuestConsole::new(),

@@ -76,6 +76,10 @@ fn complete<H: Hal, A: Rows<H>>(
             own(caller, vcpu)?;
             hv.cancel_timer(vcpu, VcpuTimer::Singleshot);
         }
+        // It could not be told of events.
+        VcpuOp::Initialise if vcpu.domain().is_pv() && vcpu.domain().info_area(vcpu).is_none() => {
+            return Err(Errno::EINVAL);
+        }
         _ => return A::vcpu_op(caller, op, vcpu, arg),
     }
     Ok(0)

@@ -10,6 +10,8 @@
 //! * Guest memory is untyped. It is reached by copy or by single atomic words, never by reference.
 #![no_std]
 
+use core::sync::atomic::AtomicU64;
+
 mod addr;
 mod cpu;
 mod p2m;
@@ -156,6 +158,32 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// devices see the caches do nothing.
     fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
         let _ = (mfn, offset, len, op);
+    }
+
+    /// A frame as its 64-bit words, if it is RAM and the machine can show it so: what page tables of paravirtual guests are
+    /// read and written through. `None` where there are no such guests.
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        let _ = mfn;
+        None
+    }
+
+    /// The present moment of the clock that counts flushes of TLBs; 46 bits that never wrap. A translation that was taken
+    /// out of a page table before this call may be cached by CPUs that have not flushed since.
+    #[inline(always)]
+    fn tlb_stamp(&self) -> u64 {
+        0
+    }
+
+    /// Returns when no CPU uses a translation that was taken out of a page table at `stamp` or before. CPUs that have flushed
+    /// since are left alone. The caller holds no lock that another CPU might spin on without [`Hal::relax`].
+    fn flush_stale(&self, stamp: u64) {
+        let _ = stamp;
+    }
+
+    /// One turn of waiting for another CPU's change to a frame record. Serves that CPU's request to flush, if it waits for it.
+    #[inline]
+    fn relax(&self) {
+        core::hint::spin_loop();
     }
 
     /// Notes which frame of its paravirtual owner's own numbering a machine frame is, for the table that guests read;

@@ -11,10 +11,35 @@ pub use shared::{Reading, SharedLock, Writing};
 
 /// The atomics of the locks here; a model puts its own in their place.
 mod atomic {
-    pub(super) use core::{
-        hint::spin_loop,
-        sync::atomic::{AtomicU32, Ordering},
-    };
+    pub(super) use super::relax as spin_loop;
+    pub(super) use core::sync::atomic::{AtomicU32, Ordering};
+}
+
+static WHILE_WAITING: spin::Once<fn()> = spin::Once::new();
+
+/// Says what a CPU does while it waits for a lock: answer others that wait for it, and may hold the lock. It takes no lock
+/// itself. Only the first one said counts.
+pub fn while_waiting(answer: fn()) {
+    WHILE_WAITING.call_once(|| answer);
+}
+
+/// One turn of a loop that waits for another CPU.
+#[inline]
+pub fn relax() {
+    core::hint::spin_loop();
+    if let Some(answer) = WHILE_WAITING.get() {
+        answer();
+    }
+}
+
+/// How the locks of `spin` wait.
+struct Relax;
+
+impl spin::RelaxStrategy for Relax {
+    #[inline]
+    fn relax() {
+        relax();
+    }
 }
 
 /// The place of a lock in the global order. A CPU that holds a lock takes only locks of a higher rank.
@@ -60,7 +85,7 @@ pub enum Rank {
 
 /// A spin lock with a [`Rank`].
 pub struct Mutex<T> {
-    inner: spin::Mutex<T>,
+    inner: spin::mutex::Mutex<T, Relax>,
     #[cfg_attr(not(debug_assertions), allow(dead_code))]
     rank: Rank,
 }
@@ -76,7 +101,7 @@ impl<T> Mutex<T> {
     /// An open lock around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
         Self {
-            inner: spin::Mutex::new(value),
+            inner: spin::mutex::Mutex::new(value),
             rank,
         }
     }

@@ -8,10 +8,11 @@ use xenolith_core::{
     domain::{DomainConfig, GuestKind},
 };
 use xenolith_hal::{
-    E820Entry, Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
+    E820Entry, Gfn, HostPhys, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE,
     sync::{Mutex, Rank},
 };
 
+use super::info::MapEntry;
 use crate::{
     X86_64,
     acpi::summary::ConfigSpace,
@@ -30,6 +31,7 @@ use crate::{
     machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
+    pv::vcpu::PvVcpu,
     speculation,
     svm::{self, vcpu::Svm},
     timer,
@@ -44,6 +46,7 @@ pub(super) struct Shape<'s> {
     pub(super) privileged: bool,
     pub(super) max_frames: u64,
     pub(super) direct_map: bool,
+    pub(super) kind: GuestKind,
     pub(super) memory_map: Vec<E820Entry>,
     /// Where the configuration of PCI devices is in memory, for the domain that owns them.
     pub(super) config_spaces: &'s [ConfigSpace],
@@ -84,11 +87,18 @@ fn policy(shape: &Shape<'_>) -> Policy {
     })
 }
 
-/// Makes a domain with nothing in it.
-pub(super) fn create(
+/// As many vCPUs of a domain as can be made.
+fn vcpus(shape: &Shape<'_>, hardware: impl Fn() -> Option<HwVcpu>) -> Vec<ArchVcpu> {
+    (0..usize::from(shape.vcpus))
+        .map_while(|i| Some(ArchVcpu::new(i, hardware()?, FpuContext::new()?)))
+        .collect()
+}
+
+/// vCPUs in the CPU's virtualization, and the ports that they reach.
+fn hardware_vcpus(
     hv: &'static Hypervisor<X86_64>,
     shape: &Shape<'_>,
-) -> Result<DomainRef<X86_64>, String> {
+) -> Result<(Option<HostPhys>, Vec<ArchVcpu>), String> {
     let none = || format!("domain {} cannot be made: no memory", shape.id.0);
     let virtualization = machine::virtualization().ok_or("no way to run guests")?;
     let ports = if shape.privileged {
@@ -110,16 +120,27 @@ pub(super) fn create(
             }
         })
     };
-    let vcpus: Vec<ArchVcpu> = (0..usize::from(shape.vcpus))
-        .map_while(|i| Some(ArchVcpu::new(i, hardware()?, FpuContext::new()?)))
-        .collect();
+    Ok((ports, vcpus(shape, hardware)))
+}
+
+/// Makes a domain with nothing in it.
+pub(super) fn create(
+    hv: &'static Hypervisor<X86_64>,
+    shape: &Shape<'_>,
+) -> Result<DomainRef<X86_64>, String> {
+    let none = || format!("domain {} cannot be made: no memory", shape.id.0);
+    let (ports, vcpus) = match shape.kind {
+        GuestKind::Translated => hardware_vcpus(hv, shape)?,
+        GuestKind::Paravirtual => (None, vcpus(shape, || Some(HwVcpu::Pv(PvVcpu::new())))),
+    };
     if vcpus.len() != usize::from(shape.vcpus) {
         return Err(none());
     }
+    let translated = shape.kind == GuestKind::Translated;
     let policy = policy(shape);
     let msrs = MsrPolicy::new(&policy, HostMsrs::default());
     // Only whose lines lead to devices has an IOAPIC.
-    let ioapic = shape.privileged.then(|| {
+    let ioapic = (shape.privileged && translated).then(|| {
         let pins = ioapic::lines().clamp(24, 240) as u8;
         Mutex::new(Rank::Interrupts, VIoApic::new(0, 0, pins))
     });
@@ -132,6 +153,7 @@ pub(super) fn create(
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,
+        pv: None,
         ioapic,
     };
     let config = DomainConfig {
@@ -188,6 +210,15 @@ pub(super) fn e820(entry: &GuestEntry) -> E820Entry {
         addr: entry.range.start(),
         size: entry.range.size(),
         kind: entry.kind.number(),
+    }
+}
+
+/// An entry of the machine's memory map in the same form.
+pub(super) fn e820_of_machine(entry: &MapEntry) -> E820Entry {
+    E820Entry {
+        addr: entry.range.start(),
+        size: entry.range.size(),
+        kind: entry.kind,
     }
 }
 

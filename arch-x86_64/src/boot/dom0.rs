@@ -1,4 +1,4 @@
-//! Makes dom0: its memory 1:1, its kernel by PVH.
+//! Makes dom0: by PVH with its memory 1:1, or by PV ([`pv`]).
 
 use alloc::{format, string::String, vec::Vec};
 
@@ -6,6 +6,7 @@ use xenolith_abi::start_info::StartFlags;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{PhysRange, RangeSet, cmdline::Options, elf::Elf, initrd},
+    domain::GuestKind,
 };
 use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE};
 
@@ -13,12 +14,14 @@ use super::{
     build::{self, Shape},
     info::{BootInfo, Module},
     modules::{bytes, room, unpack},
+    pv,
 };
 use crate::{
     X86_64,
     acpi::Acpi,
     domain_build::{
         acpi_tables,
+        kind::{self, Kind},
         memory_map::{self, Plan, Request},
         start_info,
     },
@@ -89,9 +92,20 @@ pub(super) fn build(
 
     let kernel = unpack("dom0", module.range, &mut free)?;
     let elf = Elf::parse(bytes(kernel)).map_err(|e| format!("{e}"))?;
+    let vcpus = (machine.cpus as u32).clamp(options.dom0_max_vcpus.min, options.dom0_max_vcpus.max);
+    let kind =
+        kind::choose(options.dom0_mode, &elf, pv::able()).map_err(|e| format!("dom0: {e}"))?;
+    if kind == Kind::Pv {
+        let files = pv::Files {
+            elf,
+            range: kernel,
+            ramdisk: file,
+            command_line: command_line.as_bytes(),
+        };
+        return pv::build_dom0(hv, machine, &files, vcpus as u16, others);
+    }
     let entry = elf.pvh_entry().map_err(|e| format!("{e}"))?;
     let segments: Vec<PhysRange> = elf.segments.iter().map(|s| s.memory).collect();
-    let vcpus = (machine.cpus as u32).clamp(options.dom0_max_vcpus.min, options.dom0_max_vcpus.max);
     let apic_ids: Vec<u32> = (0..vcpus).map(|index| index * 2).collect();
     let plan = memory_map::plan(&Request {
         map: &boot.map,
@@ -124,6 +138,7 @@ pub(super) fn build(
         privileged: true,
         max_frames: (plan.ram.size() >> PAGE_SHIFT) + OVERHEAD,
         direct_map: true,
+        kind: GuestKind::Translated,
         memory_map: plan.map.iter().map(build::e820).collect(),
         config_spaces: &acpi.config_spaces,
     };

@@ -46,7 +46,7 @@ pub(super) fn build_all(
 }
 
 /// Gives whole frames of a range to the allocator.
-fn release(hv: &Hypervisor<X86_64>, range: PhysRange) {
+pub(super) fn release(hv: &Hypervisor<X86_64>, range: PhysRange) {
     let inner = range.aligned_inner(PAGE_SIZE as u64);
     hv.memory
         .release_at_boot(inner.base().frame(), inner.size() >> PAGE_SHIFT);

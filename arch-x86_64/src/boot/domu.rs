@@ -6,7 +6,7 @@ use xenolith_abi::start_info::StartFlags;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{PhysRange, elf::Elf, initrd},
-    domain::Destroyed,
+    domain::{Destroyed, GuestKind},
 };
 use xenolith_hal::{Gfn, PAGE_SHIFT};
 
@@ -75,6 +75,7 @@ pub(super) fn build(
         privileged: false,
         max_frames: plan.ram.size() >> PAGE_SHIFT,
         direct_map: false,
+        kind: GuestKind::Translated,
         memory_map: plan.map.iter().map(build::e820).collect(),
         config_spaces: &[],
     };

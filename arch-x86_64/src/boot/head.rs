@@ -31,8 +31,8 @@ pub(super) const LOAD: u64 = 0x20_0000;
 /// From physical to virtual addresses of the image.
 const DELTA: u64 = IMAGE_VA - LOAD;
 
-/// CR4: physical address extension, global pages.
-const CR4: u32 = 1 << 5 | 1 << 7;
+/// CR4: physical address extension. No global pages: a load of CR3 drops all translations of a PV guest.
+const CR4: u32 = 1 << 5;
 /// EFER: long mode, no-execute pages.
 const EFER: u32 = 1 << 8 | 1 << 11;
 /// CR0: protection, monitor coprocessor, extension type, native FPU errors, write protection for the hypervisor too,

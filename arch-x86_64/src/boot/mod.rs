@@ -14,6 +14,8 @@ pub mod info;
 #[cfg(target_os = "none")]
 mod modules;
 #[cfg(target_os = "none")]
+mod pv;
+#[cfg(target_os = "none")]
 mod smp;
 #[cfg(target_os = "none")]
 mod start;

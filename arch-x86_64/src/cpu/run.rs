@@ -77,6 +77,7 @@ pub fn open_interrupts() {
 /// Does what waits for this CPU, but for another vCPU's turn.
 #[inline(never)]
 pub fn serve_work(cpu: &'static PerCpu) {
+    pv::flush::answer_work(cpu);
     if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
         cpu.hv.timer_interrupt(cpu.id);
         machine_check::poll(cpu, cpu.hv.hal.now());
@@ -141,12 +142,11 @@ fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
                 B::save(cpu, &old);
             }
         }
-        // A guest's address space may go as soon as nobody is said to run in it.
-        let to_guest = next.is_some_and(|next| pv::switch::enter_space(next));
-        if !to_guest && old.arch.pv().is_some() {
-            pv::switch::leave_guest_space();
-        }
+        // An address space may go as soon as nobody is said to run in it.
+        pv::switch::change_space(cpu, Some(&old), next);
         cpu.hv.context_saved(&old);
+    } else {
+        pv::switch::change_space(cpu, None, next);
     }
     if let Some(new) = next {
         let domain = new.domain().id();

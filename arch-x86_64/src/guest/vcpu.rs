@@ -21,7 +21,7 @@ use crate::{
     cpuid::Policy,
     mm::{guest_access::TranslationCache, hardware::Ram},
     msr::{MsrPolicy, MsrState},
-    pv::vcpu::PvVcpu,
+    pv::{domain::PvDomain, vcpu::PvVcpu},
     svm::vcpu::SvmVcpu,
     timer,
     vioapic::VIoApic,
@@ -221,6 +221,8 @@ pub struct ArchDomain {
     pub policy: Policy,
     /// What MSRs say.
     pub msrs: MsrPolicy,
+    /// What it has as a PV domain.
+    pub pv: Option<PvDomain>,
     /// The emulated IOAPIC.
     pub ioapic: Option<Mutex<VIoApic>>,
 }

@@ -3,6 +3,8 @@
 //!
 //! | slots | what |
 //! |---|---|
+//! | 256 | what PV guests call each machine frame, for them to read |
+//! | 257 | the same, to be written |
 //! | 258 | what boot loader and firmware left in memory, read-only |
 //! | 259 | CPU stacks, each with an unmapped page below |
 //! | 260 | device registers, mapped as drivers ask |
@@ -21,6 +23,10 @@ pub const IMAGE_SLOTS: [u64; 3] = [
     IMAGE_VA >> 30 & 511,
     IMAGE_VA >> 21 & 511,
 ];
+/// The root slots that are the hypervisor's in every address space.
+pub const ROOT_SLOTS: core::ops::Range<usize> = 256..272;
+/// First address of what PV guests call each machine frame.
+pub const MACHINE_TO_PHYS_VA: u64 = slot(257);
 /// First address of the window on boot information.
 pub const FIRMWARE_VA: u64 = slot(258);
 /// First address of the CPU stacks.

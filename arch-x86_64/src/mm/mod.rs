@@ -9,6 +9,8 @@ pub mod hardware;
 pub mod hyp;
 pub mod layout;
 #[cfg(target_os = "none")]
+pub mod machine_to_phys;
+#[cfg(target_os = "none")]
 pub mod nested;
 #[cfg(target_os = "none")]
 pub mod peephole;

@@ -11,6 +11,7 @@ const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const WRITE_THROUGH: u64 = 1 << 3;
 const CACHE_DISABLE: u64 = 1 << 4;
+const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
@@ -27,6 +28,10 @@ pub const DATA: u64 = READ_ONLY | WRITABLE | DIRTY;
 const DEVICE: u64 = DATA | WRITE_THROUGH | CACHE_DISABLE;
 /// A pointer to the next table.
 pub const POINTER: u64 = PRESENT | WRITABLE | ACCESSED;
+/// A 2 MiB block that guests in ring 3 may read.
+pub const GUEST_READ_ONLY_BLOCK: u64 = READ_ONLY | USER | LARGE;
+/// A pointer to a table for guests in ring 3.
+pub const GUEST_POINTER: u64 = PRESENT | USER | ACCESSED;
 /// A 2 MiB block for the few instructions that run at their physical address.
 pub const BLOCK_TEXT: u64 = TEXT | LARGE;
 

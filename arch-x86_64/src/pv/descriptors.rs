@@ -3,16 +3,13 @@
 
 use arrayvec::ArrayVec;
 use xenolith_abi::errno::Errno;
-use xenolith_core::{
-    DomainRef, Hypervisor,
-    guest::Caller,
-    memory::{FrameType, Validation},
-};
-use xenolith_hal::{AtomicOp, GuestVirt, Hal, HostPhys, Mfn, PAGE_SIZE};
+use xenolith_core::{DomainRef, guest::Caller, hypercall::Outcome};
+use xenolith_hal::{GuestVirt, HostPhys, Mfn, PAGE_SIZE};
 
 use super::{
     access,
-    descriptor::Descriptor,
+    machine::ThisCpu,
+    memory::Stop,
     run::Stopped,
     switch, trap,
     vcpu::{DESCRIPTOR_PAGES, PvVcpu},
@@ -34,7 +31,7 @@ pub fn set_table(caller: Caller<'_, X86_64>, pv: &PvVcpu, list: GuestVirt, count
     for index in 0..pages as u64 {
         frames.push(Mfn(caller.read_at(list, index)?));
     }
-    install(caller.hv, caller.domain(), pv, &frames, count)?;
+    install(caller.domain(), pv, &frames, count)?;
     if let Some(gates) = PerCpu::try_current().and_then(|cpu| cpu.gates.get()) {
         switch::load_descriptors(gates, pv);
     }
@@ -43,7 +40,6 @@ pub fn set_table(caller: Caller<'_, X86_64>, pv: &PvVcpu, list: GuestVirt, count
 
 /// Makes frames the vCPU's table, and lets go of those it had.
 pub fn install(
-    hv: &Hypervisor<X86_64>,
     domain: &DomainRef<X86_64>,
     pv: &PvVcpu,
     frames: &[Mfn],
@@ -51,8 +47,8 @@ pub fn install(
 ) -> Result<()> {
     let mut held = ArrayVec::<Mfn, DESCRIPTOR_PAGES>::new();
     for frame in frames.iter().take(DESCRIPTOR_PAGES) {
-        if let Err(errno) = take(hv, domain, *frame) {
-            held.iter().for_each(|frame| put(hv, *frame));
+        if let Err(errno) = take(domain, *frame) {
+            held.iter().for_each(|frame| put(pv, *frame));
             return Err(errno);
         }
         held.push(*frame);
@@ -60,92 +56,39 @@ pub fn install(
     // SAFETY: the caller is the CPU that runs the vCPU, or holds it off every CPU.
     let old = core::mem::replace(unsafe { &mut *pv.descriptors.get() }, held);
     pv.descriptor_count.set(count);
-    old.iter().for_each(|frame| put(hv, *frame));
+    old.iter().for_each(|frame| put(pv, *frame));
     Ok(())
 }
 
 /// Holds a frame as a page of descriptors.
-fn take(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, mfn: Mfn) -> Result<()> {
-    let frame = hv.get_frame(mfn, domain.id()).ok_or(Errno::EINVAL)?;
-    let record = hv.memory.record(mfn).ok_or(Errno::EINVAL)?;
-    match record.get_type(FrameType::Descriptors) {
-        Ok(Validation::Done) => {}
-        Ok(Validation::Yours) => {
-            if !check_page(hv, mfn) {
-                record.put_type();
-                return Err(Errno::EINVAL);
-            }
-            record.set_validated();
-        }
-        Ok(Validation::Pending) => {
-            while !record.state().validated() && record.state().type_count() > 1 {
-                core::hint::spin_loop();
-            }
-            if !record.state().validated() {
-                record.put_type();
-                return Err(Errno::EINVAL);
-            }
-        }
-        Err(_) => return Err(Errno::EINVAL),
-    }
-    frame.keep();
-    Ok(())
+fn take(domain: &DomainRef<X86_64>, mfn: Mfn) -> Result<()> {
+    let cpu = ThisCpu(PerCpu::try_current().ok_or(Errno::EINVAL)?);
+    cpu.tables().hold_descriptors(mfn, domain.id())
 }
 
-fn put(hv: &Hypervisor<X86_64>, mfn: Mfn) {
-    if let Some(record) = hv.memory.record(mfn) {
-        record.put_type();
+fn put(pv: &PvVcpu, mfn: Mfn) {
+    if let Some(cpu) = PerCpu::try_current() {
+        ThisCpu(cpu).tables().drop_descriptors(mfn, &pv.space);
     }
-    hv.put_frame(mfn);
-}
-
-/// Checks every descriptor of a page that nobody can write any more, and puts right what can be.
-fn check_page(hv: &Hypervisor<X86_64>, mfn: Mfn) -> bool {
-    (0..PAGE_SIZE).step_by(8).all(|at| {
-        let Ok(old) = hv.hal.atomic64(mfn, at, AtomicOp::Load) else {
-            return false;
-        };
-        match Descriptor(old).checked() {
-            None => false,
-            Some(Descriptor(new)) if new == old => true,
-            Some(Descriptor(new)) => hv.hal.atomic64(mfn, at, AtomicOp::Swap(new)).is_ok(),
-        }
-    })
 }
 
 /// `update_descriptor`: one descriptor, at a machine address.
-pub fn update(caller: Caller<'_, X86_64>, at: u64, value: u64) -> Result {
-    let Descriptor(value) = Descriptor(value).checked().ok_or(Errno::EINVAL)?;
+pub fn update(caller: Caller<'_, X86_64>, pv: &PvVcpu, at: u64, value: u64) -> Outcome {
     let at = HostPhys(at);
-    if !at.0.is_multiple_of(8) {
-        return Err(Errno::EINVAL);
-    }
-    let hv = caller.hv;
-    let frame = hv
-        .get_frame(at.frame(), caller.domain().id())
-        .ok_or(Errno::EINVAL)?;
-    let record = hv.memory.record(frame.mfn()).ok_or(Errno::EINVAL)?;
-    let kind = match record.state().frame_type() {
-        FrameType::Descriptors if record.state().type_count() != 0 => FrameType::Descriptors,
-        _ => FrameType::Writable,
+    let cpu = PerCpu::try_current().filter(|_| at.0.is_multiple_of(8));
+    let Some(cpu) = cpu.map(ThisCpu) else {
+        return Errno::EINVAL.into();
     };
-    match record.get_type(kind) {
-        Ok(Validation::Done) => {}
-        Ok(_) => {
-            record.put_type();
-            return Err(Errno::EINVAL);
-        }
-        Err(_) => return Err(Errno::EINVAL),
+    let (owner, slot) = (caller.domain().id(), at.offset() / 8);
+    match cpu.tables().update_descriptor(at.frame(), slot, value, owner, &pv.space) {
+        Ok(()) => Outcome::Done(0),
+        Err(Stop::Failed(errno)) => errno.into(),
+        Err(Stop::Preempted) => Outcome::Again([at.0, value, 0, 0, 0]),
     }
-    let done = hv
-        .hal
-        .atomic64(frame.mfn(), at.offset(), AtomicOp::Swap(value));
-    record.put_type();
-    done.map(|_| 0).map_err(|_| Errno::EINVAL)
 }
 
 /// `MMUEXT_SET_LDT`: where the calling vCPU has local descriptors, and how many.
-pub fn set_local(pv: &PvVcpu, hv: &Hypervisor<X86_64>, base: u64, count: u32) -> Result<()> {
+pub fn set_local(pv: &PvVcpu, base: u64, count: u32) -> Result<()> {
     const MOST: u32 = 8192;
     if count > MOST
         || !base.is_multiple_of(PAGE_SIZE as u64)
@@ -153,7 +96,7 @@ pub fn set_local(pv: &PvVcpu, hv: &Hypervisor<X86_64>, base: u64, count: u32) ->
     {
         return Err(Errno::EINVAL);
     }
-    forget_local(pv, hv);
+    forget_local(pv);
     pv.local.set((base, count));
     if let Some(gates) = PerCpu::try_current().and_then(|cpu| cpu.gates.get()) {
         switch::load_local(gates, pv);
@@ -162,12 +105,20 @@ pub fn set_local(pv: &PvVcpu, hv: &Hypervisor<X86_64>, base: u64, count: u32) ->
 }
 
 /// Lets go of the pages of local descriptors.
-pub fn forget_local(pv: &PvVcpu, hv: &Hypervisor<X86_64>) {
+pub fn forget_local(pv: &PvVcpu) {
     // SAFETY: the caller is the CPU that runs the vCPU, or holds it off every CPU.
     let pages = unsafe { &mut *pv.local_frames.get() };
     for (_, mfn) in pages.drain(..) {
-        put(hv, mfn);
+        put(pv, mfn);
     }
+}
+
+/// Lets go of every page of descriptors. The vCPU runs no more.
+pub fn forget(pv: &PvVcpu) {
+    forget_local(pv);
+    // SAFETY: the caller holds the vCPU off every CPU.
+    let held = core::mem::take(unsafe { &mut *pv.descriptors.get() });
+    held.iter().for_each(|frame| put(pv, *frame));
 }
 
 /// The CPU read a local descriptor at an offset whose page is not mapped: maps it. True when the guest can try again, or has an
@@ -182,8 +133,7 @@ pub fn map_local(cx: &mut Stopped<'_>, offset: u64) -> bool {
         trap::give_page_fault(cx, address, 0);
         return true;
     };
-    let hv = cx.hv();
-    if take(hv, cx.vcpu.domain(), mfn).is_err() {
+    if take(cx.vcpu.domain(), mfn).is_err() {
         trap::protection_fault(cx, offset & !7 | 4);
         return true;
     }
@@ -191,7 +141,7 @@ pub fn map_local(cx: &mut Stopped<'_>, offset: u64) -> bool {
     // SAFETY: the vCPU is loaded on this CPU.
     let pages = unsafe { &mut *cx.pv.local_frames.get() };
     if pages.try_push((page, mfn)).is_err() {
-        put(hv, mfn);
+        put(cx.pv, mfn);
         return false;
     }
     if let Some(gates) = cx.cpu.gates.get() {

@@ -1,15 +1,18 @@
 //! Hypercalls of PV guests: by SYSCALL from the kernel, with what only they have (`xen.h`, `callback.h`, `nmi.h`).
 
-use xenolith_abi::vcpu::VcpuOp;
+use xenolith_abi::{grant_table::GrantStatus, vcpu::VcpuOp};
 use xenolith_core::{
     Errno, VcpuRef,
+    grant::PvMapping,
     guest::Caller,
     hypercall::{self, Outcome},
 };
 use xenolith_hal::GuestVirt;
 
-use super::{access, callbacks, descriptors, registers, run::Stopped};
-use crate::{X86_64, guest};
+use super::{
+    access, callbacks, descriptors, flush, machine::ThisCpu, registers, run::Stopped,
+};
+use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.
 mod nr {
@@ -21,6 +24,10 @@ mod nr {
     pub const SET_DEBUGREG: u64 = 8;
     pub const GET_DEBUGREG: u64 = 9;
     pub const UPDATE_DESCRIPTOR: u64 = 10;
+    pub const MMU_UPDATE: u64 = 1;
+    pub const UPDATE_VA_MAPPING: u64 = 14;
+    pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
+    pub const MMUEXT_OP: u64 = 26;
     pub const IRET: u64 = 23;
     pub const SET_SEGMENT_BASE: u64 = 25;
     pub const NMI_OP: u64 = 28;
@@ -59,6 +66,16 @@ pub struct Rows;
 impl hypercall::Rows<X86_64> for Rows {
     fn call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
         let pv = caller.vcpu.arch.pv()?;
+        let this = ThisCpu(PerCpu::try_current()?);
+        match nr {
+            nr::MMU_UPDATE => return Some(this.tables().mmu_update(caller, args)),
+            nr::UPDATE_VA_MAPPING => return Some(this.tables().update_va_mapping(caller, args)),
+            nr::MMUEXT_OP => return Some(this.tables().mmuext_op(caller, args)),
+            nr::UPDATE_VA_MAPPING_OTHERDOMAIN => {
+                return Some(this.tables().update_va_mapping_otherdomain(caller, args));
+            }
+            _ => {}
+        }
         let [a, b, c, ..] = args;
         let result = match nr {
             nr::SET_TRAP_TABLE => callbacks::set_trap_table(caller, pv, GuestVirt(a)),
@@ -68,13 +85,33 @@ impl hypercall::Rows<X86_64> for Rows {
             nr::FPU_TASKSWITCH => registers::fpu_taskswitch(pv, a as u32),
             nr::SET_DEBUGREG => registers::set_debug(pv, a as u32, b),
             nr::GET_DEBUGREG => return Some(registers::debug(pv, a as u32)),
-            nr::UPDATE_DESCRIPTOR => descriptors::update(caller, a, b),
+            nr::UPDATE_DESCRIPTOR => return Some(descriptors::update(caller, pv, a, b)),
             nr::SET_SEGMENT_BASE => registers::set_segment_base(a as u32, b),
             nr::NMI_OP => callbacks::nmi_op(caller, pv, a as u32, GuestVirt(b)),
             nr::CALLBACK_OP => callbacks::callback_op(caller, pv, a as u32, GuestVirt(b)),
             _ => return guest::physdev::common_call(caller, nr, args),
         };
         Some(Outcome::from(result))
+    }
+
+    fn map_granted(caller: Caller<'_, X86_64>, mapping: &PvMapping) -> Result<(), GrantStatus> {
+        let cpu = PerCpu::try_current().ok_or(GrantStatus::GeneralError)?;
+        ThisCpu(cpu).tables().map_granted(caller, mapping)
+    }
+
+    fn unmap_granted(
+        caller: Caller<'_, X86_64>,
+        mapping: &PvMapping,
+        new: Option<GuestVirt>,
+    ) -> Result<(), GrantStatus> {
+        let cpu = PerCpu::try_current().ok_or(GrantStatus::GeneralError)?;
+        ThisCpu(cpu).tables().unmap_granted(caller, mapping, new)
+    }
+
+    fn flush_granted(caller: Caller<'_, X86_64>) {
+        if let (Some(cpu), Some(pv)) = (PerCpu::try_current(), &caller.domain().arch.pv) {
+            flush::cpus(cpu, &pv.present.load());
+        }
     }
 
     fn vcpu_op(

@@ -5,7 +5,8 @@ use xenolith_core::VcpuRef;
 use xenolith_hal::{HostPhys, Mfn};
 
 use super::{
-    entry,
+    emulate::{controls, msr::PAT},
+    entry, flush,
     gate::Gates,
     vcpu::{Mode, PvVcpu, Segments},
 };
@@ -22,6 +23,7 @@ mod msr {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
+    pub const PAT: u32 = 0x277;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
     pub const LSTAR: u32 = 0xc000_0082;
@@ -33,7 +35,8 @@ mod msr {
 }
 
 fn write_msr(number: u32, value: u64) {
-    // SAFETY: registers that every 64-bit CPU has, with values that it takes; the hypervisor itself uses none of them.
+    // SAFETY: registers that every 64-bit CPU has, with values that it takes; the hypervisor itself uses none of them, and of the
+    // page attributes only those that are always the same.
     unsafe { Msr::new(number).write(value) }
 }
 
@@ -42,8 +45,10 @@ fn read_msr(number: u32) -> u64 {
     unsafe { Msr::new(number).read() }
 }
 
-/// Lets the executing CPU serve guests in ring 3: system calls, and where they enter.
+/// Lets the executing CPU serve guests in ring 3: system calls, and the page attributes that the ABI promises. Of those only
+/// entries change that nobody has used yet.
 pub fn start() {
+    write_msr(msr::PAT, PAT);
     const SYSTEM_CALLS: u64 = 1;
     write_msr(msr::EFER, read_msr(msr::EFER) | SYSTEM_CALLS);
 }
@@ -71,11 +76,6 @@ pub fn load_root(root: Mfn) {
     load_space(root.base());
 }
 
-/// Loads the hypervisor's own address space.
-pub fn leave_guest_space() {
-    load_space(Hyp::root());
-}
-
 #[inline(always)]
 fn load_space(root: HostPhys) {
     // SAFETY: every root has the hypervisor's part: this is one of a guest that was checked and is held by a reference of its
@@ -94,7 +94,7 @@ fn swap_gs() {
 /// The kernel runs next, where a program did. False when it has no address space.
 #[inline(always)]
 pub fn to_kernel(pv: &PvVcpu) -> bool {
-    let Some(root) = pv.kernel_root.get() else {
+    let Some(root) = pv.space.kernel() else {
         return false;
     };
     pv.mode.set(Mode::Kernel);
@@ -106,7 +106,7 @@ pub fn to_kernel(pv: &PvVcpu) -> bool {
 /// A program runs next, where the kernel did. False when there is no address space for programs.
 #[inline(always)]
 pub fn to_user(pv: &PvVcpu) -> bool {
-    let Some(root) = pv.user_root.get() else {
+    let Some(root) = pv.space.user() else {
         return false;
     };
     pv.mode.set(Mode::User);
@@ -115,24 +115,40 @@ pub fn to_user(pv: &PvVcpu) -> bool {
     true
 }
 
-/// Loads the address space of a vCPU, if it is one of a PV guest.
-pub fn enter_space(vcpu: &VcpuRef<X86_64>) -> bool {
-    match vcpu.arch.pv().and_then(PvVcpu::root) {
-        Some(root) => {
-            load_root(root);
-            true
+/// Loads the address space of the next vCPU, or the hypervisor's own, if there was or will be a PV guest's.
+pub fn change_space(cpu: &PerCpu, old: Option<&VcpuRef<X86_64>>, next: Option<&VcpuRef<X86_64>>) {
+    let old = old.filter(|old| old.arch.pv().is_some());
+    match next.and_then(|next| Some((next, next.arch.pv()?, next.arch.pv()?.root()?))) {
+        Some((next, pv, root)) => {
+            // Who changes a translation from now on asks this CPU, or changed it before the root is loaded.
+            if let Some(domain) = &next.domain().arch.pv {
+                domain.present.insert(cpu.id);
+            }
+            flush::IN_GUESTS.insert(cpu.id);
+            pv.set_cpu(Some(cpu.id));
+            flush::with_root_load(|| load_root(root));
         }
-        None => false,
+        None if old.is_some() => {
+            flush::with_root_load(|| load_space(Hyp::root()));
+            flush::IN_GUESTS.remove(cpu.id);
+        }
+        None => {}
+    }
+    if let Some(old) = old {
+        if let Some(pv) = old.arch.pv() {
+            pv.set_cpu(None);
+        }
+        let stays = next.is_some_and(|next| next.domain().id() == old.domain().id());
+        if let (false, Some(domain)) = (stays, &old.domain().arch.pv) {
+            domain.present.remove(cpu.id);
+        }
     }
 }
 
 /// Loads everything of a vCPU but its FPU.
 pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
-    let (Some(gates), Some(root)) = (cpu.gates.get(), pv.root()) else {
-        return;
-    };
+    let Some(gates) = cpu.gates.get() else { return };
     take_system_calls(cpu, gates);
-    load_root(root);
     load_descriptors(gates, pv);
     load_segments(pv);
     // SAFETY: the gate is this CPU's; the vCPU is loaded on no other, so its registers are at hand. The caller keeps `vcpu` alive
@@ -145,6 +161,7 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     }
     load_debug(pv);
     set_task_switched(pv.task_switched.get());
+    controls::load(pv, &vcpu.domain().arch);
 }
 
 /// Saves everything but the FPU and the address space.
@@ -154,6 +171,7 @@ pub fn save(cpu: &PerCpu, pv: &PvVcpu) {
     unsafe { *pv.frame.get() = (*gates.gate()).frame }
     save_segments(pv);
     forget_debug();
+    controls::unload(pv);
 }
 
 /// Puts the guest's descriptors in their place.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{access, bounce::Bounce, emulate, run::Stopped, switch, vcpu::Mode};
+use super::{access, bounce::Bounce, emulate, run::Stopped, switch, table_write, vcpu::Mode};
 
 mod vector {
     pub const DEBUG: u8 = 1;
@@ -137,6 +137,7 @@ fn interrupt_number(cx: &mut Stopped<'_>) -> Option<u8> {
 
 fn page_fault(cx: &mut Stopped<'_>) {
     const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
     const RESERVED: u64 = 8;
     const USER: u64 = 4;
     let address: u64;
@@ -153,7 +154,7 @@ fn page_fault(cx: &mut Stopped<'_>) {
             "reserved bits in its page tables, at {address:#x}"
         ));
     }
-    if error & PRESENT != 0 && cx.pv.mode.get() == Mode::Kernel && emulate::table_write(cx, address)
+    if error & (PRESENT | WRITE) == PRESENT | WRITE && cx.pv.mode.get() == Mode::Kernel && table_write::serve(cx, address)
     {
         return;
     }

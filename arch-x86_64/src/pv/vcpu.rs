@@ -6,13 +6,15 @@
 use alloc::boxed::Box;
 use core::{
     cell::{Cell, UnsafeCell},
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
 };
 
 use arrayvec::ArrayVec;
-use xenolith_hal::Mfn;
+use xenolith_hal::{CpuId, Mfn};
 
-use super::frame::Frame;
+use super::{frame::Frame, memory::AddressSpace};
+
+const NO_CPU: u32 = u32::MAX;
 
 /// Pages of descriptors that a guest may have.
 pub const DESCRIPTOR_PAGES: usize = 14;
@@ -111,10 +113,10 @@ pub struct PvVcpu {
     pub has_registers: Cell<bool>,
     /// Who runs.
     pub mode: Cell<Mode>,
-    /// Root table while the kernel runs.
-    pub kernel_root: Cell<Option<Mfn>>,
-    /// Root table while a program runs.
-    pub user_root: Cell<Option<Mfn>>,
+    /// The root tables of the kernel and of programs.
+    pub space: AddressSpace,
+    /// The CPU that has it loaded; [`NO_CPU`] if none.
+    loaded_on: AtomicU32,
     /// The kernel's stack when it is entered from a program.
     pub kernel_stack: Cell<u64>,
     /// Its selector.
@@ -149,6 +151,12 @@ pub struct PvVcpu {
     pub local_frames: UnsafeCell<ArrayVec<(usize, Mfn), 16>>,
     /// The privilege that ports ask for, as the guest set it.
     pub iopl: Cell<u8>,
+    /// The guest's bitmap of ports that its programs may use: its address in the kernel's space, and how many ports it tells of.
+    pub io_bitmap: Cell<(u64, u32)>,
+    /// TSC_AUX.
+    pub tsc_aux: Cell<u32>,
+    /// SPEC_CTRL, as the guest has it.
+    pub spec_ctrl: Cell<u32>,
     /// CR0.TS, as the guest has it.
     pub task_switched: Cell<bool>,
     /// CR4, as the guest has it.
@@ -170,8 +178,8 @@ impl PvVcpu {
             frame: UnsafeCell::new(Frame::default()),
             has_registers: Cell::new(false),
             mode: Cell::new(Mode::Kernel),
-            kernel_root: Cell::new(None),
-            user_root: Cell::new(None),
+            space: AddressSpace::new(),
+            loaded_on: AtomicU32::new(NO_CPU),
             kernel_stack: Cell::new(0),
             kernel_stack_selector: Cell::new(0),
             event: Cell::default(),
@@ -197,6 +205,9 @@ impl PvVcpu {
             local: Cell::default(),
             local_frames: UnsafeCell::new(ArrayVec::new()),
             iopl: Cell::new(0),
+            io_bitmap: Cell::default(),
+            tsc_aux: Cell::default(),
+            spec_ctrl: Cell::default(),
             task_switched: Cell::new(false),
             cr4: Cell::new(0),
             cr2: Cell::new(0),
@@ -205,14 +216,18 @@ impl PvVcpu {
         }
     }
 
-    /// The root table of who runs.
-    #[inline(always)]
+    /// The CPU that has it loaded.
     #[must_use]
-    pub fn root(&self) -> Option<Mfn> {
-        match self.mode.get() {
-            Mode::Kernel => self.kernel_root.get(),
-            Mode::User => self.user_root.get(),
+    pub fn cpu(&self) -> Option<CpuId> {
+        match self.loaded_on.load(SeqCst) {
+            NO_CPU => None,
+            cpu => Some(CpuId(cpu as u16)),
         }
+    }
+
+    /// Notes the CPU that loads it, or that none has it any more.
+    pub fn set_cpu(&self, cpu: Option<CpuId>) {
+        self.loaded_on.store(cpu.map_or(NO_CPU, |cpu| cpu.0.into()), SeqCst);
     }
 
     /// The handler of a vector.

@@ -30,6 +30,7 @@ pub mod multicall;
 pub mod narrow;
 pub mod physdev;
 pub mod platform;
+pub mod pv_start_info;
 pub mod runstate;
 pub mod sched;
 pub mod shared_info;

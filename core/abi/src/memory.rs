@@ -180,7 +180,9 @@ pub struct MachphysMfnList {
 }
 
 /// Result of [`MemoryOp::MachphysMapping`] (`xen_machphys_mapping`).
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct MachphysMapping {
     /// Out: first virtual address.

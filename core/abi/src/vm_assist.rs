@@ -31,3 +31,11 @@ wire_enum! {
         M2pStrict = 32,
     }
 }
+
+impl Assist {
+    /// The behaviour in a set of them.
+    #[must_use]
+    pub const fn bit(self) -> u64 {
+        1 << self.number()
+    }
+}

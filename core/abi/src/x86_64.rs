@@ -3,6 +3,10 @@
 //! Headers: `arch-x86/xen.h`, `arch-x86/xen-x86_64.h`. Hypercalls take the number in `rax` and arguments
 //! in `rdi rsi rdx r10 r8`, by the hypercall page or by the processor's own instruction.
 
+mod context;
+
+pub use context::*;
+
 use crate::shared_info::{EVENT_WORDS, SharedInfoLayout, VcpuTimeInfo, shared_info_layout};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -78,6 +82,16 @@ pub struct SharedInfo {
     pub wc_sec_hi: u32,
     /// The architecture's part.
     pub arch: ArchSharedInfo,
+}
+
+/// A change of one page-table entry (`mmu_update`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MmuUpdate {
+    /// In: the machine address of the entry; what is to be done in the lowest bits.
+    pub ptr: u64,
+    /// In: what it shall be.
+    pub val: u64,
 }
 
 /// An operation on page tables (`mmuext_op`).

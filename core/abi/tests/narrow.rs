@@ -70,6 +70,7 @@ fn different(out: &mut String) {
         }
         memory::RemoveFromPhysmap = "struct xen_remove_from_physmap" { domid, gpfn }
         memory::MachphysMfnList = "struct xen_machphys_mfn_list" { max_extents, extent_start, nr_extents }
+        memory::MachphysMapping = "struct xen_machphys_mapping" { v_start, v_end, max_mfn }
         memory::MemoryMap = "struct xen_memory_map" { nr_entries, buffer }
         memory::ForeignMemoryMap = "struct xen_foreign_memory_map" {
             domid, map.nr_entries, map.buffer

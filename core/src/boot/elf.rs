@@ -3,6 +3,11 @@
 //! A kernel that parses has only segments that lie in the file, do not wrap and do not overlap in memory. Formats: System V
 //! ABI (object files); notes: `elfnote.h`. The library reads the tables; what they mean is checked here.
 
+pub mod pv;
+mod pv_error;
+
+pub use pv_error::PvError;
+
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -43,6 +48,8 @@ pub struct Segment<'a> {
 pub struct Elf<'a> {
     /// How wide it is.
     pub width: Width,
+    /// For which machine it is, as the header numbers them.
+    pub machine: u16,
     /// The entry that its header names.
     pub entry: u64,
     /// What is to be loaded, in the order of the headers; at least one.
@@ -182,6 +189,7 @@ impl<'a> Elf<'a> {
                 Class::ELF32 => Width::Bits32,
                 Class::ELF64 => Width::Bits64,
             },
+            machine: header.e_machine,
             entry: header.e_entry,
             segments,
             notes,
@@ -319,6 +327,7 @@ pub fn fuzz_elf(bytes: &[u8]) {
         let _ = kernel.pvh_entry();
         let loaded = kernel.segments.iter().map(|s| s.memory.size());
         assert!(loaded.fold(0, u64::saturating_add) <= kernel.extent().size());
+        pv::fuzz_pv(&kernel);
     }
 }
 

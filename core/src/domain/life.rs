@@ -47,6 +47,8 @@ pub enum LifeState {
 enum Teardown {
     /// Waits for its vCPUs and for those at work on its memory to stop.
     Stop,
+    /// Ends its page tables, where the hypervisor checks them.
+    PageTables,
     /// Ends what it shares with others.
     Connections,
     /// Gives memory back.
@@ -184,7 +186,7 @@ impl<H: Hal> Hypervisor<H> {
         let memory = DomainMemory::new(config.max_frames);
         let tables = DomainTables::new(&self.hal, &self.memory, &memory);
         let p2m = make_p2m(&tables).map_err(|_| Errno::ENOMEM)?;
-        let Ok(shared_info) = self.allocate_shared_on(config.id, &memory) else {
+        let Ok(shared_info) = self.allocate_shared_on(&config, &memory) else {
             p2m.release(&tables);
             return Err(Errno::ENOMEM);
         };
@@ -286,6 +288,12 @@ impl<H: Hal> Hypervisor<H> {
                     // A vCPU that was still on its CPU may have set timers since.
                     for vcpu in crate::VcpuRef::all(domain) {
                         self.cancel_timers(&vcpu);
+                    }
+                    *step = Teardown::PageTables;
+                }
+                Teardown::PageTables => {
+                    if domain.is_pv() && !self.hal.drop_page_tables(domain.id()) {
+                        return Destroyed::NotYet;
                     }
                     *step = Teardown::Connections;
                 }

@@ -120,7 +120,7 @@ impl<H: Hal> Hypervisor<H> {
     /// Lets go of the places that the guest registered. The domain ends: none of its vCPUs runs.
     pub fn forget_vcpu_infos(&self, domain: &Domain<H>) {
         for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.take()) {
-            self.put_frame(area.mfn);
+            self.put_writable(area.mfn);
         }
     }
 

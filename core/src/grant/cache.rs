@@ -34,6 +34,10 @@ pub(super) fn cache_flush<H: Hal>(caller: Caller<'_, H>, op: &CacheFlush) -> Res
         _ => CacheOp::Invalidate,
     };
     let (hv, own) = (caller.hv, caller.domain());
+    if own.is_pv() && kind == CacheOp::Invalidate {
+        // Where there are such guests, no line is thrown away unwritten.
+        return Err(Errno::EOPNOTSUPP);
+    }
     let mfn = HostPhys(op.addr_or_gref).frame();
     let record = hv.memory.record(mfn).ok_or(Errno::EINVAL)?;
     let owner = record.state().owner().ok_or(Errno::EPERM)?;

@@ -172,6 +172,14 @@ impl<H: Hal> Hypervisor<H> {
         access: Access,
         f: impl FnOnce(Page) -> Result<(), GrantStatus>,
     ) -> Result<(), GrantStatus> {
+        if owner.is_pv() {
+            let frame = self.grantable_frame(owner, gfn, access)?;
+            let result = f(Page::whole(frame.mfn()));
+            if access == Access::Write {
+                self.end_writing(frame.mfn());
+            }
+            return result;
+        }
         owner.p2m.with_entry(Gfn(gfn), |entry| {
             let entry = entry.filter(|entry| access.suits(entry.kind));
             let mfn = entry.ok_or(GrantStatus::BadPage)?.mfn;

@@ -1,7 +1,7 @@
 //! Mapping grants into the mapper's memory, and undoing it.
 //!
-//! Only translated guests are served: a grant is mapped at a guest-physical address, for CPUs. The pin comes before the
-//! translation and goes after it, when no TLB holds it any more.
+//! A translated guest maps a grant at a guest-physical address, for CPUs; how a paravirtual one does is in `pv`. The pin
+//! comes before the translation and goes after it, when no TLB holds it any more.
 
 use xenolith_abi::{
     GrantHandle,
@@ -46,30 +46,46 @@ fn kind(flags: MapFlags) -> P2mType {
     }
 }
 
+fn maps_something(op: &MapGrantRef) -> bool {
+    op.flags
+        .intersects(MapFlags::DEVICE_MAP | MapFlags::HOST_MAP)
+}
+
 impl<H: Hal> Hypervisor<H> {
-    /// Maps a grant for `mapper`; gives the handle that undoes it and the frame.
+    /// Maps a grant for `mapper`, a translated domain; gives the handle that undoes it and the frame.
     pub(super) fn map_grant(
         &self,
         mapper: &DomainRef<H>,
         op: &MapGrantRef,
     ) -> Result<(GrantHandle, Mfn), GrantStatus> {
-        if !op
-            .flags
-            .intersects(MapFlags::DEVICE_MAP | MapFlags::HOST_MAP)
-        {
-            return Err(GrantStatus::BadGntref);
-        }
         let not_translated =
             MapFlags::DEVICE_MAP | MapFlags::APPLICATION_MAP | MapFlags::CONTAINS_PTE;
-        if op.flags.intersects(not_translated) {
+        if maps_something(op) && op.flags.intersects(not_translated) {
             return Err(GrantStatus::GeneralError);
+        }
+        self.map_grant_by(mapper, op, |pinned| {
+            let gfn = GuestPhys(op.host_addr).frame();
+            self.place_grant(mapper, gfn, op.flags, pinned)
+        })
+    }
+
+    /// Maps a grant for `mapper` as `place` does it.
+    #[inline]
+    pub(super) fn map_grant_by(
+        &self,
+        mapper: &DomainRef<H>,
+        op: &MapGrantRef,
+        place: impl FnOnce(&Pinned) -> Result<(), GrantStatus>,
+    ) -> Result<(GrantHandle, Mfn), GrantStatus> {
+        if !maps_something(op) {
+            return Err(GrantStatus::BadGntref);
         }
         let granter = self.domains.get(op.dom).ok_or(GrantStatus::BadDomain)?;
         let track = &mapper.grants.maptrack;
         let handle = track
             .take_handle(&mapper.memory, &mapper.grants.charged)
             .map_err(|_| GrantStatus::NoSpace)?;
-        match self.map_with_handle(mapper, granter, op, handle) {
+        match self.map_with_handle(mapper, granter, op, handle, place) {
             Ok(mfn) => Ok((handle, mfn)),
             Err(status) => {
                 track.give_back(handle);
@@ -84,18 +100,18 @@ impl<H: Hal> Hypervisor<H> {
         granter: DomainRef<H>,
         op: &MapGrantRef,
         handle: GrantHandle,
+        place: impl FnOnce(&Pinned) -> Result<(), GrantStatus>,
     ) -> Result<Mfn, GrantStatus> {
         let access = access(op.flags);
         let pinned = self.pin_grant(&granter, op.gref, mapper.id(), access, Purpose::Map)?;
-        let gfn = GuestPhys(op.host_addr).frame();
-        if let Err(status) = self.place_grant(mapper, gfn, op.flags, &pinned) {
+        if let Err(status) = place(&pinned) {
             self.unpin_grant(&granter, op.gref, access);
             return Err(status);
         }
         let mapping = Mapping {
             granter,
             gref: op.gref,
-            gfn,
+            gfn: GuestPhys(op.host_addr).frame(),
             mfn: pinned.mfn,
             flags: op.flags,
         };
@@ -126,7 +142,7 @@ impl<H: Hal> Hypervisor<H> {
         Ok(())
     }
 
-    /// Undoes a mapping of `mapper`.
+    /// Undoes a mapping of `mapper`, a translated domain.
     pub(super) fn unmap_grant(&self, mapper: &DomainRef<H>, op: &Unmap) -> Result<(), GrantStatus> {
         let track = &mapper.grants.maptrack;
         let mapping = track.take(op.handle).ok_or(GrantStatus::BadHandle)?;
@@ -139,10 +155,21 @@ impl<H: Hal> Hypervisor<H> {
             track.put(op.handle, mapping);
             return Err(GrantStatus::GeneralError);
         }
+        self.end_mapping(mapper, op.handle, mapping);
+        Ok(())
+    }
+
+    /// Lets go of what a mapping held that is no more.
+    #[inline]
+    pub(super) fn end_mapping(
+        &self,
+        mapper: &DomainRef<H>,
+        handle: GrantHandle,
+        mapping: Mapping<H>,
+    ) {
         self.unpin_grant(&mapping.granter, mapping.gref, access(mapping.flags));
         drop(mapping);
-        track.give_back(op.handle);
-        Ok(())
+        mapper.grants.maptrack.give_back(handle);
     }
 
     /// Takes a mapping out of the mapper's translation; false when something else is there by now.

@@ -35,7 +35,7 @@ const END: u32 = u32::MAX;
 pub(super) struct Mapping<H: Hal> {
     pub(super) granter: DomainRef<H>,
     pub(super) gref: GrantRef,
-    /// Where the mapper sees it.
+    /// Where the mapper sees it; of a paravirtual one, what it said first.
     pub(super) gfn: Gfn,
     pub(super) mfn: Mfn,
     pub(super) flags: MapFlags,

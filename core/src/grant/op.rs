@@ -16,11 +16,14 @@ use xenolith_abi::{
 use xenolith_hal::{GuestVirt, Hal};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{cache, copy::Copier, map::Unmap, setup, version};
-use crate::{guest::Caller, hypercall::Outcome};
+use super::{cache, copy::Copier, map::Unmap, pv, setup, version};
+use crate::{
+    guest::Caller,
+    hypercall::{Outcome, Rows},
+};
 
 /// Serves `grant_table_op`: the sub-operation, a pointer and how many elements it points to.
-pub fn grant_table_op<H: Hal>(
+pub fn grant_table_op<H: Hal, A: Rows<H>>(
     caller: Caller<'_, H>,
     cmd: u64,
     arg: GuestVirt,
@@ -45,13 +48,13 @@ pub fn grant_table_op<H: Hal>(
     };
     match op {
         Op::UnmapAndReplace | Op::Transfer | Op::GetStatusFrames | Op::CacheFlush
-            if H::HVM_CALLS =>
+            if H::HVM_CALLS && !caller.domain().is_pv() =>
         {
             Errno::ENOSYS.into()
         }
-        Op::MapGrantRef => array.map(),
-        Op::UnmapGrantRef => array.unmap(),
-        Op::UnmapAndReplace => array.unmap_and_replace(),
+        Op::MapGrantRef => array.map::<A>(),
+        Op::UnmapGrantRef => array.unmap::<A>(),
+        Op::UnmapAndReplace => array.unmap_and_replace::<A>(),
         Op::Copy => array.copy(),
         Op::SwapGrantRef => array.swap(),
         Op::CacheFlush => array.cache_flush(),
@@ -120,10 +123,13 @@ impl<'a, H: Hal> Array<'a, H> {
         })
     }
 
-    fn map(&self) -> Outcome {
+    fn map<A: Rows<H>>(&self) -> Outcome {
         let (hv, own) = (self.caller.hv, self.caller.domain());
         self.each(|at, mut op: MapGrantRef| {
-            let mapped = hv.map_grant(own, &op);
+            let mapped = match own.is_pv() {
+                true => pv::map::<H, A>(self.caller, &op),
+                false => hv.map_grant(own, &op),
+            };
             if let Ok((handle, mfn)) = mapped {
                 op.handle = handle;
                 op.dev_bus_addr = mfn.base().0;
@@ -133,8 +139,13 @@ impl<'a, H: Hal> Array<'a, H> {
         })
     }
 
-    fn unmap(&self) -> Outcome {
+    fn unmap<A: Rows<H>>(&self) -> Outcome {
         let (hv, own) = (self.caller.hv, self.caller.domain());
+        if own.is_pv() {
+            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller);
+            let status = offset_of!(UnmapGrantRef, status);
+            return self.each_status(status, |op| unmapper.unmap(op));
+        }
         self.each_status(offset_of!(UnmapGrantRef, status), |op: &UnmapGrantRef| {
             let unmap = Unmap {
                 handle: op.handle,
@@ -145,9 +156,13 @@ impl<'a, H: Hal> Array<'a, H> {
         })
     }
 
-    fn unmap_and_replace(&self) -> Outcome {
+    fn unmap_and_replace<A: Rows<H>>(&self) -> Outcome {
         let (hv, own) = (self.caller.hv, self.caller.domain());
         let status = offset_of!(UnmapAndReplace, status);
+        if own.is_pv() {
+            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller);
+            return self.each_status(status, |op| unmapper.replace(op));
+        }
         self.each_status(status, |op: &UnmapAndReplace| {
             let unmap = Unmap {
                 handle: op.handle,

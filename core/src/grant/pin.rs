@@ -145,6 +145,9 @@ impl<H: Hal> Hypervisor<H> {
                 .inspect_err(|_| entry::retract(&word, active.pins, access))?;
             active.mfn = frame.keep();
             active.grantee = grantee;
+        } else {
+            self.begin_granted_writing(granter, &active, access)
+                .inspect_err(|_| entry::retract(&word, active.pins, access))?;
         }
         entry::add(&mut active.pins, access);
         let flags = match purpose {
@@ -198,6 +201,9 @@ impl<H: Hal> Hypervisor<H> {
                     .keep()
             };
             active.grantee = grantee;
+        } else if !passes_on {
+            self.begin_granted_writing(granter, &active, access)
+                .inspect_err(|_| entry::retract(&word, active.pins, access))?;
         }
         entry::add(&mut active.pins, access);
         Ok(Pinned {
@@ -227,6 +233,9 @@ impl<H: Hal> Hypervisor<H> {
         gfn: u64,
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
+        if owner.is_pv() {
+            return self.grantable_machine_frame(owner, Mfn(gfn), access);
+        }
         let take = |entry: P2mEntry| self.get_frame(entry.mfn, owner.id());
         owner
             .p2m
@@ -238,6 +247,41 @@ impl<H: Hal> Hypervisor<H> {
             .ok_or(GrantStatus::BadPage)
     }
 
+    /// The same of a paravirtual domain. For writing, the frame is in use as writable memory, until
+    /// [`Hypervisor::end_writing`].
+    #[inline(never)]
+    fn grantable_machine_frame(
+        &self,
+        owner: &Domain<H>,
+        mfn: Mfn,
+        access: Access,
+    ) -> Result<FrameRef<'_, H>, GrantStatus> {
+        let pinned = self.pin(owner, Gfn(mfn.0)).ok_or(GrantStatus::BadPage)?;
+        if !access.suits(pinned.entry.kind) {
+            return Err(GrantStatus::BadPage);
+        }
+        if access == Access::Write && !self.begin_writing(mfn) {
+            return Err(GrantStatus::GeneralError);
+        }
+        Ok(pinned.frame)
+    }
+
+    /// A grant that is pinned already is about to be pinned again: the first time for writing, its frame becomes writable
+    /// memory, where that means something.
+    #[inline(always)]
+    fn begin_granted_writing(
+        &self,
+        granter: &Domain<H>,
+        active: &super::Active,
+        access: Access,
+    ) -> Result<(), GrantStatus> {
+        let first = granter.is_pv() && access == Access::Write && active.pins.writers() == 0;
+        match first && !self.begin_writing(active.mfn) {
+            true => Err(GrantStatus::GeneralError),
+            false => Ok(()),
+        }
+    }
+
     /// Drops a pin. Nothing accesses the frame through it any more.
     #[inline]
     pub(super) fn unpin_grant(&self, granter: &DomainRef<H>, gref: GrantRef, access: Access) {
@@ -245,6 +289,7 @@ impl<H: Hal> Hypervisor<H> {
             return;
         };
         let mut active = place.active.lock();
+        let wrote = granter.is_pv() && active.pins.writers() != 0;
         if granter.grants.format() == Format::V1 {
             entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
         } else if GrantTable::<H>::HAS_SPLIT {
@@ -261,6 +306,9 @@ impl<H: Hal> Hypervisor<H> {
             }
         } else {
             entry::drop_pin(&Gone, &mut active.pins, access);
+        }
+        if wrote && active.pins.writers() == 0 {
+            self.end_writing(active.mfn);
         }
         if active.pins.is_none() {
             let mfn = active.mfn;

@@ -1,11 +1,20 @@
 //! Granted frames in the page tables of a paravirtual guest.
 //!
-//! The core pins the grant, and so the frame, before the architecture makes the page-table entry, and lets go after the
-//! entry is gone and no TLB holds it ([`Rows`](crate::hypercall::Rows)). A pin for writing holds the frame as writable memory
-//! too, where its owner is paravirtual.
+//! The core pins the grant, and so the frame, before the architecture makes the page-table entry ([`Rows`]), and lets go
+//! after the entry is gone and no TLB holds it. A pin for writing holds the frame as writable memory too, where its owner is
+//! paravirtual. A call that undoes many mappings flushes TLBs once for some of them, and lets go of those then.
 
-use xenolith_abi::grant_table::{EntryFlags, MapFlags};
-use xenolith_hal::{GuestVirt, HostPhys, Mfn};
+use core::marker::PhantomData;
+
+use arrayvec::ArrayVec;
+use xenolith_abi::{
+    GrantHandle,
+    grant_table::{GrantStatus, MapFlags, MapGrantRef, UnmapAndReplace, UnmapGrantRef},
+};
+use xenolith_hal::{GuestVirt, Hal, HostPhys, Mfn};
+
+use super::maptrack::Mapping;
+use crate::{guest::Caller, hypercall::Rows};
 
 /// Where the page-table entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,20 +34,134 @@ pub struct PvMapping {
     pub mfn: Mfn,
     /// What the caller asked for: whether it may only read, whether its applications may access, bits for itself.
     pub flags: MapFlags,
-    /// How the granter wants it cached; only `PWT`, `PCD` and `PAT` mean anything.
-    pub cache: EntryFlags,
 }
 
 impl PvMapping {
+    fn new(mfn: Mfn, flags: MapFlags, host_addr: u64) -> Self {
+        let place = match flags.contains(MapFlags::CONTAINS_PTE) {
+            true => PvPlace::Entry(HostPhys(host_addr)),
+            false => PvPlace::Address(GuestVirt(host_addr)),
+        };
+        Self { place, mfn, flags }
+    }
+
     /// Whether the entry allows writing.
     pub fn is_writable(&self) -> bool {
         !self.flags.contains(MapFlags::READONLY)
     }
+}
 
-    pub(super) fn place(flags: MapFlags, host_addr: u64) -> PvPlace {
-        match flags.contains(MapFlags::CONTAINS_PTE) {
-            true => PvPlace::Entry(HostPhys(host_addr)),
-            false => PvPlace::Address(GuestVirt(host_addr)),
+/// Maps a grant for a paravirtual caller, or pins it for its devices alone.
+pub(super) fn map<H: Hal, A: Rows<H>>(
+    caller: Caller<'_, H>,
+    op: &MapGrantRef,
+) -> Result<(GrantHandle, Mfn), GrantStatus> {
+    caller.hv.map_grant_by(caller.domain(), op, |pinned| {
+        if !op.flags.contains(MapFlags::HOST_MAP) {
+            return Ok(());
         }
+        A::map_granted(caller, &PvMapping::new(pinned.mfn, op.flags, op.host_addr))
+    })
+}
+
+/// What an element of a call names.
+struct Named {
+    handle: GrantHandle,
+    host_addr: u64,
+    dev_bus_addr: u64,
+    new_addr: u64,
+}
+
+/// Undoes the mappings of one call, one after the other.
+pub(super) struct Unmapper<'a, H: Hal, A: Rows<H>> {
+    caller: Caller<'a, H>,
+    /// Those that are undone but for TLBs.
+    ended: ArrayVec<(GrantHandle, Mapping<H>), 32>,
+    arch: PhantomData<A>,
+}
+
+impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
+    pub(super) fn new(caller: Caller<'a, H>) -> Self {
+        Self {
+            caller,
+            ended: ArrayVec::new(),
+            arch: PhantomData,
+        }
+    }
+
+    /// Undoes one.
+    pub(super) fn unmap(&mut self, op: &UnmapGrantRef) -> Result<(), GrantStatus> {
+        self.undo(&Named {
+            handle: op.handle,
+            host_addr: op.host_addr,
+            dev_bus_addr: op.dev_bus_addr,
+            new_addr: 0,
+        })
+    }
+
+    /// Undoes one, and another page takes its place.
+    pub(super) fn replace(&mut self, op: &UnmapAndReplace) -> Result<(), GrantStatus> {
+        self.undo(&Named {
+            handle: op.handle,
+            host_addr: op.host_addr,
+            dev_bus_addr: 0,
+            new_addr: op.new_addr,
+        })
+    }
+
+    fn undo(&mut self, op: &Named) -> Result<(), GrantStatus> {
+        let track = &self.caller.domain().grants.maptrack;
+        let mut mapping = track.take(op.handle).ok_or(GrantStatus::BadHandle)?;
+        let undone = self.undo_parts(&mut mapping, op);
+        if mapping
+            .flags
+            .intersects(MapFlags::HOST_MAP | MapFlags::DEVICE_MAP)
+        {
+            track.put(op.handle, mapping);
+            return undone;
+        }
+        if self.ended.is_full() {
+            self.finish();
+        }
+        self.ended.push((op.handle, mapping));
+        undone
+    }
+
+    /// Takes the parts away that are named; the flags tell what is left.
+    fn undo_parts(&self, mapping: &mut Mapping<H>, op: &Named) -> Result<(), GrantStatus> {
+        let for_devices = mapping.flags.contains(MapFlags::DEVICE_MAP) && op.dev_bus_addr != 0;
+        if for_devices && op.dev_bus_addr != mapping.mfn.base().0 {
+            return Err(GrantStatus::BadDevAddr);
+        }
+        if mapping.flags.contains(MapFlags::HOST_MAP) && op.host_addr != 0 {
+            let new = (op.new_addr != 0).then_some(GuestVirt(op.new_addr));
+            if new.is_some() && mapping.flags.contains(MapFlags::CONTAINS_PTE) {
+                return Err(GrantStatus::GeneralError);
+            }
+            let entry = PvMapping::new(mapping.mfn, mapping.flags, op.host_addr);
+            A::unmap_granted(self.caller, &entry, new)?;
+            mapping.flags.remove(MapFlags::HOST_MAP);
+        }
+        if for_devices {
+            mapping.flags.remove(MapFlags::DEVICE_MAP);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        A::flush_granted(self.caller);
+        let (hv, own) = (self.caller.hv, self.caller.domain());
+        for (handle, mapping) in self.ended.drain(..) {
+            hv.end_mapping(own, handle, mapping);
+        }
+    }
+}
+
+impl<H: Hal, A: Rows<H>> Drop for Unmapper<'_, H, A> {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

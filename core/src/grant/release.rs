@@ -5,7 +5,6 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_hal::Hal;
 
-use super::map::access;
 use crate::{DomainRef, Hypervisor, memory::Charge};
 
 /// How many handles are looked at between two looks at waiting interrupts.
@@ -29,10 +28,11 @@ impl<H: Hal> Hypervisor<H> {
         for handle in track.handles() {
             if let Some(mapping) = track.take(handle) {
                 // When the guest has put something else there, nothing is left to take away.
-                let _ = self.displace_grant(domain, &mapping);
-                self.unpin_grant(&mapping.granter, mapping.gref, access(mapping.flags));
-                drop(mapping);
-                track.give_back(handle);
+                // Of a paravirtual domain the page tables are gone.
+                if !domain.is_pv() {
+                    let _ = self.displace_grant(domain, &mapping);
+                }
+                self.end_mapping(domain, handle, mapping);
             }
             if handle.0 % BATCH == BATCH - 1 && self.hal.interrupt_waits() {
                 return Released::NotYet;

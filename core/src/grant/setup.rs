@@ -118,10 +118,13 @@ fn set_up<H: Hal>(caller: Caller<'_, H>, op: &SetupTable) -> Result<(), GrantSta
         .map_err(|_| GrantStatus::GeneralError)?;
     let list = GuestVirt(op.frame_list.address());
     for index in 0..op.nr_frames {
-        let gfn = domain
-            .grants
-            .frame(index)
-            .map_or(u64::MAX, |frame| frame.gfn.load(Relaxed));
+        let gfn = domain.grants.frame(index).map_or(u64::MAX, |frame| {
+            // Who knows machine frames maps it by that.
+            match domain.is_pv() {
+                true => frame.mfn.0,
+                false => frame.gfn.load(Relaxed),
+            }
+        });
         caller
             .write_at(list, index.into(), &Long(gfn))
             .map_err(|_| GrantStatus::BadVirtAddr)?;
@@ -163,7 +166,10 @@ fn status_frames<H: Hal>(caller: Caller<'_, H>, op: &GetStatusFrames) -> Result<
     let list = GuestVirt(op.frame_list.address());
     let frames = grants.status.iter().map_while(spin::Once::get);
     for (index, frame) in (0..op.nr_frames).zip(frames) {
-        let gfn = frame.gfn.load(Relaxed);
+        let gfn = match domain.is_pv() {
+            true => frame.mfn.0,
+            false => frame.gfn.load(Relaxed),
+        };
         caller
             .write_at(list, index.into(), &gfn)
             .map_err(|_| GrantStatus::BadVirtAddr)?;

@@ -15,8 +15,14 @@ use xenolith_sim::Sim;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{GrantFacts, MappingFacts, Released, grant_table_op};
-use crate::{DomainRef, Hypervisor, VcpuRef, guest::Caller, hypercall::Outcome, testing};
+use crate::{
+    DomainRef, Hypervisor, VcpuRef,
+    guest::Caller,
+    hypercall::{NoRows, Outcome},
+    testing,
+};
 
+mod pv;
 mod random;
 mod v2;
 
@@ -81,7 +87,7 @@ impl Rig {
             hv: &self.hv,
             vcpu: &vcpu,
         };
-        grant_table_op(caller, cmd, arg, count)
+        grant_table_op::<_, NoRows>(caller, cmd, arg, count)
     }
 
     /// Makes the hypercall for one element; gives back the element as the call left it.

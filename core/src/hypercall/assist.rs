@@ -1,7 +1,8 @@
 //! `vm_assist`: behaviours that a domain switches on and off.
 //!
-//! Header: `xen.h` (`VMASST_*`). Only the one that every architecture has is known here: whether the copy of a vCPU's
-//! runstate in its guest's memory says when it changes.
+//! Header: `xen.h` (`VMASST_*`). A translated domain has only the one that every architecture has: whether the copy of a
+//! vCPU's runstate in its guest's memory says when it changes. A paravirtual one may switch all of them; those that are for
+//! 32-bit kernels come to nothing.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -13,12 +14,19 @@ use crate::{Errno, guest::Caller};
 /// Serves `vm_assist`. A behaviour that does not exist is `EINVAL` before the command is looked at.
 #[inline(never)]
 pub fn vm_assist<H: Hal>(caller: Caller<'_, H>, cmd: u32, kind: u32) -> Result<i64, Errno> {
-    let Assist::RunstateUpdateFlag = Assist::try_from(kind)? else {
+    let domain = caller.domain();
+    let which = Assist::try_from(kind)?;
+    if which != Assist::RunstateUpdateFlag && !domain.is_pv() {
         return Err(Errno::EINVAL);
-    };
+    }
     let on = AssistCommand::try_from(cmd)? == AssistCommand::Enable;
-    let flag = &caller.domain().sched.runstate_update_flag;
-    flag.store(on, Relaxed);
+    match on {
+        true => domain.assists.fetch_or(which.bit(), Relaxed),
+        false => domain.assists.fetch_and(!which.bit(), Relaxed),
+    };
+    if which == Assist::RunstateUpdateFlag {
+        domain.sched.runstate_update_flag.store(on, Relaxed);
+    }
     Ok(0)
 }
 

@@ -12,7 +12,7 @@ use xenolith_abi::hvm::{
 use xenolith_hal::{Gfn, GuestVirt, Hal, P2m};
 
 use super::access::Control;
-use crate::{DomainRef, Errno, Hypervisor, VcpuId, VcpuRef, guest::Caller};
+use crate::{DomId, DomainRef, Errno, Hypervisor, VcpuId, VcpuRef, guest::Caller};
 
 /// Serves `hvm_op`.
 #[inline(never)]
@@ -23,7 +23,9 @@ pub fn hvm_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Result
         HvmOp::GetParam => get(caller, arg),
         // For an introspection tool; none is ever attached.
         HvmOp::SetEvtchnUpcallVector if H::GUEST_VECTORS => set_upcall_vector(caller, arg),
-        HvmOp::FlushTlbs if H::HVM_CALLS && arg.0 != 0 => Err(Errno::EINVAL),
+        HvmOp::FlushTlbs if H::HVM_CALLS && (arg.0 != 0 || caller.domain().is_pv()) => {
+            Err(Errno::EINVAL)
+        }
         HvmOp::PagetableDying if H::HVM_CALLS => pagetable_dying(caller, arg),
         HvmOp::GetTime if H::HVM_CALLS => get_time(caller, arg),
         // Nobody reads a trace.
@@ -36,9 +38,18 @@ pub fn hvm_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Result
     }
 }
 
+/// A domain that the caller may act for; a paravirtual one has nothing of all this.
+fn translated<H: Hal>(caller: Caller<'_, H>, id: DomId) -> Result<Control<H>, Errno> {
+    let target = Control::over(caller, id)?;
+    match target.domain().is_pv() {
+        true => Err(Errno::EINVAL),
+        false => Ok(target),
+    }
+}
+
 fn set<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let param: HvmParam = caller.read(arg)?;
-    let target = Control::over(caller, param.domid)?;
+    let target = translated(caller, param.domid)?;
     let which = known(param.index)?;
     if target.is_own() && !own_param(caller, which, param.value) {
         return Err(Errno::EPERM);
@@ -53,7 +64,7 @@ const XENTRACE_LEN: usize = 32;
 /// A hint that shadow page tables would need.
 fn pagetable_dying<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let what: PagetableDying = caller.read(arg)?;
-    Control::over(caller, what.domid)?;
+    translated(caller, what.domid)?;
     Ok(0)
 }
 
@@ -65,7 +76,7 @@ fn get_time<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno>
 
 fn get_mem_type<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let mut what: GetMemType = caller.read(arg)?;
-    let target = Control::over(caller, what.domid)?;
+    let target = translated(caller, what.domid)?;
     let kind = match target.domain().p2m.lookup(Gfn(what.pfn)) {
         None => MemType::MmioDm,
         Some(entry) if entry.kind.writable() => MemType::RamRw,
@@ -101,7 +112,8 @@ fn set_upcall_vector<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i6
         .ok()
         .and_then(|id| VcpuRef::new(caller.domain(), VcpuId(id)))
         .ok_or(Errno::ENOENT)?;
-    if !caller.hv.hal.set_upcall_vector(&vcpu.arch, what.vector) {
+    let own = caller.domain();
+    if own.is_pv() || !caller.hv.hal.set_upcall_vector(&vcpu.arch, what.vector) {
         return Err(Errno::EINVAL);
     }
     Ok(0)
@@ -109,7 +121,7 @@ fn set_upcall_vector<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i6
 
 fn get<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
     let mut param: HvmParam = caller.read(arg)?;
-    let target = Control::over(caller, param.domid)?;
+    let target = translated(caller, param.domid)?;
     let which = known(param.index)?;
     if which == Param::MonitorRingPfn && target.is_own() {
         return Err(Errno::EPERM);
@@ -151,7 +163,7 @@ pub fn set_param<H: Hal>(domain: &DomainRef<H>, param: Param, value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DomId, hypercall::rig::*};
+    use crate::hypercall::rig::*;
     use xenolith_abi::Nr;
 
     fn param(domid: DomId, index: u32, value: u64) -> HvmParam {

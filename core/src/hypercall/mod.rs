@@ -122,8 +122,8 @@ pub trait Rows<H: Hal> {
         Err(GrantStatus::GeneralError)
     }
 
-    /// Takes the entry away again, or puts in its place the one that maps `new` (which is emptied instead). When this
-    /// returns, no TLB holds the entry. An error when the entry is another one by now: then the mapping stands.
+    /// Takes the entry away again, or puts in its place the one that maps `new` (which is emptied instead). TLBs may hold
+    /// the entry until [`Rows::flush_granted`]. An error when the entry is another one by now: then the mapping stands.
     fn unmap_granted(
         caller: Caller<'_, H>,
         mapping: &PvMapping,
@@ -131,6 +131,11 @@ pub trait Rows<H: Hal> {
     ) -> Result<(), GrantStatus> {
         let _ = (caller, mapping, new);
         Err(GrantStatus::GeneralError)
+    }
+
+    /// When this returns, no TLB holds an entry that [`Rows::unmap_granted`] took from this caller.
+    fn flush_granted(caller: Caller<'_, H>) {
+        let _ = caller;
     }
 }
 
@@ -205,7 +210,7 @@ hypercalls! {
     Multicall(calls: GuestVirt, count: u32) Everybody => multicall::multicall::<H, A>;
     XenVersion(cmd: u32, arg: GuestVirt) Everybody => version::xen_version;
     ConsoleIo(cmd: u32, count: u32, buffer: GuestVirt) Everybody => console_io::console_io;
-    GrantTableOp(cmd: u64, arg: GuestVirt, count: u64) Everybody => others::grant_table_op;
+    GrantTableOp(cmd: u64, arg: GuestVirt, count: u64) Everybody => others::grant_table_op::<H, A>;
     VmAssist(cmd: u32, kind: u32) Everybody => assist::vm_assist;
     VcpuOp(cmd: u32, vcpu: u32, arg: GuestVirt) Everybody => others::vcpu_op::<H, A>;
     XsmOp(op: GuestVirt) Everybody => absent::xsm_op;

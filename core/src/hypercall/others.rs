@@ -14,13 +14,13 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
 
 /// `grant_table_op`.
 #[inline(never)]
-pub fn grant_table_op<H: Hal>(
+pub fn grant_table_op<H: Hal, A: Rows<H>>(
     caller: Caller<'_, H>,
     cmd: u64,
     arg: GuestVirt,
     count: u64,
 ) -> Outcome {
-    crate::grant::grant_table_op(caller, cmd, arg, count)
+    crate::grant::grant_table_op::<H, A>(caller, cmd, arg, count)
 }
 
 /// `vcpu_op`.

@@ -3,14 +3,17 @@
 //! Headers: `version.h`, `features.h`. Every domain may ask; only the command line and the build id are kept from
 //! ordinary domains, as Xen keeps them.
 
-use xenolith_abi::version::{
-    BuildIdHeader, CAPABILITIES_LEN, CHANGESET_LEN, COMMANDLINE_LEN, CompileInfo, EXTRAVERSION_LEN,
-    FeatureInfo, Features, PlatformParameters, VERSION, VersionOp,
+use xenolith_abi::{
+    version::{
+        BuildIdHeader, CAPABILITIES_LEN, CHANGESET_LEN, COMMANDLINE_LEN, CompileInfo,
+        EXTRAVERSION_LEN, FeatureInfo, Features, PlatformParameters, VERSION, VersionOp,
+    },
+    vm_assist::Assist,
 };
 use xenolith_hal::{GuestVirt, Hal, PAGE_SIZE};
 
 use super::access::Privilege;
-use crate::{Errno, domain::DomainConfig, guest::Caller};
+use crate::{Domain, Errno, domain::DomainConfig, guest::Caller};
 
 /// What stands where an ordinary domain may not look.
 const DENIED: &[u8] = b"<denied>\0";
@@ -85,8 +88,25 @@ fn get_features<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<(), Err
     if info.submap_idx != 0 {
         return Err(Errno::EINVAL);
     }
-    info.submap = features::<H>(&caller.domain().config);
+    let domain = caller.domain();
+    info.submap = match domain.is_pv() {
+        true => pv_features(domain),
+        false => features::<H>(&domain.config),
+    };
     caller.write(arg, &info)
+}
+
+/// What a paravirtual domain is told. Its frames are the machine's; it checks for itself that it knows.
+fn pv_features<H: Hal>(domain: &Domain<H>) -> Features {
+    let mut features = Features::MEMORY_OP_VNODE_SUPPORTED
+        | Features::MMU_PT_UPDATE_PRESERVE_AD
+        | Features::HIGHMEM_ASSIST
+        | Features::GNTTAB_MAP_AVAIL_BITS
+        | Features::DIRECT_MAPPED;
+    features.set(Features::DOM0, domain.config.privileged);
+    let wide_roots = domain.assists(Assist::PaeExtendedCr3);
+    features.set(Features::PAE_PGDIR_ABOVE_4GB, wide_roots);
+    features
 }
 
 /// What a translated domain is told of what the hypervisor does for it.

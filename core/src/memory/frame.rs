@@ -4,9 +4,15 @@
 //! boot, or inside a larger block whose first record speaks for it. So zeroed memory is a valid table, and a free or
 //! allocated block costs one record, not one per frame.
 //!
+//! What a frame is used as ([`FrameType`], for paravirtual domains) is in the `typed` part; what goes with it beside the
+//! word, in `link`.
+//!
 //! A domain's frame has at least one reference while its word says [`Class::Domain`]. One of them is the allocation
 //! itself, which [`FrameRecord::drop_allocation`] gives up once. Whoever drops the last reference owns the frame
 //! alone and must free it.
+
+mod link;
+mod typed;
 
 use core::sync::atomic::{
     AtomicU64,
@@ -16,6 +22,9 @@ use core::sync::atomic::{
 use xenolith_hal::{Gfn, Order};
 
 use crate::DomId;
+
+pub use link::Progress;
+pub use typed::{Claim, Ended, Reclaim, Refused};
 
 /// A run of bits in the state word.
 struct Field {
@@ -53,11 +62,12 @@ impl Field {
 const COUNT: Field = Field { shift: 0, bits: 21 };
 const TYPE_COUNT: Field = Field {
     shift: 21,
-    bits: 20,
+    bits: 19,
 };
 const TYPE: Field = TYPE_COUNT.after(3);
-const VALIDATED: Field = Field { shift: 44, bits: 1 };
-const ALLOCATED: Field = VALIDATED.after(1);
+const VALIDATED: Field = TYPE.after(1);
+const LOCKED: Field = VALIDATED.after(1);
+const ALLOCATED: Field = LOCKED.after(1);
 const SHARED: Field = Field { shift: 46, bits: 1 };
 const OWNER: Field = SHARED.after(15);
 const CLASS: Field = Field { shift: 62, bits: 2 };
@@ -75,7 +85,8 @@ pub enum Class {
     Domain(DomId),
 }
 
-/// What a domain's frame is used as while its type count is above zero (PV guests; elsewhere always `None`).
+/// What a domain's frame is used as while its type count is above zero (PV guests; elsewhere always `None`). The type stays
+/// when the last use ends: translations of that use may still be cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs, reason = "page-table levels speak for themselves")]
@@ -104,7 +115,8 @@ impl FrameType {
         }
     }
 
-    fn needs_validation(self) -> bool {
+    /// Whether the contents are checked before the frame is used so.
+    pub const fn needs_validation(self) -> bool {
         !matches!(self, Self::None | Self::Writable)
     }
 }
@@ -181,6 +193,11 @@ impl FrameState {
         VALIDATED.get(self.0) != 0
     }
 
+    /// Whether one CPU is changing what the frame is used as; everybody else waits.
+    pub const fn locked(self) -> bool {
+        LOCKED.get(self.0) != 0
+    }
+
     /// Whether the owner's allocation still counts as one of the references.
     pub const fn allocated(self) -> bool {
         ALLOCATED.get(self.0) != 0
@@ -202,12 +219,13 @@ impl core::fmt::Debug for FrameState {
         if let Class::Domain(_) = self.class() {
             write!(
                 f,
-                " refs {} allocated {} {:?}*{} validated {} charged to {:?}",
+                " refs {} allocated {} {:?}*{} validated {} locked {} charged to {:?}",
                 self.count(),
                 self.allocated(),
                 self.frame_type(),
                 self.type_count(),
                 self.validated(),
+                self.locked(),
                 self.charge(),
             )?;
         }
@@ -236,24 +254,14 @@ pub enum Dropped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeBusy;
 
-/// What must happen before a type reference may be relied on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Validation {
-    /// Nothing: the contents are fine for the type.
-    Done,
-    /// The caller is the first user and checks the contents, then calls [`FrameRecord::set_validated`].
-    Yours,
-    /// Another user is checking them at this moment.
-    Pending,
-}
-
 /// One machine frame.
 #[derive(Default)]
 pub struct FrameRecord {
     /// Owner, type and counts.
     state: AtomicU64,
     /// Links of the free lists while the frame heads a free block, protected by the lock of its zone. For hypervisor
-    /// memory shown to a domain: one more than the guest frame where it is, or 0.
+    /// memory shown to a domain: one more than the guest frame where it is, or 0. For a domain's own memory: see the module
+    /// of that name.
     link: AtomicU64,
 }
 
@@ -379,44 +387,6 @@ impl FrameRecord {
                 .then(|| Self::without_reference(FrameState(ALLOCATED.set(state.0, 0))))
         }))
     }
-
-    /// Uses the frame as `wanted`. The caller holds a reference for as long as the use lasts.
-    pub fn get_type(&self, wanted: FrameType) -> Result<Validation, TypeBusy> {
-        let change = self.update(|state| {
-            let uses = state.type_count();
-            if uses == 0 {
-                let word = TYPE.set(TYPE_COUNT.set(state.0, 1), wanted as u64);
-                let valid = u64::from(!wanted.needs_validation());
-                return Some(FrameState(VALIDATED.set(word, valid)));
-            }
-            (state.frame_type() == wanted && uses < TYPE_COUNT.max())
-                .then(|| FrameState(TYPE_COUNT.set(state.0, uses + 1)))
-        });
-        let (old, new) = change.ok_or(TypeBusy)?;
-        Ok(match (new.validated(), old.type_count()) {
-            (true, _) => Validation::Done,
-            (false, 0) => Validation::Yours,
-            (false, _) => Validation::Pending,
-        })
-    }
-
-    /// The contents are right for the frame's type; said by the one who was told [`Validation::Yours`].
-    pub fn set_validated(&self) {
-        let _ = self.update(|state| Some(FrameState(VALIDATED.set(state.0, 1))));
-    }
-
-    /// Ends one use begun with [`FrameRecord::get_type`]; the type rests when the last use ends.
-    pub fn put_type(&self) {
-        let _ = self.update(|state| {
-            let uses = state.type_count().checked_sub(1)?;
-            let word = TYPE_COUNT.set(state.0, uses);
-            Some(FrameState(if uses == 0 {
-                VALIDATED.set(word, 0)
-            } else {
-                word
-            }))
-        });
-    }
 }
 
 #[cfg(test)]
@@ -443,6 +413,7 @@ mod tests {
             &TYPE_COUNT,
             &TYPE,
             &VALIDATED,
+            &LOCKED,
             &ALLOCATED,
             &SHARED,
             &OWNER,
@@ -499,24 +470,5 @@ mod tests {
         record.set(FrameState(COUNT.set(record.state().0, COUNT.max())));
         assert!(!record.get(DomId(1)));
         assert_eq!(record.state().count(), COUNT.max());
-    }
-
-    #[test]
-    fn a_type_excludes_others_until_its_last_use_ends() {
-        let record = owned_by(1);
-        assert_eq!(record.get_type(FrameType::L1), Ok(Validation::Yours));
-        assert_eq!(record.get_type(FrameType::L1), Ok(Validation::Pending));
-        record.set_validated();
-        assert_eq!(record.get_type(FrameType::L1), Ok(Validation::Done));
-        assert_eq!(record.get_type(FrameType::Writable), Err(TypeBusy));
-        for _ in 0..3 {
-            record.put_type();
-        }
-        assert_eq!(record.get_type(FrameType::Writable), Ok(Validation::Done));
-        assert_eq!(
-            record.state().count(),
-            1,
-            "types and references are counted apart"
-        );
     }
 }

@@ -10,8 +10,11 @@
 
 mod account;
 mod buddy;
+mod exchange;
 mod frame;
 mod heap;
+mod machine;
+mod mapped;
 pub mod op;
 mod owned;
 mod physmap;
@@ -19,16 +22,21 @@ mod ram;
 mod relinquish;
 mod table;
 mod tables;
+mod writable;
 
 pub use account::{DomainMemory, InUse};
 pub use buddy::MAX_ORDER;
-pub use frame::{Charge, Class, Dropped, FrameRecord, FrameState, FrameType, TypeBusy, Validation};
+pub use frame::{
+    Charge, Claim, Class, Dropped, Ended, FrameRecord, FrameState, FrameType, Progress, Reclaim,
+    Refused, TypeBusy,
+};
 pub use heap::{room_for_arc, try_arc, try_boxed_slice};
 pub use owned::{FrameRef, PinnedFrame};
 pub use ram::NoRam;
 pub(crate) use relinquish::{Relinquish, RelinquishStep};
 pub use table::{BadBanks, FrameTable, MAX_BANKS, Node, RamBank};
 pub use tables::DomainTables;
+pub use writable::WritableRef;
 
 use xenolith_hal::{
     Mfn, Order,

@@ -5,8 +5,11 @@
 
 use xenolith_hal::{Gfn, Hal, Mfn, NoMemory, Order, P2m, P2mEntry, P2mType};
 
-use super::{Charge, DomainTables, Dropped, FrameRecord, Place};
-use crate::{DomId, Domain, DomainRef, Hypervisor};
+use super::{Charge, DomainTables, Dropped, FrameRecord, FrameType, Place, WritableRef};
+use crate::{
+    DomId, Domain, DomainRef, Hypervisor,
+    domain::{DomainConfig, GuestKind},
+};
 
 /// A reference on a domain's frame; dropping it lets go.
 pub struct FrameRef<'a, H: Hal> {
@@ -14,10 +17,14 @@ pub struct FrameRef<'a, H: Hal> {
     mfn: Mfn,
 }
 
-impl<H: Hal> FrameRef<'_, H> {
+impl<'a, H: Hal> FrameRef<'a, H> {
     /// The frame.
     pub fn mfn(&self) -> Mfn {
         self.mfn
+    }
+
+    pub(super) fn hypervisor(&self) -> &'a Hypervisor<H> {
+        self.hv
     }
 
     /// Keeps the reference beyond this value; somebody calls [`Hypervisor::put_frame`] for it later.
@@ -108,12 +115,12 @@ impl<H: Hal> Hypervisor<H> {
     /// A zeroed frame of hypervisor memory that the domain may be shown (shared info, grant table frames). It is
     /// counted against the domain's quota; [`Hypervisor::release_shared`] takes it back.
     pub fn allocate_shared(&self, domain: &Domain<H>) -> Result<Mfn, NoMemory> {
-        self.allocate_shared_on(domain.id(), &domain.memory)
+        self.allocate_shared_on(&domain.config, &domain.memory)
     }
 
     pub(crate) fn allocate_shared_on(
         &self,
-        owner: DomId,
+        owner: &DomainConfig,
         account: &super::DomainMemory,
     ) -> Result<Mfn, NoMemory> {
         let _in_use = account.enter().ok_or(NoMemory)?;
@@ -123,17 +130,28 @@ impl<H: Hal> Hypervisor<H> {
             return Err(NoMemory);
         };
         self.hal.zero_frames(mfn, 0);
-        self.set_owner(owner, mfn, 1, Charge::Hypervisor);
+        self.set_owner(owner.id, mfn, 1, Charge::Hypervisor);
+        if H::PV
+            && owner.kind == GuestKind::Paravirtual
+            && let Some(record) = self.memory.record(mfn)
+        {
+            // The hypervisor writes into it all the time: it never becomes a page table.
+            let used = record.get_type(FrameType::Writable);
+            debug_assert!(used.is_ok(), "a new frame is in use");
+        }
         Ok(mfn)
     }
 
     /// Ends the hypervisor's own use of a frame from [`Hypervisor::allocate_shared`]. It is freed when nobody else
     /// (a foreign mapping) holds it.
     pub fn release_shared(&self, domain: &DomainRef<H>, mfn: Mfn) {
+        if domain.is_pv() {
+            self.end_writing(mfn);
+        }
         self.drop_allocation(domain, mfn);
     }
 
-    fn set_owner(&self, owner: DomId, first: Mfn, count: u64, charge: Charge) {
+    pub(super) fn set_owner(&self, owner: DomId, first: Mfn, count: u64, charge: Charge) {
         for mfn in (first.0..first.0.saturating_add(count)).map(Mfn) {
             if let Some(record) = self.memory.record(mfn) {
                 record.set_owned(owner, charge);
@@ -147,12 +165,16 @@ impl<H: Hal> Hypervisor<H> {
         self.memory
             .record(mfn)?
             .get(owner)
-            .then_some(FrameRef { hv: self, mfn })
+            // Not made before it is held: the value lets go when it is dropped.
+            .then(|| FrameRef { hv: self, mfn })
     }
 
     /// A reference on whatever memory stands behind a guest frame: the domain's own, hypervisor memory shown to it, or
     /// a foreign or granted frame. `None` for devices and for what is not mapped.
     pub fn pin(&self, domain: &Domain<H>, gfn: Gfn) -> Option<PinnedFrame<'_, H>> {
+        if domain.is_pv() {
+            return self.pin_machine(domain, Mfn(gfn.0));
+        }
         domain.p2m.with_entry(gfn, |entry| {
             let entry = entry?;
             let owner = match entry.kind {
@@ -171,10 +193,32 @@ impl<H: Hal> Hypervisor<H> {
         })
     }
 
-    /// A reference on the domain's own memory behind a guest frame, writable. `None` for anything else.
-    pub fn pin_own(&self, domain: &Domain<H>, gfn: Gfn) -> Option<FrameRef<'_, H>> {
+    /// The same for a paravirtual domain, which names a machine frame and has none but its own.
+    fn pin_machine(&self, domain: &Domain<H>, mfn: Mfn) -> Option<PinnedFrame<'_, H>> {
+        let frame = self.get_frame(mfn, domain.id())?;
+        let kind = match self.memory.record(mfn)?.state().charge() {
+            Charge::Memory => P2mType::RamRw,
+            Charge::Hypervisor => P2mType::XenShared,
+        };
+        Some(PinnedFrame {
+            frame,
+            entry: P2mEntry {
+                mfn,
+                kind,
+                order: 0,
+            },
+            owner: domain.id(),
+        })
+    }
+
+    /// The domain's own memory behind a guest frame, held for writing. `None` for anything else, and for what the domain
+    /// itself may not write.
+    pub fn pin_own(&self, domain: &Domain<H>, gfn: Gfn) -> Option<WritableRef<'_, H>> {
         let pinned = self.pin(domain, gfn)?;
-        (pinned.entry.kind == P2mType::RamRw).then_some(pinned.frame)
+        match pinned.entry.kind {
+            P2mType::RamRw => self.get_writable(pinned.frame.mfn(), domain),
+            _ => None,
+        }
     }
 
     /// Lets go of a reference that was kept with [`FrameRef::keep`].
@@ -200,7 +244,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     #[inline(never)]
-    fn dropped(&self, known: Option<&DomainRef<H>>, mfn: Mfn, dropped: Dropped) {
+    pub(super) fn dropped(&self, known: Option<&DomainRef<H>>, mfn: Mfn, dropped: Dropped) {
         let Dropped::Last { owner, charge } = dropped else {
             debug_assert!(
                 dropped == Dropped::Kept || known.is_some(),
@@ -208,22 +252,31 @@ impl<H: Hal> Hypervisor<H> {
             );
             return;
         };
-        self.hal.zero_frames(mfn, 0);
-        self.memory.free(mfn, 0);
         let found;
         let domain = match known {
-            Some(domain) => domain,
-            None => match self.domains.get(owner) {
-                Some(domain) => {
-                    found = domain;
-                    &found
-                }
-                None => return,
-            },
+            Some(_) => known,
+            None => {
+                found = self.domains.get(owner);
+                found.as_ref()
+            }
         };
+        if domain.is_none_or(|domain| domain.is_pv()) {
+            self.forget_machine_frame(mfn);
+        }
+        self.hal.zero_frames(mfn, 0);
+        self.memory.free(mfn, 0);
+        let Some(domain) = domain else { return };
         domain.memory.uncharge(charge, 1);
         if domain.memory.is_closed() {
             self.bury_if_empty(domain);
+        }
+    }
+
+    /// The last use of a paravirtual domain's frame is over.
+    pub(super) fn forget_machine_frame(&self, mfn: Mfn) {
+        if H::PV {
+            self.hal.set_machine_to_phys(mfn, None);
+            self.hal.forget_frame(mfn);
         }
     }
 

@@ -8,8 +8,8 @@
 use arrayvec::ArrayVec;
 use xenolith_hal::{Gfn, Hal, Mfn, Order, P2m, P2mEntry, P2mError, P2mType, sync::MutexGuard};
 
-use super::{Charge, FrameRecord, Place};
-use crate::{DomId, Domain, DomainRef, Errno, Hypervisor};
+use super::{Charge, FrameRecord, FrameRef, Place, WritableRef};
+use crate::{Domain, DomainRef, Errno, Hypervisor};
 
 fn errno(error: P2mError) -> Errno {
     match error {
@@ -120,14 +120,14 @@ impl<H: Hal> Hypervisor<H> {
                 return lock;
             }
             drop(lock);
-            for mfn in foreign {
-                self.put_frame(mfn);
+            for (mfn, kind) in foreign {
+                self.put_foreign(mfn, kind);
             }
         }
     }
 
     /// Takes hypervisor frames and some foreign frames out of a range. The caller lets go of the foreign ones.
-    fn clear(&self, domain: &DomainRef<H>, gfn: Gfn, frames: u64) -> ArrayVec<Mfn, 32> {
+    fn clear(&self, domain: &DomainRef<H>, gfn: Gfn, frames: u64) -> ArrayVec<(Mfn, P2mType), 32> {
         let end = gfn.plus(frames);
         let mut foreign = ArrayVec::new();
         let mut at = gfn;
@@ -141,7 +141,7 @@ impl<H: Hal> Hypervisor<H> {
                     let expected = (entry.mfn, entry.kind);
                     let tables = self.tables(domain);
                     if domain.p2m.remove_if(start, expected, &tables) == Ok(true) {
-                        foreign.push(entry.mfn);
+                        foreign.push(expected);
                     }
                 }
                 // It goes at once, for mapping the range anew may fail.
@@ -167,7 +167,7 @@ impl<H: Hal> Hypervisor<H> {
         domain: &Domain<H>,
         gfn: Gfn,
         new: (Mfn, P2mType),
-    ) -> Result<Option<Mfn>, Errno> {
+    ) -> Result<Option<(Mfn, P2mType)>, Errno> {
         let old = domain
             .p2m
             .exchange(gfn, Some(new), &self.tables(domain))
@@ -176,7 +176,7 @@ impl<H: Hal> Hypervisor<H> {
             return Ok(None);
         };
         match kind {
-            P2mType::ForeignRw | P2mType::ForeignRo => return Ok(Some(mfn)),
+            P2mType::ForeignRw | P2mType::ForeignRo => return Ok(Some((mfn, kind))),
             P2mType::XenShared => self.note_shown(mfn, None),
             _ => {}
         }
@@ -187,7 +187,7 @@ impl<H: Hal> Hypervisor<H> {
     /// the domain's own stays the domain's, unmapped.
     pub(crate) fn let_go_replaced(&self, domain: &Domain<H>, gfn: Gfn, old: &P2mEntry) {
         match old.kind {
-            P2mType::ForeignRw | P2mType::ForeignRo => self.put_frame(old.mfn),
+            P2mType::ForeignRw | P2mType::ForeignRo => self.put_foreign(old.mfn, old.kind),
             P2mType::XenShared => {
                 let _one_at_a_time = domain.memory.physmap.lock();
                 // Since then it may have been shown again, there or elsewhere.
@@ -229,8 +229,18 @@ impl<H: Hal> Hypervisor<H> {
         let foreign = self.replace(domain, gfn, (mfn, P2mType::XenShared))?;
         record.set_shown_at(Some(gfn));
         drop(one_at_a_time);
-        foreign.into_iter().for_each(|mfn| self.put_frame(mfn));
+        if let Some((mfn, kind)) = foreign {
+            self.put_foreign(mfn, kind);
+        }
         Ok(())
+    }
+
+    /// Lets go of a foreign frame that was in a map.
+    pub(super) fn put_foreign(&self, mfn: Mfn, kind: P2mType) {
+        match kind {
+            P2mType::ForeignRw => self.put_writable(mfn),
+            _ => self.put_frame(mfn),
+        }
     }
 
     /// Maps a frame of `owner` at `gfn` of a privileged domain's map: `source` is its place in the owner's map.
@@ -247,7 +257,14 @@ impl<H: Hal> Hypervisor<H> {
             P2mType::RamRo => P2mType::ForeignRo,
             _ => return Err(Errno::EINVAL),
         };
-        self.map_held(domain, gfn, pinned.frame.mfn(), kind, owner.id())
+        let mfn = pinned.frame.mfn();
+        match self.map_held(domain, gfn, mfn, kind, owner) {
+            // A page table of a paravirtual domain may be looked at.
+            Err(Errno::EINVAL) if owner.is_pv() && kind == P2mType::ForeignRw => {
+                self.map_held(domain, gfn, mfn, P2mType::ForeignRo, owner)
+            }
+            result => result,
+        }
     }
 
     /// Maps a frame that belongs to `owner` at `gfn`; the map takes a reference of its own.
@@ -257,14 +274,24 @@ impl<H: Hal> Hypervisor<H> {
         gfn: Gfn,
         mfn: Mfn,
         kind: P2mType,
-        owner: DomId,
+        owner: &Domain<H>,
     ) -> Result<(), Errno> {
-        let frame = self.get_frame(mfn, owner).ok_or(Errno::EINVAL)?;
+        let held = match kind {
+            P2mType::ForeignRw => self.get_writable(mfn, owner).map(WritableRef::keep),
+            _ => self.get_frame(mfn, owner.id()).map(FrameRef::keep),
+        };
+        held.ok_or(Errno::EINVAL)?;
         let one_at_a_time = domain.memory.physmap.lock();
         let replaced = self.replace(domain, gfn, (mfn, kind));
         drop(one_at_a_time);
-        replaced?.into_iter().for_each(|mfn| self.put_frame(mfn));
-        frame.keep();
+        match replaced {
+            Ok(Some((mfn, kind))) => self.put_foreign(mfn, kind),
+            Ok(None) => {}
+            Err(errno) => {
+                self.put_foreign(mfn, kind);
+                return Err(errno);
+            }
+        }
         Ok(())
     }
 
@@ -286,7 +313,7 @@ impl<H: Hal> Hypervisor<H> {
             .map_err(errno)?;
         drop(one_at_a_time);
         if removed && matches!(entry.kind, P2mType::ForeignRw | P2mType::ForeignRo) {
-            self.put_frame(entry.mfn);
+            self.put_foreign(entry.mfn, entry.kind);
         }
         removed.then_some(()).ok_or(Errno::ENOENT)
     }

@@ -2,7 +2,7 @@
 //!
 //! No vCPU of the domain runs and its account is closed, so its translation changes only here. First every mapped frame
 //! loses the domain's allocation (or the reference of a foreign mapping); then, if the domain still owns something, the
-//! whole frame table is searched for it (frames that a guest owns but has not mapped). Each piece ends when an
+//! whole frame table is searched for it (frames that a guest owns but has not mapped, and all of a paravirtual one's). Each piece ends when an
 //! interrupt waits; where it stopped is in [`Relinquish`].
 
 use xenolith_hal::{Gfn, Hal, Mfn, P2m, P2mType};
@@ -57,14 +57,16 @@ impl<H: Hal> Hypervisor<H> {
 
     /// Handles a batch of mapped frames.
     fn relinquish_mapped(&self, domain: &DomainRef<H>, from: Gfn) -> Relinquish {
+        if domain.is_pv() {
+            // What it has mapped, only its page tables knew. They are gone.
+            domain.p2m.release(&self.tables(domain));
+            return self.first_unmapped(domain);
+        }
         let (mut from, mut handled) = (from, 0);
         while handled < BATCH {
             let Some((gfn, entry, left)) = domain.p2m.next_mapped(from) else {
                 domain.p2m.release(&self.tables(domain));
-                return match self.memory.table().banks().first() {
-                    Some(bank) if !domain.memory.is_empty() => Relinquish::Unmapped(bank.first),
-                    _ => Relinquish::Done,
-                };
+                return self.first_unmapped(domain);
             };
             let frames = match entry.kind {
                 P2mType::RamRw | P2mType::RamRo => {
@@ -91,6 +93,14 @@ impl<H: Hal> Hypervisor<H> {
         Relinquish::Mapped(from)
     }
 
+    /// Where the search of the frame table begins, if something is left to be found.
+    fn first_unmapped(&self, domain: &DomainRef<H>) -> Relinquish {
+        match self.memory.table().banks().first() {
+            Some(bank) if !domain.memory.is_empty() => Relinquish::Unmapped(bank.first),
+            _ => Relinquish::Done,
+        }
+    }
+
     /// Takes a foreign mapping away and lets its frame go; false when it is not there any more.
     pub(crate) fn unmap_foreign(
         &self,
@@ -101,7 +111,7 @@ impl<H: Hal> Hypervisor<H> {
         // Foreign frames are mapped one by one, so no block is split and no table needed.
         let removed = domain.p2m.remove_if(gfn, mapping, &self.tables(domain));
         if removed == Ok(true) {
-            self.put_frame(mapping.0);
+            self.put_foreign(mapping.0, mapping.1);
         }
         removed == Ok(true)
     }

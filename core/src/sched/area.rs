@@ -1,7 +1,9 @@
 //! The copy of a vCPU's runstate that its guest can read without a hypercall.
 //!
 //! The guest gives a virtual address; it is translated once, and the frames behind it are looked up at each update, so
-//! that memory that the guest gave away meanwhile is never written. The area may cross the end of a frame.
+//! that memory that the guest gave away meanwhile is never written. The area may cross the end of a frame. For a
+//! paravirtual guest the machine frames are found once, and at each update it is seen whether they still are memory of its
+//! own that it may write.
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -24,7 +26,7 @@ const MARK: u8 = (UPDATE >> 56) as u8;
 
 /// Where the copy stands.
 pub(crate) struct Area {
-    /// Guest-physical address of the first byte.
+    /// Guest-physical address of the first byte; the machine's own address for a paravirtual guest.
     start: AtomicU64,
     /// Guest-physical address of the frame that holds the rest, where there is a rest.
     rest: AtomicU64,
@@ -169,11 +171,15 @@ impl<H: Hal> Hypervisor<H> {
         at: GuestPhys,
         f: impl FnOnce(Mfn, usize) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        vcpu.domain()
-            .p2m
-            .with_entry(at.frame(), |entry| match entry {
-                Some(entry) if entry.kind == P2mType::RamRw => f(entry.mfn, at.offset()),
-                _ => Err(Fault),
-            })
+        let domain = vcpu.domain();
+        if domain.is_pv() {
+            let mfn = Mfn(at.frame().0);
+            let frame = self.get_writable(mfn, domain).ok_or(Fault)?;
+            return f(frame.mfn(), at.offset());
+        }
+        domain.p2m.with_entry(at.frame(), |entry| match entry {
+            Some(entry) if entry.kind == P2mType::RamRw => f(entry.mfn, at.offset()),
+            _ => Err(Fault),
+        })
     }
 }

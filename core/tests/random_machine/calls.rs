@@ -1,20 +1,15 @@
 //! Random hypercalls with mostly sane arguments, laid out in the guest's own memory.
 
+mod grants;
+mod memory;
+
 use xenolith_abi::{
     Nr, Port,
     event_channel::{
         AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelOp as Ev,
         ExpandArray, InitControl, SetPriority,
     },
-    grant_table::{
-        CacheFlags, CacheFlush, CopyFlags, CopyPtr, GrantCopy, GrantTableOp as Gt, MapFlags,
-        MapGrantRef, QuerySize, SetVersion, SetupTable, SwapGrantRef, UnmapGrantRef,
-    },
     handle::GuestHandle,
-    memory::{
-        AddToPhysmap, AddToPhysmapBatch, MapSpace, MemFlags, MemoryDomain, MemoryOp,
-        RemoveFromPhysmap, Reservation,
-    },
     multicall::MulticallEntry,
     sched::{PinOverride, Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog},
     vcpu::{RegisterRunstateMemoryArea, RegisterVcpuInfo, VcpuOp},
@@ -24,10 +19,9 @@ use xenolith_hal::{ArchTimer, Hal, Nanos};
 use xenolith_sim::Sim;
 
 use crate::{
-    guest::{DATA, GARBAGE, GRANT_TABLE, INFO, WINDOW, WINDOW_PAGES},
+    guest::{DATA, GARBAGE, INFO, WINDOW, WINDOW_PAGES},
     machine::{BANKS, Machine},
 };
-use xenolith_abi::{GrantHandle, GrantRef};
 
 /// A call that a guest is about to make.
 pub struct Call {
@@ -239,7 +233,7 @@ impl Machine {
             14 => {
                 // Any but those that lead into the FIFO ABI, which a polite guest does with thought.
                 let op = [self.random.below(11), 13, 14][self.random.below(3) as usize];
-                super::calls::call(Nr::EventChannelOp, [op, arg, 0, 0, 0])
+                self::call(Nr::EventChannelOp, [op, arg, 0, 0, 0])
             }
             _ => {
                 let port = self.some_port(own);
@@ -266,310 +260,6 @@ impl Machine {
         });
         let port = self.random.pick(&found).copied();
         (remote.id(), port.unwrap_or_else(|| self.some_port(&remote)))
-    }
-
-    /// A grant of some domain, to `own` if there is one.
-    fn some_grant(&mut self, own: DomId) -> (DomId, GrantRef) {
-        let Some(at) = self.any_dom() else {
-            return (DomId(0), GrantRef(0));
-        };
-        let id = self.doms[at].domain.id();
-        let mut found = Vec::new();
-        if let Some(table) = self.grant_page(at) {
-            let size = self.entry_size(at);
-            for gref in 0..12_u32 {
-                let mut entry = [0; 4];
-                let read = self
-                    .hv
-                    .hal
-                    .read_frame(table, gref as usize * size, &mut entry);
-                let word = u32::from_le_bytes(entry);
-                if read.is_ok() && word & 1 == 1 && (word >> 16) as u16 == own.0 {
-                    found.push(GrantRef(gref));
-                }
-            }
-        }
-        let gref = self.random.pick(&found).copied();
-        (id, gref.unwrap_or(GrantRef(self.random.below(1100) as u32)))
-    }
-
-    fn grant_call(&mut self, at: usize, vcpu: &VcpuRef<Sim>, arg: u64) -> Call {
-        let own = vcpu.domain();
-        let count = 1 + self.random.below(4);
-        let call = |op: Gt, count| call(Nr::GrantTableOp, [op.number().into(), arg, count, 0, 0]);
-        match self.random.below(14) {
-            0..=4 => {
-                for n in 0..count {
-                    let (dom, gref) = self.some_grant(own.id());
-                    let flags = match self.random.below(8) {
-                        0..=3 => MapFlags::HOST_MAP,
-                        4..=6 => MapFlags::HOST_MAP | MapFlags::READONLY,
-                        _ => MapFlags(self.random.below(64) as u32),
-                    };
-                    let host_addr = self.some_window(at) << 12;
-                    let op = MapGrantRef {
-                        host_addr,
-                        flags,
-                        gref,
-                        dom,
-                        ..Default::default()
-                    };
-                    self.poke(vcpu, arg + n * size_of::<MapGrantRef>() as u64, &op);
-                }
-                call(Gt::MapGrantRef, count)
-            }
-            5..=8 => {
-                let mut mapped = Vec::new();
-                self.hv
-                    .dump_mappings(own, |facts| mapped.push((facts.handle, facts.gfn.0)));
-                for n in 0..count {
-                    let known = self.random.pick(&mapped).copied();
-                    let (handle, gfn) = match known {
-                        Some(known) if !self.random.once_in(12) => known,
-                        _ => (
-                            GrantHandle(self.random.below(300) as u32),
-                            self.some_window(at),
-                        ),
-                    };
-                    let op = UnmapGrantRef {
-                        host_addr: gfn << 12,
-                        handle,
-                        ..Default::default()
-                    };
-                    self.poke(vcpu, arg + n * size_of::<UnmapGrantRef>() as u64, &op);
-                }
-                call(Gt::UnmapGrantRef, count)
-            }
-            9 | 10 => {
-                for n in 0..count {
-                    let op = self.copy_element(at, own.id());
-                    self.poke(vcpu, arg + n * size_of::<GrantCopy>() as u64, &op);
-                }
-                call(Gt::Copy, count)
-            }
-            11 => {
-                let op = SetupTable {
-                    dom: self.target(own.id()),
-                    nr_frames: self.random.below(4) as u32,
-                    frame_list: GuestHandle::new(arg + 256),
-                    ..Default::default()
-                };
-                self.poke(vcpu, arg, &op);
-                call(Gt::SetupTable, 1)
-            }
-            12 => {
-                let (ref_a, ref_b) = (self.random.below(14), self.random.below(14));
-                let op = SwapGrantRef {
-                    ref_a: GrantRef(ref_a as u32),
-                    ref_b: GrantRef(ref_b as u32),
-                    ..Default::default()
-                };
-                self.poke(vcpu, arg, &op);
-                call(Gt::SwapGrantRef, 1)
-            }
-            13 if self.random.once_in(3) => {
-                let version = 1 + self.random.below(2) as u32;
-                self.poke(vcpu, arg, &SetVersion { version });
-                call(Gt::SetVersion, 1)
-            }
-            _ if self.random.once_in(2) => {
-                let op = CacheFlush {
-                    addr_or_gref: (BANKS[0].0.0 + self.random.below(BANKS[0].1)) << 12,
-                    offset: 0,
-                    length: 64,
-                    op: CacheFlags::CLEAN,
-                };
-                self.poke(vcpu, arg, &op);
-                call(Gt::CacheFlush, 1)
-            }
-            _ => {
-                let dom = self.target(own.id());
-                self.poke(
-                    vcpu,
-                    arg,
-                    &QuerySize {
-                        dom,
-                        ..Default::default()
-                    },
-                );
-                call(Gt::QuerySize, 1)
-            }
-        }
-    }
-
-    fn copy_element(&mut self, at: usize, own: DomId) -> GrantCopy {
-        let mut flags = CopyFlags::empty();
-        let mut side = |m: &mut Self, flag| {
-            let (domid, gref_or_gfn) = if m.random.once_in(2) {
-                flags |= flag;
-                let (dom, gref) = m.some_grant(own);
-                (dom, gref.0.into())
-            } else {
-                (DomId::SELF, m.some_data(at))
-            };
-            let offset = m.random.below(4096) as u16;
-            CopyPtr {
-                gref_or_gfn,
-                domid,
-                offset,
-                ..Default::default()
-            }
-        };
-        let source = side(self, CopyFlags::SOURCE_GREF);
-        let dest = side(self, CopyFlags::DEST_GREF);
-        let len = self.random.below(300) as u16;
-        GrantCopy {
-            source,
-            dest,
-            len,
-            flags,
-            ..Default::default()
-        }
-    }
-
-    /// The domain that a memory call names, and where it is in the list of the test.
-    fn memory_target(&mut self, at: usize, own: DomId) -> (DomId, usize) {
-        let domid = self.target(own);
-        let known = self.doms.iter().position(|dom| dom.domain.id() == domid);
-        (domid, known.unwrap_or(at))
-    }
-
-    fn memory_call(&mut self, at: usize, vcpu: &VcpuRef<Sim>, arg: u64) -> Call {
-        let own = vcpu.domain();
-        let (domid, of) = self.memory_target(at, own.id());
-        let call = |op: MemoryOp| call(Nr::MemoryOp, [op.number().into(), arg, 0, 0, 0]);
-        match self.random.below(16) {
-            kind @ 0..=6 => {
-                let op = match kind {
-                    0..=3 => MemoryOp::PopulatePhysmap,
-                    4 | 5 => MemoryOp::DecreaseReservation,
-                    _ => MemoryOp::IncreaseReservation,
-                };
-                self.reservation(op, (domid, of), vcpu, arg);
-                call(op)
-            }
-            7..=10 => {
-                let (space, idx, gpfn) = self.map_request(of);
-                let op = AddToPhysmap {
-                    domid,
-                    size: 0,
-                    space,
-                    idx,
-                    gpfn,
-                };
-                self.poke(vcpu, arg, &op);
-                call(MemoryOp::AddToPhysmap)
-            }
-            11 | 12 => {
-                self.batch(at, vcpu, arg);
-                call(MemoryOp::AddToPhysmapBatch)
-            }
-            13 | 14 => {
-                let gpfn = self.some_window(of);
-                self.poke(
-                    vcpu,
-                    arg,
-                    &RemoveFromPhysmap {
-                        domid,
-                        gpfn,
-                        ..Default::default()
-                    },
-                );
-                call(MemoryOp::RemoveFromPhysmap)
-            }
-            _ => {
-                self.poke(vcpu, arg, &MemoryDomain { domid });
-                call(MemoryOp::MaximumGpfn)
-            }
-        }
-    }
-
-    fn reservation(
-        &mut self,
-        op: MemoryOp,
-        (domid, of): (DomId, usize),
-        vcpu: &VcpuRef<Sim>,
-        arg: u64,
-    ) {
-        let large = self.random.once_in(10);
-        let extent_order = match (large, self.random.once_in(5)) {
-            (true, _) => 9,
-            (_, true) => 2,
-            _ => 0,
-        };
-        let nr_extents = match large {
-            true => 1,
-            false => 1 + self.random.below(6),
-        };
-        for n in 0..nr_extents {
-            let gfn = match (large, op) {
-                (true, _) => 0x800 + (self.random.below(2) << 9),
-                (_, MemoryOp::DecreaseReservation) if self.random.once_in(3) => {
-                    0x800 + self.random.below(1024)
-                }
-                (_, MemoryOp::PopulatePhysmap) if self.random.once_in(3) => self.some_data(of),
-                _ => self.some_window(of),
-            };
-            self.poke(vcpu, arg + 128 + n * 8, &gfn);
-        }
-        let mem_flags = match self.random.below(8) {
-            0 => MemFlags(32),
-            1 => MemFlags(self.random.next() as u32),
-            _ => MemFlags(0),
-        };
-        let args = Reservation {
-            extent_start: GuestHandle::new(arg + 128),
-            nr_extents,
-            extent_order,
-            mem_flags,
-            domid,
-            ..Default::default()
-        };
-        self.poke(vcpu, arg, &args);
-    }
-
-    /// Space, index and place of a page to be put into a map.
-    fn map_request(&mut self, of: usize) -> (u32, u64, u64) {
-        let base = self.doms[of].base;
-        match self.random.below(8) {
-            0..=2 => {
-                let place = match self.random.once_in(4) {
-                    true => self.some_window(of),
-                    false => base + GRANT_TABLE,
-                };
-                (MapSpace::GrantTable.number(), 0, place)
-            }
-            3 => {
-                let most = if self.random.once_in(30) { 66 } else { 3 };
-                let index = self.random.below(most);
-                (MapSpace::GrantTable.number(), index, self.some_window(of))
-            }
-            4 | 5 => (MapSpace::SharedInfo.number(), 0, self.some_window(of)),
-            _ => {
-                let space = self.random.below(7) as u32;
-                (space, self.random.below(3), self.some_window(of))
-            }
-        }
-    }
-
-    fn batch(&mut self, at: usize, vcpu: &VcpuRef<Sim>, arg: u64) {
-        let foreign = self.any_dom().unwrap_or(at);
-        let size = 1 + self.random.below(6);
-        for n in 0..size {
-            let (index, gfn) = (self.some_data(foreign), self.some_window(at));
-            self.poke(vcpu, arg + 128 + n * 8, &index);
-            self.poke(vcpu, arg + 256 + n * 8, &gfn);
-        }
-        let args = AddToPhysmapBatch {
-            domid: DomId::SELF,
-            space: MapSpace::GmfnForeign.number() as u16,
-            size: size as u16,
-            foreign_domid: self.doms[foreign].domain.id(),
-            idxs: GuestHandle::new(arg + 128),
-            gpfns: GuestHandle::new(arg + 256),
-            errs: GuestHandle::new(arg + 384),
-        };
-        self.poke(vcpu, arg, &args);
     }
 
     fn sched_call(&mut self, vcpu: &VcpuRef<Sim>, arg: u64) -> Call {
@@ -677,33 +367,6 @@ impl Machine {
                 [self.random.below(3), self.random.below(8), 0, 0, 0],
             ),
             _ => call(Nr::XenVersion, [self.random.below(14), arg, 0, 0, 0]),
-        }
-    }
-
-    /// The call by which a guest gets to see the first frame of its grant table.
-    pub fn show_grant_table(&mut self, at: usize, index: usize, vcpu: &VcpuRef<Sim>) -> Call {
-        let arg = self.args_page(at, index);
-        let op = AddToPhysmap {
-            domid: DomId::SELF,
-            size: 0,
-            space: MapSpace::GrantTable.number(),
-            idx: 0,
-            gpfn: self.doms[at].base + GRANT_TABLE,
-        };
-        self.poke(vcpu, arg, &op);
-        let cmd = MemoryOp::AddToPhysmap.number().into();
-        call(Nr::MemoryOp, [cmd, arg, 0, 0, 0])
-    }
-
-    /// How many elements of a call that maps grants succeeded.
-    pub fn count_mapped(&mut self, vcpu: &VcpuRef<Sim>, call: &Call) {
-        if call.nr != Nr::GrantTableOp.number() || call.args[0] != 0 {
-            return;
-        }
-        for n in 0..call.args[2] {
-            let at = call.args[1] + n * size_of::<MapGrantRef>() as u64;
-            let done = self.peek::<MapGrantRef>(vcpu, at);
-            self.counts.mapped += u64::from(done.is_some_and(|op| op.status == 0));
         }
     }
 

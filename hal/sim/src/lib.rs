@@ -12,6 +12,7 @@ mod domain;
 mod faults;
 mod p2m;
 mod ram;
+mod tlbs;
 
 use std::{
     collections::HashMap,
@@ -22,8 +23,8 @@ use std::{
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, Fault, Gfn, GuestPhys, GuestVirt, Hal, Mfn, Nanos, Order, P2m,
-    PAGE_SIZE, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn, Nanos,
+    Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
 pub use cpus::CpuRecord;
@@ -31,6 +32,7 @@ pub use domain::{SimDomain, SimVcpu};
 pub use faults::Faults;
 pub use p2m::SimP2m;
 pub use ram::Ram;
+pub use tlbs::Tlbs;
 
 /// How a simulated machine ended: the payload of the unwinding that [`Hal::power_off`] and [`Hal::restart`] start.
 /// A test catches it with [`ended_with`].
@@ -59,7 +61,10 @@ struct Machine {
     now: AtomicU64,
     console: Mutex<Vec<u8>>,
     machine_to_phys: Mutex<HashMap<Mfn, Gfn>>,
+    /// Frames that no CPU has a translation to any more, since somebody last asked.
+    forgotten: Mutex<Vec<u64>>,
     faults: Arc<Faults>,
+    tlbs: Tlbs,
 }
 
 /// The simulated machine; clones are handles on the same one.
@@ -79,7 +84,9 @@ impl Sim {
                 now: AtomicU64::new(0),
                 console: Mutex::new(Vec::new()),
                 machine_to_phys: Mutex::default(),
+                forgotten: Mutex::default(),
                 faults: Arc::default(),
+                tlbs: Tlbs::new(cpus),
             }),
         }
     }
@@ -110,6 +117,11 @@ impl Sim {
     /// When the machine has no such CPU.
     pub fn cpu_record(&self, cpu: CpuId) -> &CpuRecord {
         &self.machine.cpus[cpu.index()]
+    }
+
+    /// The TLBs of its CPUs.
+    pub fn tlbs(&self) -> &Tlbs {
+        &self.machine.tlbs
     }
 
     /// The switch for injected failures.
@@ -159,6 +171,12 @@ impl Sim {
             .console
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frames that [`Hal::forget_frame`] was called for since the last call of this.
+    pub fn forgotten(&self) -> Vec<u64> {
+        let forgotten = self.machine.forgotten.lock();
+        std::mem::take(&mut *forgotten.unwrap_or_else(PoisonError::into_inner))
     }
 
     fn phys_table(&self) -> std::sync::MutexGuard<'_, HashMap<Mfn, Gfn>> {
@@ -291,6 +309,22 @@ impl Hal for Sim {
         self.atomic16(frame, offset, op).expect("RAM")
     }
 
+    fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        self.machine.ram.words(mfn)
+    }
+
+    fn tlb_stamp(&self) -> u64 {
+        self.machine.tlbs.stamp()
+    }
+
+    fn flush_stale(&self, stamp: u64) {
+        self.machine.tlbs.flush_stale(stamp);
+    }
+
+    fn relax(&self) {
+        std::thread::yield_now();
+    }
+
     fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
         match pfn {
             Some(pfn) => self.phys_table().insert(mfn, pfn),
@@ -300,6 +334,25 @@ impl Hal for Sim {
 
     fn machine_to_phys(&self, mfn: Mfn) -> Option<Gfn> {
         self.phys_table().get(&mfn).copied()
+    }
+
+    fn forget_frame(&self, mfn: Mfn) {
+        let forgotten = self.machine.forgotten.lock();
+        forgotten
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(mfn.0);
+    }
+
+    fn machphys_mapping(&self) -> Option<MachphysMapping> {
+        Some(MachphysMapping {
+            v_start: 0xffff_8000_0000_0000,
+            v_end: 0xffff_8000_0040_0000,
+            max_mfn: 0x7_ffff,
+        })
+    }
+
+    fn machphys_frame(&self, index: u64) -> Option<Mfn> {
+        (index < 2).then_some(Mfn(index))
     }
 
     fn copy_from_guest(

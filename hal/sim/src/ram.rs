@@ -62,6 +62,13 @@ impl Ram {
             .ok_or(Fault)
     }
 
+    /// The words of one frame. It counts as written from here on.
+    pub(crate) fn words(&self, mfn: Mfn) -> Option<&[AtomicU64; WORDS]> {
+        let frame = self.frame(mfn).ok()?;
+        frame.written.store(true, SeqCst);
+        frame.words.try_into().ok()
+    }
+
     /// Copies out of one frame.
     pub fn read(&self, mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
         let frame = self.frame(mfn)?;

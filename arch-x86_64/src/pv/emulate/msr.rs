@@ -51,16 +51,18 @@ pub enum PvMsr {
     Dropped,
     /// Controls a machine-check bank: all errors are told; writes are dropped.
     BankControl,
-    /// The status of a bank: 0, and nothing else can be written.
-    BankStatus,
+    /// Reads as 0, and nothing else can be written.
+    Zero,
+    /// How many machine-check banks there are; writes are dropped.
+    BankCount,
     /// [`crate::msr::MsrPolicy`].
     Model,
     /// #GP.
     Unknown,
 }
 
-/// Machine-check banks that are shown, and those for which there are registers.
-const BANKS: u32 = 2;
+/// Machine-check banks that are shown; there are registers for more.
+pub const BANKS: u32 = 2;
 const BANK_FIRST: u32 = 0x400;
 const BANK_LAST: u32 = 0x47f;
 
@@ -85,7 +87,9 @@ pub const fn classify(index: u32, vendor: Vendor) -> PvMsr {
         BANK_FIRST..=BANK_LAST => bank(index - BANK_FIRST),
         // What the CPU's clock does meanwhile is nobody's affair.
         0xe7 | 0xe8 => PvMsr::Dropped,
-        0x8b | 0x10a | 0x140 | 0x179 => PvMsr::Model,
+        0x140 => PvMsr::Zero,
+        0x179 => PvMsr::BankCount,
+        0x8b | 0x10a => PvMsr::Model,
         _ => match vendor {
             Vendor::Intel => intel(index),
             Vendor::Amd => amd(index),
@@ -96,7 +100,7 @@ pub const fn classify(index: u32, vendor: Vendor) -> PvMsr {
 const fn bank(at: u32) -> PvMsr {
     match at & 3 {
         0 if at / 4 < BANKS => PvMsr::BankControl,
-        1 => PvMsr::BankStatus,
+        1 => PvMsr::Zero,
         _ => PvMsr::Nothing,
     }
 }
@@ -168,7 +172,7 @@ mod tests {
         assert_eq!(both(0x400), PvMsr::BankControl);
         assert_eq!(both(0x404), PvMsr::BankControl);
         assert_eq!(both(0x408), PvMsr::Nothing);
-        assert_eq!(both(0x401), PvMsr::BankStatus);
+        assert_eq!(both(0x401), PvMsr::Zero);
         assert_eq!(both(0x402), PvMsr::Nothing);
         assert_eq!(both(0x480), PvMsr::Unknown);
     }

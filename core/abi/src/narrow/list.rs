@@ -33,6 +33,7 @@ differs! {
     memory::AddToPhysmapBatch { domid, space, size, foreign_domid, [long] idxs, [long] gpfns, [long] errs }
     memory::RemoveFromPhysmap { domid, [long] gpfn }
     memory::MachphysMfnList { max_extents, [long] extent_start, nr_extents }
+    memory::MachphysMapping { [long] v_start, [long] v_end, [long] max_mfn }
     memory::MemoryMap { nr_entries, [long] buffer }
     memory::ForeignMemoryMap { domid, map.nr_entries, [long] map.buffer }
     memory::PodTarget { target_pages, tot_pages, pod_cache_pages, pod_entries, domid }
@@ -68,4 +69,5 @@ same! {
     sched::Shutdown, sched::RemoteShutdown, sched::Watchdog, sched::PinOverride,
     vcpu::SetPeriodicTimer, vcpu::RegisterVcpuInfo,
     version::FeatureInfo, version::BuildIdHeader, version::CompileInfo,
+    x86_64::MmuUpdate,
 }

@@ -133,6 +133,54 @@ fn x86_64_constants(table: &mut Table<'_>) {
     table.constant("XEN_HVM_DEBUGCONS_IOPORT", x86_64::DEBUGCONS_PORT);
     table.constant("XEN_HVM_START_MAGIC_VALUE", start_info::MAGIC);
     enums! { table; MemmapType = "XEN_HVM_MEMMAP_TYPE_", }
+    pv_constants(table);
+}
+
+fn pv_constants(table: &mut Table<'_>) {
+    use pv_start_info::VgaConsoleInfo;
+    use x86_64::ContextFlags;
+    table.constant("MAX_GUEST_CMDLINE", pv_start_info::MAX_GUEST_CMDLINE as i64);
+    table.constant("XEN_VGATYPE_TEXT_MODE_3", VgaConsoleInfo::TEXT_MODE_3);
+    table.constant("XEN_VGATYPE_VESA_LFB", VgaConsoleInfo::VESA_LFB);
+    table.constant("XEN_VGATYPE_EFI_LFB", VgaConsoleInfo::EFI_LFB);
+    table.constant("FLAT_RING3_CS64", x86_64::FLAT_RING3_CS64);
+    table.constant("FLAT_RING3_CS32", x86_64::FLAT_RING3_CS32);
+    table.constant("FLAT_RING3_DS32", x86_64::FLAT_RING3_DS32);
+    table.constant("FLAT_RING3_DS64", x86_64::FLAT_RING3_DS64);
+    table.constant("FLAT_RING3_SS64", x86_64::FLAT_RING3_SS64);
+    table.constant("FIRST_RESERVED_GDT_ENTRY", x86_64::FIRST_RESERVED_GDT_ENTRY);
+    table.constant("__MACH2PHYS_VIRT_START", x86_64::MACH2PHYS_VIRT_START);
+    table.constant("__HYPERVISOR_VIRT_START", x86_64::MACH2PHYS_VIRT_START);
+    table.constant("__MACH2PHYS_VIRT_END", x86_64::MACH2PHYS_VIRT_END);
+    table.constant("__HYPERVISOR_VIRT_END", x86_64::HYPERVISOR_VIRT_END);
+    for (name, flag) in [
+        ("VGCF_I387_VALID", ContextFlags::I387_VALID),
+        ("VGCF_IN_KERNEL", ContextFlags::IN_KERNEL),
+        (
+            "VGCF_failsafe_disables_events",
+            ContextFlags::FAILSAFE_DISABLES_EVENTS,
+        ),
+        (
+            "VGCF_syscall_disables_events",
+            ContextFlags::SYSCALL_DISABLES_EVENTS,
+        ),
+        ("VGCF_online", ContextFlags::ONLINE),
+    ] {
+        table.constant(name, flag.bits());
+    }
+    table.constant("VGCF_in_syscall", x86_64::IretContext::IN_SYSCALL);
+    let flags = |flags| x86_64::TrapInfo {
+        flags,
+        ..x86_64::TrapInfo::default()
+    };
+    table.constant(
+        "TI_GET_DPL((struct trap_info[]){{ .flags = 7 }})",
+        flags(7).level(),
+    );
+    table.constant(
+        "!!TI_GET_IF((struct trap_info[]){{ .flags = 4 }})",
+        i64::from(flags(4).masks_events()),
+    );
 }
 
 fn arm_constants(table: &mut Table<'_>) {

@@ -232,7 +232,17 @@ fn x86_64_only(facts: &mut Vec<Fact>) {
         x86_64::ArchSharedInfo = "struct arch_shared_info" { max_pfn, pfn_to_mfn_frame_list_list, nmi_reason, p2m_cr3, p2m_vaddr, p2m_generation }
         x86_64::VcpuInfo = "struct vcpu_info" { evtchn_upcall_pending, evtchn_upcall_mask, evtchn_pending_sel, arch, time; _pad }
         x86_64::SharedInfo = "struct shared_info" { vcpu_info, evtchn_pending, evtchn_mask, wc_version, wc_sec, wc_nsec, wc_sec_hi, arch }
+        x86_64::MmuUpdate = "struct mmu_update" { ptr, val }
         x86_64::MmuextOp = "struct mmuext_op" { cmd, arg1, arg2; _pad }
+        x86_64::CpuUserRegs = "struct cpu_user_regs" { r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, error_code, entry_vector, rip, cs, saved_upcall_mask, rflags, rsp, ss, es, ds, fs, gs; _pad0, _pad1, _pad2, _pad3, _pad4, _pad5, _pad6 }
+        x86_64::TrapInfo = "struct trap_info" { vector, flags, cs, address; _pad }
+        x86_64::VcpuGuestContext = "struct vcpu_guest_context" { fpu_ctxt, flags, user_regs, trap_ctxt, ldt_base, ldt_ents, gdt_frames, gdt_ents, kernel_ss, kernel_sp, ctrlreg, debugreg, event_callback_eip, failsafe_callback_eip, syscall_callback_eip, vm_assist, fs_base, gs_base_kernel, gs_base_user }
+        x86_64::IretContext = "struct iret_context" { rax, r11, rcx, flags, rip, cs, rflags, rsp, ss }
+        pv_start_info::StartInfo = "struct start_info" { magic, nr_pages, shared_info, flags, store_mfn, store_evtchn, console, pt_base, nr_pt_frames, mfn_list, mod_start, mod_len, cmd_line, first_p2m_pfn, nr_p2m_frames; _pad0, _pad1 }
+        pv_start_info::StartConsole = "__typeof__(((struct start_info *)0)->console)" { mfn = "domU.mfn", evtchn = "domU.evtchn"; _pad }
+        pv_start_info::VgaConsoleInfo = "struct dom0_vga_console_info" { video_type, u; _pad }
+        pv_start_info::TextMode3 = "__typeof__(((struct dom0_vga_console_info *)0)->u.text_mode_3)" { font_height, cursor_x, cursor_y, rows, columns }
+        pv_start_info::VesaLfb = "__typeof__(((struct dom0_vga_console_info *)0)->u.vesa_lfb)" { width, height, bytes_per_line, bits_per_pixel, lfb_base, lfb_size, red_pos, red_size, green_pos, green_size, blue_pos, blue_size, rsvd_pos, rsvd_size, gbl_caps, mode_attrs, pad, ext_lfb_base }
         hvm::EvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector" { vcpu, vector; _pad }
         hvm_vcpu::VcpuHvmContext = "struct vcpu_hvm_context" { mode, pad, cpu_regs }
         hvm_vcpu::VcpuHvmX86_32 = "struct vcpu_hvm_x86_32" { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, cr0, cr3, cr4, pad1, efer, cs_base, ds_base, ss_base, es_base, tr_base, cs_limit, ds_limit, ss_limit, es_limit, tr_limit, cs_ar, ds_ar, ss_ar, es_ar, tr_ar, pad2 }
@@ -247,6 +257,12 @@ fn x86_64_only(facts: &mut Vec<Fact>) {
     ] {
         facts.push(Fact::new(name, name, mode as i64));
     }
+    let console = pv_start_info::StartConsole::of_dom0(0x1234, 0x5678);
+    facts.push(Fact::new(
+        "dom0's form of StartConsole",
+        "((__typeof__(((struct start_info *)0)->console)){ .dom0 = { 0x1234, 0x5678 } }).domU.mfn",
+        console.mfn as i64,
+    ));
     shared_info_layout(facts, &x86_64::SHARED_INFO, "evtchn_upcall_mask");
 }
 

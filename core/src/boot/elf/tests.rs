@@ -5,7 +5,8 @@ use proptest::prelude::*;
 /// What a test kernel is made of: physical address, size in memory, bytes.
 pub(in crate::boot) type Part = (u64, u64, Vec<u8>);
 
-fn note(id: u32, content: &[u8]) -> Vec<u8> {
+/// A note of Xen's.
+pub(in crate::boot) fn note(id: u32, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for word in [4, content.len() as u32, id] {
         out.extend(word.to_le_bytes());
@@ -21,8 +22,13 @@ pub(in crate::boot) fn kernel64(parts: &[Part], entry: u32) -> Vec<u8> {
     let notes = [
         note(6, b"test\0"),
         note(18, &u64::from(entry).to_le_bytes()),
-    ]
-    .concat();
+    ];
+    with_notes(parts, entry, &notes)
+}
+
+/// An ELF64 kernel with these notes in a note segment.
+pub(in crate::boot) fn with_notes(parts: &[Part], entry: u32, notes: &[Vec<u8>]) -> Vec<u8> {
+    let notes = notes.concat();
     let table = 64 + 56 * (parts.len() + 1);
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);

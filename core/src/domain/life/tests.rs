@@ -13,7 +13,12 @@ use zerocopy::IntoBytes;
 
 use super::*;
 use crate::{
-    DomId, grant::grant_table_op, guest::Caller, hypercall::Outcome, memory::Place, testing,
+    DomId,
+    grant::grant_table_op,
+    guest::Caller,
+    hypercall::{NoRows, Outcome},
+    memory::Place,
+    testing,
 };
 
 #[test]
@@ -207,7 +212,8 @@ fn connected_pair(hv: &Hypervisor<Sim>) -> [DomainRef<Sim>; 2] {
     let vcpu = testing::vcpu(&b);
     let arg = testing::place(hv, &vcpu, 0x100, &map);
     let caller = Caller { hv, vcpu: &vcpu };
-    let done = grant_table_op(caller, GrantTableOp::MapGrantRef.number().into(), arg, 1);
+    let done =
+        grant_table_op::<_, NoRows>(caller, GrantTableOp::MapGrantRef.number().into(), arg, 1);
     assert_eq!(done, Outcome::Done(0));
     assert_eq!(
         b.p2m.lookup(Gfn(0x200)).map(|e| e.mfn),

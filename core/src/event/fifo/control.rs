@@ -147,11 +147,11 @@ impl<H: Hal> Hypervisor<H> {
             *tail.lock() = 0;
         }
         let blocks = fifo.vcpus.iter().filter_map(|queues| queues.control.take());
-        blocks.for_each(|block| self.put_frame(block.mfn));
+        blocks.for_each(|block| self.put_writable(block.mfn));
         for page in &fifo.pages {
             let mfn = page.swap(NOWHERE, AcqRel);
             if mfn != NOWHERE {
-                self.put_frame(Mfn(mfn));
+                self.put_writable(Mfn(mfn));
             }
         }
         fifo.count.store(0, Release);

@@ -253,7 +253,10 @@ fn a_table_of_version_two_ends_with_its_domain() {
     };
     caller.write(ARGS, &SetVersion { version: 2 }).unwrap();
     let op = Op::SetVersion.number().into();
-    assert_eq!(grant_table_op(caller, op, ARGS, 1), Outcome::Done(0));
+    assert_eq!(
+        grant_table_op::<_, NoRows>(caller, op, ARGS, 1),
+        Outcome::Done(0)
+    );
     testing::destroy(&rig.hv, &domain);
     assert_eq!(rig.hv.memory.free_frames(), free);
 }

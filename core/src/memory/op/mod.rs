@@ -1,10 +1,12 @@
-//! The `memory_op` hypercall, answered as Xen 4.17 answers it on ARM.
+//! The `memory_op` hypercall, answered as Xen 4.17 answers it on ARM, and for paravirtual domains as on x86.
 //!
 //! Header: `memory.h`. The low bits of the command name the operation, the rest says how many extents are done: a long
 //! call that is interrupted returns [`Outcome::Again`] with that number raised, and is re-issued. Arguments are copied
 //! in once. Reservation calls answer with the number of extents done, also when an argument is bad; the others with 0
 //! or an error number.
 
+mod exchange;
+mod machine;
 mod physmap;
 mod query;
 mod reservation;
@@ -54,20 +56,22 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         }
         MemoryOp::MemoryMap => call.memory_map().into(),
         MemoryOp::RemoveFromPhysmap => call.remove_from_physmap().into(),
-        MemoryOp::Exchange => call.exchange().into(),
+        MemoryOp::Exchange => call.exchange(),
         MemoryOp::ClaimPages => call.claim_pages().into(),
         MemoryOp::GetVnumainfo => call.vnuma_topology().into(),
         MemoryOp::ReservedDeviceMemoryMap => call.reserved_device_memory().into(),
         // No page is ever shared.
         MemoryOp::GetSharingFreedPages | MemoryOp::GetSharingSharedPages => Outcome::Done(0),
-        MemoryOp::MachphysMfnList if H::HVM_CALLS => call.machphys_list().into(),
+        MemoryOp::MachphysMapping if call.from_pv() => call.machphys_mapping().into(),
+        MemoryOp::MachineMemoryMap if call.from_pv() => call.machine_memory_map().into(),
+        MemoryOp::MachphysMfnList if H::HVM_CALLS || call.from_pv() => call.machphys_list().into(),
         MemoryOp::MachphysCompatMfnList if H::HVM_CALLS => Errno::EOPNOTSUPP.into(),
         MemoryOp::SetMemoryMap if H::HVM_CALLS => call.set_memory_map().into(),
         MemoryOp::SetPodTarget | MemoryOp::GetPodTarget if H::HVM_CALLS => {
             call.populate_on_demand().into()
         }
         MemoryOp::AccessOp if H::HVM_CALLS => call.access_op().into(),
-        // PV and x86 matters, and paging, sharing and access control, which are not built in.
+        // Matters of other guests, and paging, sharing and access control, which are not built in.
         MemoryOp::MachphysMfnList
         | MemoryOp::MachphysMapping
         | MemoryOp::MachphysCompatMfnList
@@ -112,6 +116,11 @@ impl<H: Hal> Call<'_, H> {
         let domain = self.lookup(name)?;
         self.may_control(&domain)?;
         Ok(domain)
+    }
+
+    /// Whether a paravirtual domain calls.
+    fn from_pv(&self) -> bool {
+        self.caller.domain().is_pv()
     }
 
     /// The same call, to be made again when `done` extents are done.

@@ -34,6 +34,9 @@ impl<H: Hal> Call<'_, H> {
     /// The domain whose map is changed. Device memory is only mapped by the control domain for itself.
     fn map_target(&self, name: WireDomId, space: u32) -> Result<DomainRef<H>, Errno> {
         let domain = self.lookup(name)?;
+        if domain.is_pv() {
+            return Err(Errno::EACCES);
+        }
         let own = self.caller.domain();
         if space == MapSpace::DevMmio.number()
             && !(own.config.privileged && Arc::ptr_eq(&domain, own))
@@ -148,7 +151,11 @@ impl<H: Hal> Call<'_, H> {
     /// `XENMEM_remove_from_physmap`.
     pub(super) fn remove_from_physmap(&self) -> Result<i64, Errno> {
         let wanted = self.caller.read::<RemoveFromPhysmap>(self.arg)?;
-        let domain = self.target(wanted.domid)?;
+        let domain = self.lookup(wanted.domid)?;
+        if domain.is_pv() {
+            return Err(Errno::EACCES);
+        }
+        self.may_control(&domain)?;
         let _in_use = domain.memory.enter().ok_or(Errno::ESRCH)?;
         self.caller.hv.remove_from_map(&domain, Gfn(wanted.gpfn))?;
         Ok(0)
@@ -199,14 +206,19 @@ impl<H: Hal> Call<'_, H> {
             if n != self.done && self.preempted() {
                 return Ok(self.again(n));
             }
-            let Long(gfn) = self.caller.read_at(list, n)?;
-            let gfn = Gfn(gfn);
             let index = wanted.frame.saturating_add(n);
-            let mfn = match status {
-                true => hv.grant_status_frame(&domain, index)?,
-                false => hv.grant_frame(&domain, index)?,
+            let frame = || match status {
+                true => hv.grant_status_frame(&domain, index),
+                false => hv.grant_frame(&domain, index),
             };
-            hv.map_held(own, gfn, mfn, P2mType::ForeignRw, domain.id())?;
+            if own.is_pv() {
+                // It maps them itself.
+                self.caller.write_at(list, n, &Long(frame()?.0))?;
+                continue;
+            }
+            let Long(gfn) = self.caller.read_at(list, n)?;
+            let (gfn, mfn) = (Gfn(gfn), frame()?);
+            hv.map_held(own, gfn, mfn, P2mType::ForeignRw, &domain)?;
         }
         Ok(Outcome::Done(0))
     }

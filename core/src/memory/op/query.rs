@@ -3,12 +3,12 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_abi::memory::{
-    ForeignMemoryMap, MachphysMfnList, MemoryDomain, MemoryMap, MemoryOp, PodTarget, RDM_ALL,
+    ForeignMemoryMap, MemoryDomain, MemoryMap, MemoryOp, PodTarget, RDM_ALL,
     ReservedDeviceMemoryMap, VnumaTopologyInfo,
 };
 use xenolith_hal::{Gfn, GuestVirt, Hal, P2m};
 
-use super::Call;
+use super::{Call, machine::last_pfn};
 use crate::{Domain, Errno, hypercall::Privilege};
 
 impl<H: Hal> Call<'_, H> {
@@ -19,6 +19,7 @@ impl<H: Hal> Call<'_, H> {
         let frames = match op {
             MemoryOp::CurrentReservation => domain.memory.owned.load(Relaxed),
             MemoryOp::MaximumReservation => domain.memory.max.load(Relaxed),
+            _ if domain.is_pv() => last_pfn(&self.caller.hv.hal, &domain),
             _ => highest_mapped(&domain),
         };
         Ok(i64::try_from(frames).unwrap_or(i64::MAX))
@@ -28,21 +29,14 @@ impl<H: Hal> Call<'_, H> {
     pub(super) fn memory_map(&self) -> Result<i64, Errno> {
         let hal = &self.caller.hv.hal;
         let domain = self.caller.domain();
-        let map = hal.memory_map(&domain.arch).ok_or(Errno::ENOSYS)?;
+        let map = hal.memory_map(&domain.arch).filter(|map| !map.is_empty());
+        let map = map.ok_or(Errno::ENOSYS)?;
         let mut asked = self.caller.read::<MemoryMap>(self.arg)?;
         asked.nr_entries = asked.nr_entries.min(map.len() as u32);
         let buffer = GuestVirt(asked.buffer.address());
         for (entry, at) in map.iter().zip(0..u64::from(asked.nr_entries)) {
             self.caller.write_at(buffer, at, entry)?;
         }
-        self.caller.write(self.arg, &asked)?;
-        Ok(0)
-    }
-
-    /// `XENMEM_machphys_mfn_list`: the table has no frames.
-    pub(super) fn machphys_list(&self) -> Result<i64, Errno> {
-        let mut asked = self.caller.read::<MachphysMfnList>(self.arg)?;
-        asked.nr_extents = 0;
         self.caller.write(self.arg, &asked)?;
         Ok(0)
     }

@@ -1,6 +1,6 @@
-//! Growing and shrinking a domain's memory by extents, and the calls that only exist for PV guests or tools.
+//! Growing and shrinking a domain's memory by extents, and the claims of tools.
 
-use xenolith_abi::memory::{Exchange, MemFlags, MemoryOp, Reservation};
+use xenolith_abi::memory::{MemFlags, MemoryOp, Reservation};
 use xenolith_abi::narrow::Long;
 use xenolith_hal::{Gfn, GuestVirt, Hal, Order, PAGE_SHIFT};
 
@@ -17,7 +17,7 @@ const DOMU_MAX_ORDER: Order = 9;
 const CONTROL_MAX_ORDER: Order = MAX_ORDER;
 
 impl<H: Hal> Call<'_, H> {
-    fn max_order(&self) -> Order {
+    pub(super) fn max_order(&self) -> Order {
         if self.caller.domain().config.privileged {
             CONTROL_MAX_ORDER
         } else {
@@ -26,7 +26,7 @@ impl<H: Hal> Call<'_, H> {
     }
 
     /// Where the caller wants its memory; `None` for wishes that cannot be met.
-    fn place(&self, flags: MemFlags) -> Option<Place> {
+    pub(super) fn place(&self, flags: MemFlags) -> Option<Place> {
         let bits = flags.address_bits();
         if flags.0 & MemFlags::VNODE.0 != 0 || (bits != 0 && bits <= PAGE_SHIFT) {
             return None;
@@ -76,6 +76,9 @@ impl<H: Hal> Call<'_, H> {
         place: Place,
         n: u64,
     ) -> Result<(), Errno> {
+        if domain.is_pv() {
+            return self.change_machine_extent(op, domain, wanted, place, n);
+        }
         let (hv, order) = (self.caller.hv, wanted.extent_order);
         let extent = || {
             let list = GuestVirt(wanted.extent_start.address());
@@ -96,32 +99,6 @@ impl<H: Hal> Call<'_, H> {
                 .map(drop)
                 .map_err(|_| Errno::ENOMEM),
         }
-    }
-
-    /// `XENMEM_exchange`: its arguments are checked, but a translated guest's frames cannot be stolen.
-    pub(super) fn exchange(&self) -> Result<i64, Errno> {
-        let wanted = self.caller.read::<Exchange>(self.arg)?;
-        let (give, get) = (&wanted.input, &wanted.output);
-        let frames = |r: &Reservation| {
-            let shift = r.extent_order;
-            (shift <= MAX_ORDER && r.nr_extents <= u64::MAX >> shift)
-                .then(|| r.nr_extents << shift)
-                .ok_or(Errno::EINVAL)
-        };
-        if wanted.nr_exchanged > give.nr_extents
-            || give.domid != get.domid
-            || frames(give)? != frames(get)?
-        {
-            return Err(Errno::EINVAL);
-        }
-        if give.extent_order.max(get.extent_order) > self.max_order() {
-            return Err(Errno::EPERM);
-        }
-        self.target(give.domid)?;
-        if wanted.nr_exchanged == give.nr_extents {
-            return Ok(0);
-        }
-        Err(Errno::EINVAL)
     }
 
     /// `XENMEM_claim_pages`: tells whether the memory is there. Nothing is set aside.

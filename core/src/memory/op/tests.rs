@@ -10,7 +10,7 @@ use xenolith_abi::{
         RemoveFromPhysmap, Reservation,
     },
 };
-use xenolith_hal::{CpuId, Gfn, Mfn, P2m, P2mType};
+use xenolith_hal::{CpuId, Gfn, Hal, Mfn, P2m, P2mType};
 use xenolith_sim::Sim;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -21,6 +21,8 @@ use crate::{
     memory::Place,
     testing::{self, place},
 };
+
+mod machine;
 
 /// Where the tests keep arguments and lists in a guest's memory.
 const ARG: u64 = 0x100;

@@ -1,0 +1,135 @@
+//! Translations of PV guests that CPUs keep, and how they are made to forget them.
+//!
+//! A CPU keeps a domain's translations as long as it has one of the domain's address spaces loaded: a load of another root drops
+//! all, and nothing of a guest's is global. Who needs a translation gone asks the CPUs that are in the domain and waits for them.
+//! A CPU that is asked answers at the end of what it does, when it leaves a guest, or while it waits itself, for a lock
+//! ([`xenolith_hal::sync::relax`]) or for others: so nobody waits for ever.
+//!
+//! A clock counts flushes. What was dropped before a CPU's last flush began is not in that CPU any more: it need not be asked.
+
+use core::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+
+use xenolith_core::sched::Work;
+use xenolith_hal::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS, sync::relax};
+
+use crate::{
+    apic,
+    cpu::percpu::{PerCpu, cpu_id},
+};
+
+/// The work bit of a CPU that is asked.
+pub const WORK: u32 = Work::ARCH.bits();
+
+#[repr(align(64))]
+struct Mailbox {
+    /// Somebody waits for this CPU's flush.
+    asked: AtomicBool,
+    /// The clock before its last flush.
+    last: AtomicU64,
+}
+
+static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
+    Mailbox {
+        asked: AtomicBool::new(false),
+        last: AtomicU64::new(0),
+    }
+}; MAX_CPUS];
+
+static CLOCK: AtomicU64 = AtomicU64::new(1);
+
+/// The CPUs that have an address space of a PV guest loaded.
+pub static IN_GUESTS: AtomicCpuMask = AtomicCpuMask::empty();
+
+fn mailbox(cpu: CpuId) -> &'static Mailbox {
+    &MAILBOXES[cpu.index() % MAX_CPUS]
+}
+
+/// The time now. What is dropped now is forgotten by whoever flushes later.
+#[inline(always)]
+#[must_use]
+pub fn stamp() -> u64 {
+    CLOCK.load(SeqCst)
+}
+
+/// The executing CPU has just forgotten everything, or does so next: `forget` loads a root.
+#[inline(always)]
+pub fn with_root_load(forget: impl FnOnce()) {
+    let begun = CLOCK.fetch_add(1, SeqCst) + 1;
+    forget();
+    mailbox(cpu_id()).last.store(begun, Relaxed);
+}
+
+/// The executing CPU forgets what it keeps of the present guest.
+#[inline(always)]
+pub fn local() {
+    with_root_load(|| {
+        // SAFETY: loads the root that is loaded.
+        unsafe {
+            core::arch::asm!(
+                "mov {root}, cr3",
+                "mov cr3, {root}",
+                root = out(reg) _,
+                options(nostack, preserves_flags)
+            );
+        }
+    });
+}
+
+/// Answers, if somebody waits for the executing CPU.
+#[inline]
+pub fn answer() {
+    let own = mailbox(cpu_id());
+    if own.asked.load(SeqCst) {
+        // First the flush: who sees no question any more may rely on it.
+        local();
+        own.asked.store(false, SeqCst);
+    }
+}
+
+/// As [`answer`], for a CPU that looks at its work.
+pub fn answer_work(cpu: &PerCpu) {
+    if cpu.work.load(SeqCst) & WORK != 0 {
+        cpu.work.fetch_and(!WORK, SeqCst);
+        answer();
+    }
+}
+
+/// Makes CPUs forget, and waits until they have. The caller holds no lock of `spin` itself.
+pub fn cpus(cpu: &PerCpu, mask: &CpuMask) {
+    let own = cpu.id;
+    if mask.contains(own) {
+        local();
+    }
+    for other in mask.iter().filter(|other| *other != own) {
+        mailbox(other).asked.store(true, SeqCst);
+        cpu.hv.sched.work(other).fetch_or(WORK, SeqCst);
+        apic::kick(other);
+    }
+    for other in mask.iter().filter(|other| *other != own) {
+        while mailbox(other).asked.load(SeqCst) {
+            answer();
+            relax();
+        }
+    }
+}
+
+/// Makes those CPUs forget that are in a PV guest and may still keep what was dropped at `stamp`.
+pub fn older(cpu: &PerCpu, stamp: u64) {
+    let mut mask = IN_GUESTS.load();
+    for other in IN_GUESTS.load().iter() {
+        if mailbox(other).last.load(SeqCst) > stamp {
+            mask.remove(other);
+        }
+    }
+    if !mask.is_empty() {
+        cpus(cpu, &mask);
+    }
+}
+
+/// Makes every CPU forget that is in a PV guest.
+pub fn everybody(cpu: &PerCpu) {
+    cpus(cpu, &IN_GUESTS.load());
+}

@@ -1,0 +1,125 @@
+//! The machine under the page tables of PV guests.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use x86_64::{VirtAddr, instructions::tlb};
+use xenolith_core::{Domain, Errno, VcpuRef};
+use xenolith_hal::{CpuMask, GuestVirt, Mfn};
+
+use super::{
+    descriptors, flush,
+    memory::{AddressSpace, EntryPlace, Flush, IoAccess, Machine, PageTables, Words},
+    switch,
+    vcpu::{Mode, PvVcpu},
+};
+use crate::{
+    X86_64,
+    cpu::percpu::PerCpu,
+    mm::{hyp::Hyp, layout::ROOT_SLOTS},
+};
+
+/// The executing CPU, as page tables see it.
+pub struct ThisCpu(pub &'static PerCpu);
+
+impl ThisCpu {
+    /// The page tables of all PV guests.
+    #[inline(always)]
+    #[must_use]
+    pub fn tables(&self) -> PageTables<'_, X86_64, Self> {
+        PageTables {
+            hv: self.0.hv,
+            machine: self,
+        }
+    }
+}
+
+/// Of vCPUs that are none of a PV guest's: never asked for.
+static NOT_PV: AddressSpace = AddressSpace::new();
+
+impl Machine<X86_64> for ThisCpu {
+    #[inline(always)]
+    fn address_space<'a>(&'a self, vcpu: &'a VcpuRef<X86_64>) -> &'a AddressSpace {
+        vcpu.arch.pv().map_or(&NOT_PV, |pv| &pv.space)
+    }
+
+    fn io(&self, domain: &Domain<X86_64>, mfn: Mfn) -> IoAccess {
+        let _ = mfn;
+        match domain.config.privileged {
+            true => IoAccess::ReadWrite,
+            false => IoAccess::Refused,
+        }
+    }
+
+    fn may_set_cache(&self, domain: &Domain<X86_64>) -> bool {
+        domain.arch.owns_devices
+    }
+
+    fn fill_root(&self, _: &Domain<X86_64>, _: Mfn, words: &Words) {
+        let own = Hyp::root_entries();
+        for (word, own) in words.iter().zip(own).skip(ROOT_SLOTS.start).take(ROOT_SLOTS.len()) {
+            word.store(own.load(Relaxed), Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn load_root(&self, vcpu: &VcpuRef<X86_64>) {
+        if let Some(root) = vcpu.arch.pv().and_then(PvVcpu::root) {
+            flush::with_root_load(|| switch::load_root(root));
+        }
+    }
+
+    fn cpus_of(&self, domain: &Domain<X86_64>, vcpu: usize) -> CpuMask {
+        let Some(vcpu) = domain.vcpus.get(vcpu) else {
+            return CpuMask::default();
+        };
+        match vcpu.arch.pv().and_then(PvVcpu::cpu) {
+            Some(cpu) => CpuMask::only(cpu),
+            None => CpuMask::default(),
+        }
+    }
+
+    fn cpus_of_all(&self, domain: &Domain<X86_64>) -> CpuMask {
+        domain.arch.pv.as_ref().map_or_else(CpuMask::default, |pv| pv.present.load())
+    }
+
+    #[inline(always)]
+    fn flush_here(&self, what: Flush) {
+        match what {
+            Flush::All => flush::local(),
+            Flush::Page(address) => tlb::flush(VirtAddr::new_truncate(address.0)),
+        }
+    }
+
+    fn flush(&self, cpus: &CpuMask, what: Flush) {
+        if *cpus == CpuMask::only(self.0.id) {
+            return self.flush_here(what);
+        }
+        flush::cpus(self.0, cpus);
+    }
+
+    fn flush_caches(&self, _everywhere: bool) {
+        // SAFETY: writes the caches back, which changes nothing that memory says.
+        unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
+    }
+
+    fn set_ldt(&self, vcpu: &VcpuRef<X86_64>, base: GuestVirt, entries: u32) -> Result<(), Errno> {
+        let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;
+        descriptors::set_local(pv, base.0, entries)
+    }
+
+    fn l1_entry(&self, _: &VcpuRef<X86_64>, _: GuestVirt) -> Option<EntryPlace> {
+        None
+    }
+}
+
+impl PvVcpu {
+    /// The root table of who runs.
+    #[inline(always)]
+    #[must_use]
+    pub fn root(&self) -> Option<Mfn> {
+        match self.mode.get() {
+            Mode::Kernel => self.space.kernel(),
+            Mode::User => self.space.user(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Hypercalls with a list of requests: how far they came, and how they go on.
+//!
+//! A call that an interrupt stops is re-issued by the guest for the requests that are left, with a mark in their number; the
+//! count of those that are done, which the guest reads, then goes on from what it says. A call whose requests are done but
+//! that left tables to be undone is re-issued without requests, with its result in the place of the domain.
+
+use xenolith_abi::Wire;
+use xenolith_core::{guest::Caller, hypercall::Outcome};
+use xenolith_hal::{GuestVirt, Hal};
+
+use super::{AddressSpace, Machine, PageTables, Stop};
+
+/// In the number of requests: the call goes on.
+const GOES_ON: u32 = 1 << 31;
+
+/// A list of requests.
+pub(super) struct Batch {
+    /// The first that is not done.
+    pub(super) at: GuestVirt,
+    /// How many there are from there on.
+    pub(super) count: u32,
+    done_at: u64,
+    before: u32,
+    foreign: u64,
+}
+
+impl Batch {
+    /// The list that a call's arguments say. `Err`: the call has no list any more, only tables to undo, and this result.
+    #[inline(always)]
+    pub(super) fn open<H: Hal>(caller: Caller<'_, H>, args: [u64; 5]) -> Result<Self, i64> {
+        let [at, count, done_at, foreign, _] = args;
+        let mut batch = Self {
+            at: GuestVirt(at),
+            count: count as u32,
+            done_at,
+            before: 0,
+            foreign,
+        };
+        if batch.count & GOES_ON != 0 {
+            if at == 0 && batch.count == GOES_ON {
+                return Err((foreign as u32).cast_signed().into());
+            }
+            batch.count &= !GOES_ON;
+            if done_at != 0 {
+                batch.before = caller.read(GuestVirt(done_at)).unwrap_or(0);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Ends the call, or this part of it.
+    #[inline(always)]
+    pub(super) fn close<H: Hal, T: Wire>(
+        self,
+        caller: Caller<'_, H>,
+        done: u32,
+        result: Result<(), Stop>,
+    ) -> Outcome {
+        if self.done_at != 0 {
+            // A count that cannot be told changes nothing of what was done.
+            let _ = caller.write(GuestVirt(self.done_at), &self.before.wrapping_add(done));
+        }
+        match result {
+            Ok(()) => Outcome::Done(0),
+            Err(Stop::Failed(errno)) => errno.into(),
+            Err(Stop::Preempted) => {
+                let size = caller.size_of::<T>();
+                let left = self.count.saturating_sub(done) | GOES_ON;
+                let at = self.at.plus(u64::from(done).wrapping_mul(size));
+                Outcome::Again([at.0, left.into(), self.done_at, self.foreign, 0])
+            }
+        }
+    }
+}
+
+impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
+    /// Undoes what requests left before the guest gets their result.
+    #[inline(always)]
+    pub(super) fn after(self, space: &AddressSpace, outcome: Outcome) -> Outcome {
+        match (space.has_leaving(), &outcome) {
+            (true, Outcome::Done(result)) => self.finish_with(space, *result),
+            _ => outcome,
+        }
+    }
+
+    /// Undoes what requests left; then `result`.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn finish_with(self, space: &AddressSpace, result: i64) -> Outcome {
+        match self.finish_leaving(space) {
+            Ok(()) => Outcome::Done(result),
+            Err(_) => {
+                let result = (result as u32).into();
+                Outcome::Again([0, GOES_ON.into(), 0, result, 0])
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What page tables need of the machine. On hardware the backend implements it, in tests the simulated machine.
+
+use xenolith_core::{Domain, Errno, VcpuRef};
+use xenolith_hal::{CpuMask, GuestVirt, Hal, Mfn};
+
+use super::{AddressSpace, EntryPlace, Words};
+
+/// How a domain may map a frame that has no record: registers of devices, tables of the firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoAccess {
+    /// Not at all.
+    Refused,
+    /// For reading; an entry that allows writing loses that.
+    ReadOnly,
+    /// As it likes.
+    ReadWrite,
+}
+
+/// What to flush from a TLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Every translation of guests, global ones too.
+    All,
+    /// Translations of this address.
+    Page(GuestVirt),
+}
+
+/// The machine under the page tables.
+pub trait Machine<H: Hal> {
+    /// The roots of a vCPU and what its hypercalls left undone.
+    fn address_space<'a>(&'a self, vcpu: &'a VcpuRef<H>) -> &'a AddressSpace;
+
+    /// How a domain may map a frame that is no RAM of a domain's. RAM that is allowed here must stay the machine's for ever:
+    /// nothing is counted for such mappings.
+    fn io(&self, domain: &Domain<H>, mfn: Mfn) -> IoAccess;
+
+    /// Whether a domain may choose cache attributes, and flush caches: it has devices.
+    fn may_set_cache(&self, domain: &Domain<H>) -> bool;
+
+    /// Writes the hypervisor's slots (256 to 271) of a table that becomes a root of a domain's.
+    fn fill_root(&self, domain: &Domain<H>, root: Mfn, words: &Words);
+
+    /// An entry of a root changed, which may be loaded on CPUs. For machines that run guests on copies of roots.
+    fn root_changed(&self, root: Mfn, slot: usize) {
+        let _ = (root, slot);
+    }
+
+    /// The vCPU, which runs on this CPU, has a new root for its kernel: loads it, which flushes what is not global.
+    fn load_root(&self, vcpu: &VcpuRef<H>);
+
+    /// The CPUs that may have translations of a vCPU in their TLBs. Numbers that the domain does not have are empty.
+    fn cpus_of(&self, domain: &Domain<H>, vcpu: usize) -> CpuMask;
+
+    /// The same of all vCPUs of a domain.
+    fn cpus_of_all(&self, domain: &Domain<H>) -> CpuMask;
+
+    /// Flushes this CPU.
+    fn flush_here(&self, what: Flush);
+
+    /// Flushes CPUs; returns when they have.
+    fn flush(&self, cpus: &CpuMask, what: Flush);
+
+    /// Writes back and empties the caches of this CPU, or of all.
+    fn flush_caches(&self, everywhere: bool);
+
+    /// The vCPU's LDT is `entries` descriptors at an address that is page-aligned and the guest's.
+    fn set_ldt(&self, vcpu: &VcpuRef<H>, base: GuestVirt, entries: u32) -> Result<(), Errno>;
+
+    /// Where the L1 entry is that maps an address of the current vCPU, if the machine finds it faster than by a walk.
+    fn l1_entry(&self, vcpu: &VcpuRef<H>, address: GuestVirt) -> Option<EntryPlace> {
+        let _ = (vcpu, address);
+        None
+    }
+}

@@ -1,0 +1,238 @@
+//! `mmu_update`: entries of page tables, words of other frames, and entries of the machine-to-physical table, by the machine
+//! address of each (`xen.h`).
+//!
+//! Requests are copied in a few at a time, and the table that one of them was about is kept for the next: a list is mostly
+//! about one.
+
+use xenolith_abi::x86_64::MmuUpdate;
+use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome, memory::FrameRecord};
+use xenolith_hal::{Gfn, Hal, Mfn};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{
+    AddressSpace, Level, Machine, PageTables, Rights, Stop, Words, batch::Batch, owner::Named,
+    update::CpuBits,
+};
+
+/// How many requests are copied in at once.
+const CHUNK: usize = 8;
+
+/// Kinds of requests, in the lowest bits of the address.
+mod command {
+    pub(super) const NORMAL: u64 = 0;
+    pub(super) const MACHINE_TO_PHYS: u64 = 1;
+    pub(super) const KEEP_CPU_BITS: u64 = 2;
+    pub(super) const NO_TRANSLATION: u64 = 3;
+    pub(super) const MASK: u64 = 7;
+}
+
+/// A table that requests are about, held.
+struct Held<'a> {
+    mfn: Mfn,
+    level: Level,
+    record: &'a FrameRecord,
+    words: &'a Words,
+}
+
+/// What all requests of a call share.
+struct Updates<'a, H: Hal> {
+    /// Whose tables.
+    tables: DomId,
+    /// What leaf entries may lead to.
+    rights: Rights<'a, H>,
+    /// What the tables may hold by themselves.
+    own: Rights<'a, H>,
+    space: &'a AddressSpace,
+}
+
+impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
+    /// Serves the hypercall: requests, their number, where to count those that are done, and the domains they are about.
+    pub fn mmu_update(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
+        let space = self.machine.address_space(caller.vcpu);
+        let batch = match Batch::open(caller, args) {
+            Ok(batch) => batch,
+            Err(result) => return self.finish_with(space, result),
+        };
+        let foreign = args[3] as u32;
+        let outcome = if foreign == u32::from(DomId::SELF.0) {
+            let own = self.own_rights(caller.domain());
+            let updates = Updates {
+                tables: own.owner,
+                rights: own,
+                own,
+                space,
+            };
+            self.requests(caller, batch, &updates)
+        } else {
+            match self.foreign_updates(caller, foreign, batch) {
+                Ok(outcome) => outcome,
+                Err(errno) => errno.into(),
+            }
+        };
+        self.after(space, outcome)
+    }
+
+    /// The same about tables or frames of others.
+    #[cold]
+    #[inline(never)]
+    fn foreign_updates(
+        self,
+        caller: Caller<'_, H>,
+        foreign: u32,
+        batch: Batch,
+    ) -> Result<Outcome, Errno> {
+        let tables = match (foreign >> 16).checked_sub(1) {
+            None => Named::Own,
+            Some(id) if id == u32::from(caller.domain().id().0) => Named::Own,
+            Some(id) => match caller.hv.domains.get(DomId(id as u16)) {
+                Some(domain) => Named::Other(domain),
+                None => return Err(Errno::EINVAL),
+            },
+        };
+        let frames = Named::find(caller, DomId(foreign as u16))?;
+        if !matches!(frames, Named::Io) {
+            frames.check(caller)?;
+        }
+        tables.check(caller)?;
+        let (table_domain, io) = (tables.domain(caller), frames.domain(caller));
+        // While its tables change it does not end.
+        let in_use = table_domain.memory.enter();
+        if !table_domain.is_pv() || in_use.is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let updates = Updates {
+            tables: table_domain.id(),
+            rights: self.rights(table_domain, frames.owner(caller), io),
+            own: self.own_rights(table_domain),
+            space: self.machine.address_space(caller.vcpu),
+        };
+        Ok(self.requests(caller, batch, &updates))
+    }
+
+    #[inline(always)]
+    fn requests(self, caller: Caller<'_, H>, batch: Batch, updates: &Updates<'_, H>) -> Outcome {
+        let mut held = None;
+        let (mut done, mut at) = (0, batch.at);
+        let result = 'all: loop {
+            if let Err(stop) = self.finish_leaving(updates.space) {
+                break Err(stop);
+            }
+            let left = batch.count - done;
+            if left == 0 {
+                break Ok(());
+            }
+            if done != 0 && self.hv.hal.interrupt_waits() {
+                break Err(Stop::Preempted);
+            }
+            let mut chunk = [const { MmuUpdate { ptr: 0, val: 0 } }; CHUNK];
+            let mut some = chunk.get_mut(..CHUNK.min(left as usize)).unwrap_or(&mut []);
+            if caller.read_bytes(at, some.as_mut_bytes()).is_err() {
+                // All up to the first that cannot be read are done.
+                some = some.get_mut(..1).unwrap_or(&mut []);
+                some.zero();
+                if let Err(errno) = caller.read_bytes(at, some.as_mut_bytes()) {
+                    break Err(errno.into());
+                }
+            }
+            for request in &*some {
+                if let Err(stop) = self.request(request, updates, &mut held) {
+                    break 'all Err(stop);
+                }
+                at = at.plus(size_of::<MmuUpdate>() as u64);
+                done += 1;
+                if updates.space.has_leaving() {
+                    break;
+                }
+            }
+        };
+        self.release(&mut held, updates.space);
+        batch.close::<H, MmuUpdate>(caller, done, result)
+    }
+
+    #[inline(always)]
+    fn request<'t>(
+        self,
+        request: &MmuUpdate,
+        updates: &Updates<'_, H>,
+        held: &mut Option<Held<'t>>,
+    ) -> Result<(), Stop>
+    where
+        'a: 't,
+    {
+        let bits = match request.ptr & command::MASK {
+            command::NORMAL | command::NO_TRANSLATION => CpuBits::Replaced,
+            command::KEEP_CPU_BITS => CpuBits::Kept,
+            command::MACHINE_TO_PHYS => return self.set_phys(request, updates),
+            _ => return Err(Errno::ENOSYS.into()),
+        };
+        let mfn = Mfn(request.ptr >> 12);
+        let slot = (request.ptr >> 3 & 511) as usize;
+        if held.as_ref().is_none_or(|table| table.mfn != mfn) {
+            self.release(held, updates.space);
+            *held = self.table(mfn, updates)?;
+        }
+        let Some(table) = held else {
+            return Ok(self.write_memory(mfn, slot, request.val, updates.tables)?);
+        };
+        let word = table.words.get(slot).ok_or(Errno::EINVAL)?;
+        if table.level == Level::L1 {
+            self.update_leaf(word, request.val, bits, &updates.rights)?;
+            return Ok(());
+        }
+        if updates.rights.owner != updates.tables {
+            return Err(Errno::EINVAL.into());
+        }
+        let (place, own) = ((table.record, mfn), &updates.own);
+        let space = updates.space;
+        self.update_pointer(
+            table.level,
+            place,
+            word,
+            slot,
+            request.val,
+            bits,
+            own,
+            space,
+        )
+    }
+
+    /// Holds a frame if it is a table in use; `None` when it is another frame of the domain's.
+    #[inline(always)]
+    fn table(self, mfn: Mfn, updates: &Updates<'_, H>) -> Result<Option<Held<'a>>, Stop> {
+        let record = self.hv.memory.record(mfn).ok_or(Errno::EINVAL)?;
+        let Some(kind) = record.get_table(updates.tables) else {
+            return Ok(None);
+        };
+        match (Level::of(kind), self.words(mfn)) {
+            (Some(level), Ok(words)) => Ok(Some(Held {
+                mfn,
+                level,
+                record,
+                words,
+            })),
+            _ => {
+                self.let_go(record, mfn, updates.space);
+                Err(Errno::EINVAL.into())
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn release(self, held: &mut Option<Held<'_>>, space: &AddressSpace) {
+        if let Some(table) = held.take() {
+            self.let_go(table.record, table.mfn, space);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn set_phys(self, request: &MmuUpdate, updates: &Updates<'_, H>) -> Result<(), Stop> {
+        let mfn = Mfn(request.ptr >> 12);
+        let frame = self.hv.get_frame(mfn, updates.rights.owner);
+        let frame = frame.ok_or(Errno::EINVAL)?;
+        self.hv
+            .hal
+            .set_machine_to_phys(frame.mfn(), Some(Gfn(request.val)));
+        Ok(())
+    }
+}

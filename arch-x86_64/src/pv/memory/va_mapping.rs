@@ -1,0 +1,113 @@
+//! `update_va_mapping`: the L1 entry that maps an address, with the flush that goes with it (`xen.h`).
+
+use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome, memory::FrameType};
+use xenolith_hal::{GuestVirt, Hal};
+
+use super::{
+    AddressSpace, EntryPlace, Flush, Machine, PageTables, Rights, Words, owner::Named,
+    update::CpuBits,
+};
+
+const FLUSH_ALL_PAGES: u64 = 1;
+const FLUSH_ONE_PAGE: u64 = 2;
+const FLUSH_KIND: u64 = 3;
+/// What is left of the flags when the flush is for this CPU.
+const HERE: u64 = 0;
+/// The same for all CPUs; anything else is the address of a bitmap of vCPUs.
+const EVERYWHERE: u64 = 4;
+
+impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
+    /// Serves `update_va_mapping`: address, entry, flags.
+    pub fn update_va_mapping(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
+        let [address, new, flags, ..] = args;
+        let rights = self.own_rights(caller.domain());
+        self.update_address(caller, GuestVirt(address), new, flags, &rights)
+    }
+
+    /// Serves `update_va_mapping_otherdomain`: the entry leads to a frame of another domain.
+    pub fn update_va_mapping_otherdomain(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
+        let [address, new, flags, owner, _] = args;
+        let named = match Named::find(caller, DomId(owner as u16)) {
+            Ok(named) => named,
+            Err(errno) => return errno.into(),
+        };
+        if !matches!(named, Named::Io)
+            && let Err(errno) = named.check(caller)
+        {
+            return errno.into();
+        }
+        let io = named.domain(caller);
+        let rights = self.rights(caller.domain(), named.owner(caller), io);
+        self.update_address(caller, GuestVirt(address), new, flags, &rights)
+    }
+
+    #[inline(always)]
+    fn update_address(
+        self,
+        caller: Caller<'_, H>,
+        address: GuestVirt,
+        new: u64,
+        flags: u64,
+        rights: &Rights<'_, H>,
+    ) -> Outcome {
+        let space = self.machine.address_space(caller.vcpu);
+        let changed = self.l1_entry(caller.vcpu, address).and_then(|place| {
+            self.with_l1(place, caller.domain().id(), space, |words| {
+                let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
+                self.update_leaf(word, new, CpuBits::Replaced, rights)
+            })
+        });
+        let flushed = changed.and_then(|()| self.flush_by(caller, address, flags));
+        let result = Outcome::from(flushed.map(|()| 0));
+        match space.has_leaving() {
+            true => self.finish_now(space, result),
+            false => result,
+        }
+    }
+
+    /// Calls `f` with the words of a frame, held as an L1 table of a domain.
+    #[inline(always)]
+    pub(super) fn with_l1<T>(
+        self,
+        place: EntryPlace,
+        owner: DomId,
+        space: &AddressSpace,
+        f: impl FnOnce(&'a Words) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let record = self.hv.memory.record(place.table).ok_or(Errno::EINVAL)?;
+        let result = match record.get_table(owner) {
+            None => return Err(Errno::EINVAL),
+            Some(FrameType::L1) => self.words(place.table).and_then(f),
+            Some(_) => Err(Errno::EINVAL),
+        };
+        self.let_go(record, place.table, space);
+        result
+    }
+
+    /// A frame that was taken for an L1 table is another one, and its last user left meanwhile: it is undone here. That
+    /// takes another CPU that took the table down, so it is rare, and what is left is left to the next call on page tables.
+    #[cold]
+    #[inline(never)]
+    fn finish_now(self, space: &AddressSpace, result: Outcome) -> Outcome {
+        let _ = self.finish_leaving(space);
+        result
+    }
+
+    #[inline(always)]
+    fn flush_by(self, caller: Caller<'_, H>, address: GuestVirt, flags: u64) -> Result<(), Errno> {
+        let what = match flags & FLUSH_KIND {
+            FLUSH_ALL_PAGES => Flush::All,
+            FLUSH_ONE_PAGE => Flush::Page(address),
+            _ => return Ok(()),
+        };
+        match flags & !FLUSH_KIND {
+            HERE => self.machine.flush_here(what),
+            EVERYWHERE => self.flush_all(caller, what),
+            bitmap => {
+                let cpus = self.cpus_in(caller, GuestVirt(bitmap))?;
+                self.flush_cpus(&cpus, what);
+            }
+        }
+        Ok(())
+    }
+}
