@@ -153,12 +153,8 @@ fn write_hypercall_page(cx: &Stopped<'_>, value: u64) -> bool {
 
 fn fill(cx: &Stopped<'_>, mfn: Mfn) -> Option<()> {
     let hv = cx.hv();
-    let _held = hv.get_frame(mfn, cx.vcpu.domain().id())?;
-    let record = hv.memory.record(mfn)?;
-    hv.get_writable(record).ok()?;
-    let written = hv.hal.write_frame(mfn, 0, &hypercall_page::page());
-    record.put_type();
-    written.ok()
+    let _held = hv.get_writable(mfn, cx.vcpu.domain())?;
+    hv.hal.write_frame(mfn, 0, &hypercall_page::page()).ok()
 }
 
 /// RDTSCP.

@@ -38,14 +38,14 @@ impl From<bool> for Done {
 pub fn undefined(cx: &mut Stopped<'_>) -> bool {
     const LENGTH: u32 = FORCED_CPUID.len() as u32;
     const UNUSED: u32 = u64::BITS - 8 * LENGTH;
-    const [B0, B1, B2, B3, B4, B5, B6]: [u8; 7] = FORCED_CPUID;
-    const FORCED: u64 = u64::from_le_bytes([B0, B1, B2, B3, B4, B5, B6, 0]);
+    let [b0, b1, b2, b3, b4, b5, b6] = FORCED_CPUID;
+    let wanted = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, 0]);
     let Some((at, code)) = place::of(cx) else {
         return false;
     };
     // The word is one byte longer, which may be on a page that is not there.
     let forced = match access::read_word(at) {
-        Ok(word) => word << UNUSED == FORCED << UNUSED,
+        Ok(word) => word << UNUSED == wanted << UNUSED,
         Err(_) => {
             let mut bytes = [0; FORCED_CPUID.len()];
             access::read(at, &mut bytes).is_ok() && bytes == FORCED_CPUID
