@@ -39,12 +39,7 @@ pub fn set_table(caller: Caller<'_, X86_64>, pv: &PvVcpu, list: GuestVirt, count
 }
 
 /// Makes frames the vCPU's table, and lets go of those it had.
-pub fn install(
-    domain: &DomainRef<X86_64>,
-    pv: &PvVcpu,
-    frames: &[Mfn],
-    count: u32,
-) -> Result<()> {
+pub fn install(domain: &DomainRef<X86_64>, pv: &PvVcpu, frames: &[Mfn], count: u32) -> Result<()> {
     let mut held = ArrayVec::<Mfn, DESCRIPTOR_PAGES>::new();
     for frame in frames.iter().take(DESCRIPTOR_PAGES) {
         if let Err(errno) = take(domain, *frame) {
@@ -80,7 +75,10 @@ pub fn update(caller: Caller<'_, X86_64>, pv: &PvVcpu, at: u64, value: u64) -> O
         return Errno::EINVAL.into();
     };
     let (owner, slot) = (caller.domain().id(), at.offset() / 8);
-    match cpu.tables().update_descriptor(at.frame(), slot, value, owner, &pv.space) {
+    match cpu
+        .tables()
+        .update_descriptor(at.frame(), slot, value, owner, &pv.space)
+    {
         Ok(()) => Outcome::Done(0),
         Err(Stop::Failed(errno)) => errno.into(),
         Err(Stop::Preempted) => Outcome::Again([at.0, value, 0, 0, 0]),

@@ -9,9 +9,7 @@ use xenolith_core::{
 };
 use xenolith_hal::GuestVirt;
 
-use super::{
-    access, callbacks, descriptors, flush, machine::ThisCpu, registers, run::Stopped,
-};
+use super::{access, callbacks, descriptors, flush, machine::ThisCpu, registers, run::Stopped};
 use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.

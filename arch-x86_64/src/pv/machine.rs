@@ -56,7 +56,12 @@ impl Machine<X86_64> for ThisCpu {
 
     fn fill_root(&self, _: &Domain<X86_64>, _: Mfn, words: &Words) {
         let own = Hyp::root_entries();
-        for (word, own) in words.iter().zip(own).skip(ROOT_SLOTS.start).take(ROOT_SLOTS.len()) {
+        for (word, own) in words
+            .iter()
+            .zip(own)
+            .skip(ROOT_SLOTS.start)
+            .take(ROOT_SLOTS.len())
+        {
             word.store(own.load(Relaxed), Relaxed);
         }
     }
@@ -70,16 +75,20 @@ impl Machine<X86_64> for ThisCpu {
 
     fn cpus_of(&self, domain: &Domain<X86_64>, vcpu: usize) -> CpuMask {
         let Some(vcpu) = domain.vcpus.get(vcpu) else {
-            return CpuMask::default();
+            return CpuMask::EMPTY;
         };
         match vcpu.arch.pv().and_then(PvVcpu::cpu) {
             Some(cpu) => CpuMask::only(cpu),
-            None => CpuMask::default(),
+            None => CpuMask::EMPTY,
         }
     }
 
     fn cpus_of_all(&self, domain: &Domain<X86_64>) -> CpuMask {
-        domain.arch.pv.as_ref().map_or_else(CpuMask::default, |pv| pv.present.load())
+        domain
+            .arch
+            .pv
+            .as_ref()
+            .map_or(CpuMask::EMPTY, |pv| pv.present.load())
     }
 
     #[inline(always)]

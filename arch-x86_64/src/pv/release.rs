@@ -33,5 +33,7 @@ pub fn drop_page_tables(domain: DomId) -> bool {
             super::descriptors::forget(pv);
         }
     }
-    ThisCpu(cpu).tables().release_domain(&domain, &pv.release_at)
+    ThisCpu(cpu)
+        .tables()
+        .release_domain(&domain, &pv.release_at)
 }

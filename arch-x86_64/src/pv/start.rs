@@ -1,16 +1,16 @@
 //! The registers that a vCPU of a PV guest starts with: dom0's and others' made at boot, or what the guest says for a further vCPU
 //! (`VCPUOP_initialise`, `struct vcpu_guest_context`).
 
-use alloc::boxed::Box;
+use alloc::vec;
 
 use arrayvec::ArrayVec;
 use xenolith_abi::{
     errno::Errno,
     x86_64::{ContextFlags, CpuUserRegs, VcpuGuestContext},
 };
-use xenolith_core::{DomainRef, Hypervisor, VcpuRef, guest::Caller};
+use xenolith_core::{DomainRef, VcpuRef, guest::Caller};
 use xenolith_hal::{GuestVirt, HostPhys, Mfn};
-use zerocopy::FromZeros;
+use zerocopy::FromBytes;
 
 use super::{
     bounce::flags,
@@ -24,16 +24,20 @@ use super::{
 use crate::{X86_64, cpu::percpu::PerCpu};
 
 /// `VCPUOP_initialise`: registers for a vCPU that never had any.
-pub fn initialise(caller: Caller<'_, X86_64>, vcpu: &VcpuRef<X86_64>, arg: GuestVirt) -> Result<i64, Errno> {
-    let mut context: Box<VcpuGuestContext> =
-        VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
-    caller.read_bytes(arg, zerocopy::IntoBytes::as_mut_bytes(&mut *context))?;
+pub fn initialise(
+    caller: Caller<'_, X86_64>,
+    vcpu: &VcpuRef<X86_64>,
+    arg: GuestVirt,
+) -> Result<i64, Errno> {
+    let mut bytes = vec![0u8; size_of::<VcpuGuestContext>()];
+    caller.read_bytes(arg, &mut bytes)?;
+    let context = VcpuGuestContext::read_from_bytes(&bytes).map_err(|_| Errno::EFAULT)?;
     let _turn = vcpu.arch.start.lock();
     let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;
     if pv.has_registers.get() {
         return Err(Errno::EEXIST);
     }
-    set(caller.hv, caller.domain(), vcpu, pv, &context)?;
+    set(caller.domain(), vcpu, pv, &context)?;
     pv.has_registers.set(true);
     Ok(0)
 }
@@ -70,7 +74,6 @@ pub fn frame(regs: &CpuUserRegs) -> Frame {
 }
 
 fn set(
-    hv: &'static Hypervisor<X86_64>,
     domain: &DomainRef<X86_64>,
     vcpu: &VcpuRef<X86_64>,
     pv: &PvVcpu,
@@ -92,8 +95,12 @@ fn set(
     if pages > DESCRIPTOR_PAGES || context.ldt_ents > 8192 {
         return Err(Errno::EINVAL);
     }
-    let frames: ArrayVec<Mfn, DESCRIPTOR_PAGES> =
-        context.gdt_frames.iter().take(pages).map(|frame| Mfn(*frame)).collect();
+    let frames: ArrayVec<Mfn, DESCRIPTOR_PAGES> = context
+        .gdt_frames
+        .iter()
+        .take(pages)
+        .map(|frame| Mfn(*frame))
+        .collect();
     descriptors::install(domain, pv, &frames, context.gdt_ents as u32)?;
     if context.ldt_ents != 0 {
         descriptors::set_local(pv, context.ldt_base, context.ldt_ents as u32)?;
@@ -103,7 +110,11 @@ fn set(
     set_roots(vcpu, root(kernel).ok_or(Errno::EINVAL)?, root(user))?;
     for (trap, given) in pv.traps.iter().zip(&context.trap_ctxt) {
         trap.set(Trap {
-            address: if is_canonical(given.address) { given.address } else { 0 },
+            address: if is_canonical(given.address) {
+                given.address
+            } else {
+                0
+            },
             selector: given.cs | 3,
             flags: given.flags,
         });
@@ -123,10 +134,12 @@ fn set(
     });
     pv.kernel_stack.set(context.kernel_sp);
     pv.kernel_stack_selector.set(context.kernel_ss as u16 | 3);
-    pv.mode.set(match flags.contains(ContextFlags::IN_KERNEL) || root(user).is_none() {
-        true => Mode::Kernel,
-        false => Mode::User,
-    });
+    pv.mode.set(
+        match flags.contains(ContextFlags::IN_KERNEL) || root(user).is_none() {
+            true => Mode::Kernel,
+            false => Mode::User,
+        },
+    );
     let regs = &context.user_regs;
     pv.segments.set(Segments {
         ds: regs.ds,

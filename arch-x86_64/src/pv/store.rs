@@ -144,7 +144,9 @@ pub fn decode(bytes: &[u8], regs: &Frame) -> Option<Instruction> {
     let value = cut(regs.get(register), size);
     let store = match (two, opcode) {
         (false, 0x88 | 0x89) => Store::Write(value),
-        (false, 0xc6 | 0xc7) if middle == 0 => Store::Write(cut(bytes.immediate(size.min(4))?, size)),
+        (false, 0xc6 | 0xc7) if middle == 0 => {
+            Store::Write(cut(bytes.immediate(size.min(4))?, size))
+        }
         (false, 0x86 | 0x87) => Store::Exchange { register, value },
         (true, 0xb0 | 0xb1) => Store::Compare(value),
         (true, 0xc0 | 0xc1) => Store::Add { register, value },
@@ -229,20 +231,46 @@ mod tests {
             // movq $0,(%rdi)
             (&[0x48, 0xc7, 0x07, 0, 0, 0, 0], 8, Store::Write(0)),
             // xchg %rax,(%rbx)
-            (&[0x48, 0x87, 0x03], 8, Store::Exchange { register: 0, value: 0xf0 }),
+            (
+                &[0x48, 0x87, 0x03],
+                8,
+                Store::Exchange {
+                    register: 0,
+                    value: 0xf0,
+                },
+            ),
             // lock andb $0xfd,(%rdi)
             (&[0xf0, 0x80, 0x27, 0xfd], 1, Store::And(0xfd)),
             // lock btrq $1,(%rdi)
-            (&[0xf0, 0x48, 0x0f, 0xba, 0x37, 1], 8, Store::Bit { number: 1, change: Change::Clear }),
+            (
+                &[0xf0, 0x48, 0x0f, 0xba, 0x37, 1],
+                8,
+                Store::Bit {
+                    number: 1,
+                    change: Change::Clear,
+                },
+            ),
             // lock cmpxchg %rcx,8(%rsp)
-            (&[0xf0, 0x48, 0x0f, 0xb1, 0x4c, 0x24, 8], 8, Store::Compare(0x1111_1111_1111_11e1)),
+            (
+                &[0xf0, 0x48, 0x0f, 0xb1, 0x4c, 0x24, 8],
+                8,
+                Store::Compare(0x1111_1111_1111_11e1),
+            ),
             // movl $0x12345678,4(%r13)
-            (&[0x41, 0xc7, 0x45, 4, 0x78, 0x56, 0x34, 0x12], 4, Store::Write(0x1234_5678)),
+            (
+                &[0x41, 0xc7, 0x45, 4, 0x78, 0x56, 0x34, 0x12],
+                4,
+                Store::Write(0x1234_5678),
+            ),
             // andq $-2,(%rax)
             (&[0x48, 0x83, 0x20, 0xfe], 8, Store::And(u64::MAX - 1)),
         ];
         for (bytes, size, store) in rows {
-            let expected = Instruction { length: bytes.len() as u8, size: *size, store: *store };
+            let expected = Instruction {
+                length: bytes.len() as u8,
+                size: *size,
+                store: *store,
+            };
             assert_eq!(decode(bytes, &regs()), Some(expected), "{bytes:x?}");
         }
     }
@@ -257,11 +285,41 @@ mod tests {
             state
         };
         let opcodes: &[&[u8]] = &[
-            &[0x88], &[0x89], &[0x86], &[0x87], &[0xc6], &[0xc7], &[0x20], &[0x21], &[0x08], &[0x09], &[0x30], &[0x31],
-            &[0x80], &[0x81], &[0x83], &[0x0f, 0xb0], &[0x0f, 0xb1], &[0x0f, 0xc0], &[0x0f, 0xc1], &[0x0f, 0xab],
-            &[0x0f, 0xb3], &[0x0f, 0xbb], &[0x0f, 0xba],
+            &[0x88],
+            &[0x89],
+            &[0x86],
+            &[0x87],
+            &[0xc6],
+            &[0xc7],
+            &[0x20],
+            &[0x21],
+            &[0x08],
+            &[0x09],
+            &[0x30],
+            &[0x31],
+            &[0x80],
+            &[0x81],
+            &[0x83],
+            &[0x0f, 0xb0],
+            &[0x0f, 0xb1],
+            &[0x0f, 0xc0],
+            &[0x0f, 0xc1],
+            &[0x0f, 0xab],
+            &[0x0f, 0xb3],
+            &[0x0f, 0xbb],
+            &[0x0f, 0xba],
         ];
-        let prefixes: &[&[u8]] = &[&[], &[0x48], &[0x66], &[0xf0], &[0xf0, 0x48], &[0x4c], &[0x41], &[0x66, 0x41], &[0x66, 0x48]];
+        let prefixes: &[&[u8]] = &[
+            &[],
+            &[0x48],
+            &[0x66],
+            &[0xf0],
+            &[0xf0, 0x48],
+            &[0x4c],
+            &[0x41],
+            &[0x66, 0x41],
+            &[0x66, 0x48],
+        ];
         let mut done = 0;
         for _ in 0..100_000 {
             let mut bytes = std::vec::Vec::new();
@@ -270,14 +328,24 @@ mod tests {
             bytes.extend(random().to_le_bytes());
             bytes.extend(random().to_le_bytes());
             bytes.truncate(LONGEST);
-            let Some(ours) = decode(&bytes, &regs()) else { continue };
+            let Some(ours) = decode(&bytes, &regs()) else {
+                continue;
+            };
             let theirs = Decoder::new(64, &bytes, DecoderOptions::NONE).decode();
             if theirs.is_invalid() {
                 continue;
             }
-            assert_eq!(usize::from(ours.length), theirs.len(), "{bytes:x?} {theirs:?}");
+            assert_eq!(
+                usize::from(ours.length),
+                theirs.len(),
+                "{bytes:x?} {theirs:?}"
+            );
             assert_eq!(theirs.op0_kind(), OpKind::Memory, "{bytes:x?}");
-            assert_eq!(usize::from(ours.size), theirs.memory_size().size(), "{bytes:x?}");
+            assert_eq!(
+                usize::from(ours.size),
+                theirs.memory_size().size(),
+                "{bytes:x?}"
+            );
             done += 1;
         }
         assert!(done > 20_000, "{done}");

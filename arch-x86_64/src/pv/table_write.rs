@@ -45,7 +45,8 @@ pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
     }
     let mut bytes = [0; LONGEST];
     let rip = cx.frame().rip;
-    let Some(instruction) = fetch(rip, &mut bytes).and_then(|bytes| store::decode(bytes, cx.frame()))
+    let Some(instruction) =
+        fetch(rip, &mut bytes).and_then(|bytes| store::decode(bytes, cx.frame()))
     else {
         return false;
     };
@@ -175,7 +176,11 @@ const fn arithmetic(value: u64, size: u8) -> u64 {
     const PARITY: u64 = 1 << 2;
     let zero = if value == 0 { ZERO } else { 0 };
     let sign = (value >> (size as u32 * 8 - 1) & 1) << 7;
-    let parity = if (value as u8).count_ones().is_multiple_of(2) { PARITY } else { 0 };
+    let parity = if (value as u8).count_ones().is_multiple_of(2) {
+        PARITY
+    } else {
+        0
+    };
     zero | sign | parity
 }
 

@@ -154,7 +154,9 @@ fn page_fault(cx: &mut Stopped<'_>) {
             "reserved bits in its page tables, at {address:#x}"
         ));
     }
-    if error & (PRESENT | WRITE) == PRESENT | WRITE && cx.pv.mode.get() == Mode::Kernel && table_write::serve(cx, address)
+    if error & (PRESENT | WRITE) == PRESENT | WRITE
+        && cx.pv.mode.get() == Mode::Kernel
+        && table_write::serve(cx, address)
     {
         return;
     }

@@ -227,7 +227,8 @@ impl PvVcpu {
 
     /// Notes the CPU that loads it, or that none has it any more.
     pub fn set_cpu(&self, cpu: Option<CpuId>) {
-        self.loaded_on.store(cpu.map_or(NO_CPU, |cpu| cpu.0.into()), SeqCst);
+        self.loaded_on
+            .store(cpu.map_or(NO_CPU, |cpu| cpu.0.into()), SeqCst);
     }
 
     /// The handler of a vector.

@@ -21,6 +21,7 @@ use xenolith_sim::Sim;
 use crate::{
     guest::{DATA, GARBAGE, INFO, WINDOW, WINDOW_PAGES},
     machine::{BANKS, Machine},
+    pv::frame_of,
 };
 
 /// A call that a guest is about to make.
@@ -216,7 +217,8 @@ impl Machine {
                 call(Ev::SetPriority)
             }
             14 if !self.doms[at].polite => {
-                let gfn = self.some_data(at);
+                let page = self.some_data(at);
+                let gfn = frame_of(own, page);
                 if self.random.once_in(2) {
                     self.poke(vcpu, arg, &ExpandArray { array_gfn: gfn });
                     return call(Ev::ExpandArray);
@@ -338,7 +340,7 @@ impl Machine {
         match self.random.below(5) {
             0 => {
                 let offset = index as u32 * 64;
-                let mfn = self.doms[at].base + INFO;
+                let mfn = frame_of(vcpu.domain(), self.doms[at].base + INFO);
                 self.poke(
                     vcpu,
                     arg,

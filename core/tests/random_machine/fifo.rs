@@ -11,6 +11,7 @@ use xenolith_sim::Sim;
 use crate::{
     guest::{INFO, LAYOUT},
     machine::{Dom, Machine},
+    pv::frame_of,
 };
 
 /// The page of event words.
@@ -80,7 +81,7 @@ impl Machine {
         }
         let offset = |vcpu: u16| (BLOCKS + usize::from(vcpu) * BLOCK) as u32;
         let entered = (0..domain.vcpus.len() as u16).try_for_each(|vcpu| {
-            let gfn = Gfn(base + INFO);
+            let gfn = Gfn(frame_of(&domain, base + INFO));
             self.hv
                 .init_fifo_control(&domain, vcpu.into(), gfn, offset(vcpu))
         });
@@ -88,7 +89,9 @@ impl Machine {
             assert!(!domain.events.uses_fifo(), "only the first call can fail");
             return;
         }
-        let expanded = self.hv.expand_fifo_array(&domain, Gfn(base + WORDS));
+        let expanded = self
+            .hv
+            .expand_fifo_array(&domain, Gfn(frame_of(&domain, base + WORDS)));
         expanded.expect("the page was there");
         self.note(|| format!("{} uses the FIFO ABI", domain.id()));
         // What the selectors say is not looked at any more.

@@ -4,13 +4,19 @@
 use xenolith_abi::{
     Errno, Nr, Port,
     grant_table::{EntryFlags, entry_type},
+    memory::MemoryOp,
 };
 use xenolith_core::{DomId, DomainRef, VcpuRef, grant::Format, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{AtomicOp, CpuId, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType, SharedInfoLayout};
 use xenolith_sim::Sim;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{calls::Call, fifo::Consumer, machine::Machine};
+use crate::{
+    calls::Call,
+    fifo::Consumer,
+    machine::Machine,
+    pv::{Tables, frame_of},
+};
 
 /// What one vCPU's guest is in the middle of.
 #[derive(Default)]
@@ -54,8 +60,10 @@ impl Machine {
         }
         self.doms[at].guests[index].polled.clear();
         let polite = self.doms[at].polite;
+        let pv = vcpu.domain().is_pv();
         match self.random.below(20) {
-            0..=2 if self.grant_page(at).is_none() => {
+            7..=9 if pv => self.change_page_tables(at, vcpu),
+            0..=2 if !pv && self.grant_page(at).is_none() => {
                 let call = self.show_grant_table(at, index, vcpu);
                 self.make_call(at, index, vcpu, &call);
             }
@@ -99,12 +107,17 @@ impl Machine {
     pub fn issue(&mut self, vcpu: &VcpuRef<Sim>, nr: u64, args: [u64; 5]) -> Option<i64> {
         self.counts.calls += 1;
         let hv = &self.hv;
-        let outcome = xenolith_core::hypercall::dispatch(Caller { hv, vcpu }, nr, args);
+        let outcome =
+            xenolith_core::hypercall::dispatch_with::<_, Tables>(Caller { hv, vcpu }, nr, args);
         self.look_for_resets();
         let (id, number) = (vcpu.domain().id(), vcpu.id.0);
         self.note(|| format!("{id}v{number} calls {nr} {args:x?}: {outcome:x?}"));
         match outcome {
             Outcome::Done(result) => {
+                let exchange = nr == Nr::MemoryOp.number()
+                    && args[0] == MemoryOp::Exchange.number().into()
+                    && vcpu.domain().is_pv();
+                self.counts.exchanged += u64::from(exchange && result == 0);
                 let refused = Errno::from_result(result as isize).is_some();
                 self.counts.served += u64::from(!refused);
                 Some(result)
@@ -123,6 +136,7 @@ impl Machine {
         let Some(info) = vcpu.domain().info_area(vcpu) else {
             return;
         };
+        self.set_upcall_mask(vcpu, 0);
         let hal = &self.hv.hal;
         let upcall = info.offset + LAYOUT.vcpu.evtchn_upcall_pending;
         let told = hal.atomic8(info.mfn, upcall, AtomicOp::Swap(0)) != Ok(0);
@@ -252,7 +266,8 @@ impl Machine {
         let gref = self.random.below(12) as u32;
         let size = self.entry_size(at);
         let offset = gref as usize * size;
-        let frame = self.some_data(at);
+        let page = self.some_data(at);
+        let frame = frame_of(vcpu.domain(), page);
         let grantee = match self.any_dom() {
             Some(other) => self.doms[other].domain.id(),
             None => self.some_id(),

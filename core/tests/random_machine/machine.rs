@@ -33,6 +33,8 @@ pub struct Dom {
     pub pauses: u32,
     /// The same for each vCPU.
     pub vcpu_pauses: Vec<u32>,
+    /// Frames that a paravirtual guest uses as page tables.
+    pub tables: Vec<Mfn>,
     /// The pages of the FIFO ABI, while a polite guest uses it.
     pub fifo: Option<FifoPages>,
     /// What each vCPU's guest is doing.
@@ -64,6 +66,7 @@ pub struct Counts {
     pub events: u64,
     pub queued: u64,
     pub mapped: u64,
+    pub exchanged: u64,
 }
 
 pub struct Machine {
@@ -207,8 +210,16 @@ impl Machine {
     pub fn summary(&self) -> String {
         let c = &self.counts;
         format!(
-            "{} calls ({} served, {} continued), {} domains made, {} destroyed, {} events taken, {} from queues, {} grants mapped",
-            c.calls, c.served, c.continued, c.created, c.destroyed, c.events, c.queued, c.mapped
+            "{} calls ({} served, {} continued), {} domains made, {} destroyed, {} events taken, {} from queues, {} grants mapped, {} exchanges",
+            c.calls,
+            c.served,
+            c.continued,
+            c.created,
+            c.destroyed,
+            c.events,
+            c.queued,
+            c.mapped,
+            c.exchanged
         )
     }
 

@@ -1,5 +1,5 @@
 //! A whole simulated machine under a random schedule: four CPUs, a control domain and seven others with one to four vCPUs
-//! each, made and destroyed all the time. Every step one CPU does what it would do on hardware, or tools act on it:
+//! each, some of them paravirtual, made and destroyed all the time. Every step one CPU does what it would do on hardware, or tools act on it:
 //! interrupts come late, long calls are interrupted, allocations fail. What must always hold is checked after each step,
 //! all of it (`check`); at the end no event may be left over and every frame must be back.
 //!
@@ -13,6 +13,7 @@ mod fifo;
 mod guest;
 mod machine;
 mod manage;
+mod pv;
 mod random;
 
 use std::{

@@ -16,6 +16,7 @@ use xenolith_sim::{Sim, SimDomain, SimVcpu};
 use crate::{
     guest::{DATA, GuestModel, INFO},
     machine::{BANKS, CPUS, Dom, Machine},
+    pv::{frame_of, map_own},
 };
 
 /// First guest frame of a domain whose frames have numbers of its own.
@@ -82,25 +83,39 @@ impl Machine {
     /// Makes a domain and starts it, unless its number is taken or something runs out.
     pub fn create(&mut self, id: u16) {
         let vcpus = 1 + self.random.below(4) as u16;
+        let pv = match id {
+            5 | 6 => true,
+            7 => false,
+            _ => self.random.once_in(4),
+        };
         let config = DomainConfig {
             id: DomId(id),
             vcpus,
             privileged: id == 0,
             max_frames: 200 + self.random.below(3) * 300,
             direct_map: id == 7,
-            kind: GuestKind::Translated,
+            kind: match pv {
+                true => GuestKind::Paravirtual,
+                false => GuestKind::Translated,
+            },
         };
         let archs = (0..vcpus).map(|_| SimVcpu::default()).collect();
         let taken = self.hv.domains.get(config.id).is_some();
         let made = self
             .hv
             .create_domain(config, SimDomain::default(), archs, |_| {
-                Ok(self.sim.new_p2m())
+                Ok(match pv {
+                    true => self.sim.new_linear(),
+                    false => self.sim.new_p2m(),
+                })
             });
         let Ok(domain) = made else {
             return;
         };
         assert!(!taken, "two domains with number {id}");
+        if pv {
+            self.sim.keep_page_tables(domain.id());
+        }
         self.note(|| format!("d{id} is made with {vcpus} vCPUs"));
         self.counts.created += 1;
         self.ever.push(Arc::downgrade(&domain));
@@ -111,6 +126,7 @@ impl Machine {
             domain: domain.clone(),
             base: base.unwrap_or(BASE),
             polite: polite && self.register_infos(&domain, base.unwrap_or(BASE)),
+            tables: Vec::new(),
             fifo: None,
             pauses: 0,
             vcpu_pauses: vec![0; vcpus.into()],
@@ -145,12 +161,23 @@ impl Machine {
         }
         for gfn in (BASE..BASE + frames).map(Gfn) {
             let mfn = self.hv.allocate_for(domain, 0, Place::ANY).ok()?;
+            if domain.is_pv() {
+                self.sim.set_machine_to_phys(mfn, Some(gfn));
+                if !map_own(&self.hv, domain, gfn, (mfn, P2mType::RamRw)) {
+                    return None;
+                }
+                continue;
+            }
             domain.p2m.map(gfn, mfn, 1, P2mType::RamRw, &tables).ok()?;
         }
         // Some of its memory can only be read.
         if self.random.once_in(2) {
             let gfn = Gfn(BASE + DATA + self.random.below(10));
             let entry = domain.p2m.lookup(gfn)?;
+            if domain.is_pv() {
+                map_own(&self.hv, domain, gfn, (entry.mfn, P2mType::RamRo));
+                return Some(BASE);
+            }
             domain
                 .p2m
                 .map(gfn, entry.mfn, 1, P2mType::RamRo, &tables)
@@ -163,15 +190,16 @@ impl Machine {
     fn register_infos(&self, domain: &DomainRef<Sim>, base: u64) -> bool {
         VcpuRef::all(domain).all(|vcpu| {
             let offset = u32::from(vcpu.id.0) * 64;
-            self.hv
-                .register_vcpu_info(&vcpu, Gfn(base + INFO), offset)
-                .is_ok()
+            let frame = Gfn(frame_of(domain, base + INFO));
+            self.hv.register_vcpu_info(&vcpu, frame, offset).is_ok()
         })
     }
 
     fn destroy_piece(&mut self, at: usize) {
         let domain = self.doms[at].domain.clone();
-        if self.hv.destroy(&domain) == Destroyed::Yes && !self.doms[at].taken_apart {
+        let destroyed = self.hv.destroy(&domain);
+        self.drop_page_tables(at);
+        if destroyed == Destroyed::Yes && !self.doms[at].taken_apart {
             self.note(|| format!("{} is taken apart", domain.id()));
             self.doms[at].taken_apart = true;
             self.counts.destroyed += 1;

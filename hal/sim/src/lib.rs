@@ -23,8 +23,8 @@ use std::{
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn, Nanos,
-    Order, P2m, PAGE_SIZE, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, DomId, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn,
+    Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
 pub use cpus::CpuRecord;
@@ -61,6 +61,8 @@ struct Machine {
     now: AtomicU64,
     console: Mutex<Vec<u8>>,
     machine_to_phys: Mutex<HashMap<Mfn, Gfn>>,
+    /// Paravirtual domains whose page tables a test takes apart itself, and whether it is to do so.
+    page_tables: Mutex<HashMap<DomId, bool>>,
     /// Frames that no CPU has a translation to any more, since somebody last asked.
     forgotten: Mutex<Vec<u64>>,
     faults: Arc<Faults>,
@@ -84,6 +86,7 @@ impl Sim {
                 now: AtomicU64::new(0),
                 console: Mutex::new(Vec::new()),
                 machine_to_phys: Mutex::default(),
+                page_tables: Mutex::default(),
                 forgotten: Mutex::default(),
                 faults: Arc::default(),
                 tlbs: Tlbs::new(cpus),
@@ -177,6 +180,33 @@ impl Sim {
     pub fn forgotten(&self) -> Vec<u64> {
         let forgotten = self.machine.forgotten.lock();
         std::mem::take(&mut *forgotten.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What [`Hal::machine_to_phys`] knows, by machine frame, in no order.
+    pub fn known_frames(&self) -> Vec<Mfn> {
+        self.phys_table().keys().copied().collect()
+    }
+
+    /// The page tables of a paravirtual domain stay until [`Sim::page_tables_are_gone`].
+    pub fn keep_page_tables(&self, domain: DomId) {
+        self.page_tables().insert(domain, false);
+    }
+
+    /// Whether the core wants the page tables dropped that are kept.
+    pub fn page_tables_must_go(&self, domain: DomId) -> bool {
+        self.page_tables().get(&domain) == Some(&true)
+    }
+
+    /// They are.
+    pub fn page_tables_are_gone(&self, domain: DomId) {
+        self.page_tables().remove(&domain);
+    }
+
+    fn page_tables(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, bool>> {
+        self.machine
+            .page_tables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn phys_table(&self) -> std::sync::MutexGuard<'_, HashMap<Mfn, Gfn>> {
@@ -341,6 +371,16 @@ impl Hal for Sim {
         forgotten
             .unwrap_or_else(PoisonError::into_inner)
             .push(mfn.0);
+    }
+
+    fn drop_page_tables(&self, domain: DomId) -> bool {
+        match self.page_tables().get_mut(&domain) {
+            Some(wanted) => {
+                *wanted = true;
+                false
+            }
+            None => true,
+        }
     }
 
     fn machphys_mapping(&self) -> Option<MachphysMapping> {

@@ -27,9 +27,6 @@ fn wanted(mapping: &PvMapping) -> u64 {
     new |= bit(mapping.is_writable(), entry::WRITABLE);
     let user = mapping.flags.contains(MapFlags::APPLICATION_MAP);
     new |= bit(user, entry::USER);
-    new |= bit(mapping.cache.contains(EntryFlags::PWT), entry::PWT);
-    new |= bit(mapping.cache.contains(EntryFlags::PCD), entry::PCD);
-    new |= bit(mapping.cache.contains(EntryFlags::PAT), entry::PAT);
     new | (u64::from(mapping.flags.0) >> AVAILABLE & 7) << 9
 }
 

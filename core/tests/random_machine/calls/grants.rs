@@ -17,6 +17,7 @@ use super::{Call, call};
 use crate::{
     guest::GRANT_TABLE,
     machine::{BANKS, Machine},
+    pv::frame_of,
 };
 
 impl Machine {
@@ -157,7 +158,8 @@ impl Machine {
                 let (dom, gref) = m.some_grant(own);
                 (dom, gref.0.into())
             } else {
-                (DomId::SELF, m.some_data(at))
+                let page = m.some_data(at);
+                (DomId::SELF, frame_of(&m.doms[at].domain, page))
             };
             let offset = m.random.below(4096) as u16;
             CopyPtr {

@@ -4,7 +4,7 @@ use xenolith_abi::{
     Nr,
     handle::GuestHandle,
     memory::{
-        AddToPhysmap, AddToPhysmapBatch, MapSpace, MemFlags, MemoryDomain, MemoryOp,
+        AddToPhysmap, AddToPhysmapBatch, Exchange, MapSpace, MemFlags, MemoryDomain, MemoryOp,
         RemoveFromPhysmap, Reservation,
     },
 };
@@ -12,7 +12,7 @@ use xenolith_core::{DomId, VcpuRef};
 use xenolith_sim::Sim;
 
 use super::{Call, call};
-use crate::{guest::GRANT_TABLE, machine::Machine};
+use crate::{guest::GRANT_TABLE, machine::Machine, pv::frame_of};
 
 impl Machine {
     /// The domain that a memory call names, and where it is in the list of the test.
@@ -26,6 +26,10 @@ impl Machine {
         let own = vcpu.domain();
         let (domid, of) = self.memory_target(at, own.id());
         let call = |op: MemoryOp| call(Nr::MemoryOp, [op.number().into(), arg, 0, 0, 0]);
+        if self.doms[of].domain.is_pv() && self.random.once_in(3) {
+            self.exchange((domid, of), vcpu, arg);
+            return call(MemoryOp::Exchange);
+        }
         match self.random.below(16) {
             kind @ 0..=6 => {
                 let op = match kind {
@@ -91,6 +95,9 @@ impl Machine {
         };
         for n in 0..nr_extents {
             let gfn = match (large, op) {
+                (false, MemoryOp::DecreaseReservation) if self.doms[of].domain.is_pv() => {
+                    self.some_machine_frame(of)
+                }
                 (true, _) => 0x800 + (self.random.below(2) << 9),
                 (_, MemoryOp::DecreaseReservation) if self.random.once_in(3) => {
                     0x800 + self.random.below(1024)
@@ -113,6 +120,50 @@ impl Machine {
             domid,
             ..Default::default()
         };
+        self.poke(vcpu, arg, &args);
+    }
+
+    /// A frame by which a call may name memory of a paravirtual domain.
+    fn some_machine_frame(&mut self, of: usize) -> u64 {
+        match self.random.below(8) {
+            0 => self.some_window(of),
+            1 => self.doms[of].domain.shared_info.0,
+            2..=4 => {
+                let page = self.some_window(of);
+                frame_of(&self.doms[of].domain, page)
+            }
+            _ => self.some_own_frame(of).map_or(0, |mfn| mfn.0),
+        }
+    }
+
+    fn exchange(&mut self, (domid, of): (DomId, usize), vcpu: &VcpuRef<Sim>, arg: u64) {
+        let (given_order, order) = match self.random.below(6) {
+            0 => (0, 2),
+            1 => (1, 0),
+            2 => (self.random.below(4) as u32, self.random.below(4) as u32),
+            _ => (0, 0),
+        };
+        let frames = (1 << given_order.max(order)) * (1 + self.random.below(4));
+        let list = |at, order, frames: u64| Reservation {
+            extent_start: GuestHandle::new(at),
+            nr_extents: frames >> order,
+            extent_order: order,
+            domid,
+            ..Default::default()
+        };
+        let args = Exchange {
+            input: list(arg + 128, given_order, frames),
+            output: list(arg + 384, order, frames),
+            nr_exchanged: 0,
+        };
+        for n in 0..(frames >> given_order).min(32) {
+            let frame = self.some_machine_frame(of);
+            self.poke(vcpu, arg + 128 + n * 8, &frame);
+        }
+        for n in 0..(frames >> order).min(32) {
+            let pfn = 0x2000 + self.random.below(512);
+            self.poke(vcpu, arg + 384 + n * 8, &pfn);
+        }
         self.poke(vcpu, arg, &args);
     }
 
@@ -144,7 +195,8 @@ impl Machine {
         let foreign = self.any_dom().unwrap_or(at);
         let size = 1 + self.random.below(6);
         for n in 0..size {
-            let (index, gfn) = (self.some_data(foreign), self.some_window(at));
+            let (page, gfn) = (self.some_data(foreign), self.some_window(at));
+            let index = frame_of(&self.doms[foreign].domain, page);
             self.poke(vcpu, arg + 128 + n * 8, &index);
             self.poke(vcpu, arg + 256 + n * 8, &gfn);
         }

@@ -1,16 +1,20 @@
 //! Every frame is accounted for: owned by the domain that is charged for it, with as many references as there are
 //! holders, or free, or a table.
 
-use std::{collections::HashMap, sync::atomic::Ordering::SeqCst};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering::SeqCst,
+};
 
 use xenolith_core::{
     DomId, DomainRef,
-    memory::{Charge, Class},
+    grant::entry::Access,
+    memory::{Charge, Class, FrameState, FrameType},
 };
 use xenolith_hal::{Gfn, Mfn, P2m, P2mEntry, P2mType};
 use xenolith_sim::Sim;
 
-use crate::machine::Machine;
+use crate::{machine::Machine, pv::writes};
 
 /// Frames of each kind, as the records say.
 #[derive(Default)]
@@ -25,6 +29,37 @@ fn walk(domain: &DomainRef<Sim>, mut f: impl FnMut(Gfn, P2mEntry, u64)) {
     while let Some((gfn, entry, left)) = domain.p2m.next_mapped(at) {
         f(gfn, entry, left);
         at = gfn.plus(left);
+    }
+}
+
+/// What is held by everybody, by frame.
+#[derive(Clone, Default)]
+pub struct Held {
+    references: HashMap<Mfn, u64>,
+    /// Uses as writable memory, of paravirtual domains.
+    writers: HashMap<Mfn, u64>,
+    tables: HashSet<Mfn>,
+}
+
+impl Held {
+    /// Somebody has a reference.
+    pub fn reference(&mut self, mfn: Mfn) {
+        *self.references.entry(mfn).or_default() += 1;
+    }
+
+    /// Somebody with a reference writes.
+    pub fn writer(&mut self, mfn: Mfn) {
+        *self.writers.entry(mfn).or_default() += 1;
+    }
+
+    fn writable(&mut self, mfn: Mfn) {
+        self.reference(mfn);
+        self.writer(mfn);
+    }
+
+    fn table(&mut self, mfn: Mfn) {
+        self.reference(mfn);
+        assert!(self.tables.insert(mfn), "{mfn:?} is a page table twice");
     }
 }
 
@@ -47,18 +82,25 @@ impl Machine {
     }
 
     /// `pinned` is what grants hold.
-    pub fn check_frames(&self, pinned: &HashMap<Mfn, u64>) {
+    pub fn check_frames(&self, pinned: &Held) {
         let mut held = pinned.clone();
         self.hv.domains.for_each(|domain| {
-            self.check_map(domain, &mut held);
+            match domain.is_pv() {
+                true => self.check_page_tables(domain, &mut held),
+                false => self.check_map(domain, &mut held),
+            }
             for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.get()) {
-                *held.entry(area.mfn).or_default() += 1;
+                held.writable(area.mfn);
             }
             for mfn in domain.events.fifo_frames() {
-                *held.entry(mfn).or_default() += 1;
+                held.writable(mfn);
             }
         });
+        for mfn in self.doms.iter().flat_map(|dom| &dom.tables) {
+            held.table(*mfn);
+        }
         let found = self.check_records(&mut held);
+        let held = held.references;
         assert!(
             held.is_empty(),
             "references on frames that are nobody's: {held:x?}"
@@ -85,7 +127,7 @@ impl Machine {
     }
 
     /// Each translation names memory that is there for it.
-    fn check_map(&self, domain: &DomainRef<Sim>, held: &mut HashMap<Mfn, u64>) {
+    fn check_map(&self, domain: &DomainRef<Sim>, held: &mut Held) {
         let (id, dying) = (domain.id(), domain.memory.is_closed());
         let mut granted = HashMap::new();
         self.hv.dump_mappings(domain, |mapping| {
@@ -103,7 +145,10 @@ impl Machine {
                 let record = state(mfn);
                 match kind {
                     P2mType::ForeignRw | P2mType::ForeignRo => {
-                        *held.entry(mfn).or_default() += 1;
+                        held.reference(mfn);
+                        if kind == P2mType::ForeignRw {
+                            held.writer(mfn);
+                        }
                         let owner = record.and_then(|record| record.owner());
                         assert!(owner.is_some_and(|owner| owner != id), "{}", at());
                     }
@@ -136,7 +181,7 @@ impl Machine {
     }
 
     /// Walks the frame table; takes the references that it finds out of `held`.
-    fn check_records(&self, held: &mut HashMap<Mfn, u64>) -> Found {
+    fn check_records(&self, held: &mut Held) -> Found {
         let mut found = Found::default();
         for bank in self.hv.memory.table().banks() {
             let mut inside_block = 0_u64;
@@ -160,9 +205,10 @@ impl Machine {
                     Class::Domain(owner) => {
                         let memory = state.charge() == Charge::Memory;
                         *found.owned.entry((owner, memory)).or_default() += 1;
-                        let holders = held.remove(&mfn).unwrap_or(0);
+                        let holders = held.references.remove(&mfn).unwrap_or(0);
                         let expected = holders + u64::from(state.allocated());
                         assert_eq!(state.count(), expected, "{mfn:?} {state:?}");
+                        self.check_type(mfn, state, held);
                         if !memory
                             && let Some(gfn) = record.shown_at()
                             && let Some(domain) = self.hv.domains.get(owner)
@@ -178,6 +224,70 @@ impl Machine {
             assert_eq!(inside_block, 0, "a block reaches past its bank");
         }
         found
+    }
+
+    /// Each entry holds what it leads to; those of grants are no more than the grants.
+    fn check_page_tables(&self, domain: &DomainRef<Sim>, held: &mut Held) {
+        let id = domain.id();
+        let mut granted: HashMap<(Mfn, bool), u64> = HashMap::new();
+        self.hv.dump_mappings(domain, |mapping| {
+            let writable = mapping.access == Access::Write;
+            *granted.entry((mapping.mfn, writable)).or_default() += 1;
+        });
+        walk(domain, |page, entry, frames| {
+            let at = || format!("{id} {page:?}: {entry:?}");
+            assert_eq!(frames, 1, "{}", at());
+            match entry.kind {
+                P2mType::GrantRw | P2mType::GrantRo => {
+                    let writable = entry.kind == P2mType::GrantRw;
+                    let left = granted.get_mut(&(entry.mfn, writable));
+                    let left = left.filter(|left| **left != 0);
+                    *left.unwrap_or_else(|| panic!("{}: not granted", at())) -= 1;
+                }
+                kind => {
+                    let state = self.hv.memory.record(entry.mfn).map(|r| r.state());
+                    let owner = state.and_then(|state| state.owner());
+                    assert_eq!(owner, Some(id), "{}", at());
+                    held.reference(entry.mfn);
+                    if writes(kind) {
+                        held.writer(entry.mfn);
+                    }
+                }
+            }
+        });
+    }
+
+    /// A paravirtual domain's frame is used as what its users use it as; one of another domain has no type.
+    fn check_type(&self, mfn: Mfn, state: FrameState, held: &Held) {
+        let owner = state.owner().and_then(|id| self.hv.domains.get(id));
+        let owner = owner.expect("who owns a frame is in the table");
+        let mut writers = held.writers.get(&mfn).copied().unwrap_or(0);
+        if state.charge() == Charge::Hypervisor {
+            writers += u64::from(state.allocated());
+        }
+        let tables = u64::from(held.tables.contains(&mfn));
+        assert!(
+            writers == 0 || tables == 0 || !owner.is_pv(),
+            "{mfn:?} {state:?}"
+        );
+        let expected = match owner.is_pv() {
+            true => writers + tables,
+            false => 0,
+        };
+        assert_eq!(state.type_count(), expected, "{mfn:?} {state:?}");
+        if expected != 0 {
+            let kind = [FrameType::Writable, FrameType::L1][tables as usize];
+            assert_eq!(state.frame_type(), kind, "{mfn:?} {state:?}");
+        }
+    }
+
+    /// The machine-to-physical table knows only frames of paravirtual domains.
+    pub fn check_machine_to_phys(&self) {
+        for mfn in self.sim.known_frames() {
+            let owner = self.hv.memory.record(mfn).and_then(|r| r.state().owner());
+            let owner = owner.and_then(|id| self.hv.domains.get(id));
+            assert!(owner.is_some_and(|owner| owner.is_pv()), "{mfn:?}");
+        }
     }
 
     /// A free frame holds nothing of whoever had it last.

@@ -1,11 +1,12 @@
 //! The pins of a grant are its mappings: no call is under way between two steps, so no copy holds one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use xenolith_abi::grant_table::EntryFlags;
 use xenolith_core::{DomId, grant::entry::Access};
 use xenolith_hal::Mfn;
 
+use super::frames::Held;
 use crate::machine::Machine;
 
 /// What the mappings of one grant come to.
@@ -18,8 +19,8 @@ struct InUse {
 }
 
 impl Machine {
-    /// Gives how many references the pins of all grants hold on each frame.
-    pub fn check_grants(&self) -> HashMap<Mfn, u64> {
+    /// Gives what the pins of all grants hold.
+    pub fn check_grants(&self) -> Held {
         let mut expected: BTreeMap<(DomId, u32), InUse> = BTreeMap::new();
         self.hv.domains.for_each(|mapper| {
             self.hv.dump_mappings(mapper, |mapping| {
@@ -64,9 +65,12 @@ impl Machine {
             });
         });
         assert_eq!(found, expected, "pins and mappings differ");
-        let mut pinned = HashMap::new();
+        let mut pinned = Held::default();
         for in_use in expected.values() {
-            *pinned.entry(in_use.mfn).or_default() += 1;
+            pinned.reference(in_use.mfn);
+            if in_use.writers != 0 {
+                pinned.writer(in_use.mfn);
+            }
         }
         pinned
     }

@@ -18,6 +18,7 @@ impl Machine {
         self.check_events();
         let pinned = self.check_grants();
         self.check_frames(&pinned);
+        self.check_machine_to_phys();
         self.check_free_memory_is_blank();
     }
 }
