@@ -5,7 +5,7 @@
 use core::fmt;
 
 use xenolith_abi::elfnote::ElfNote;
-use xenolith_core::boot::{cmdline::Dom0Mode, elf::Elf};
+use xenolith_core::boot::{cmdline::Dom0Mode, elf::Elf, modules::DomainMode};
 
 /// How a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
