@@ -136,6 +136,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         .for_each(|range| hidden.insert(range));
     peephole::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
     machine::set_ram(ram.ram.clone());
+    machine::set_processors(acpi.madt.cpus.iter().map(|cpu| (cpu.id, cpu.uid)));
     machine::set_memory_map(boot.map.iter().map(build::e820_of_machine).collect());
     let free = ram.free();
     let machine = dom0::Machine {

@@ -4,7 +4,7 @@ use core::{
     cell::{Cell, UnsafeCell},
     fmt,
     sync::atomic::{
-        AtomicBool, AtomicU8, AtomicU64,
+        AtomicBool, AtomicI64, AtomicU8, AtomicU64,
         Ordering::{Relaxed, SeqCst},
     },
 };
@@ -66,6 +66,8 @@ pub struct ArchVcpu {
     pub upcall_vector: AtomicU8,
     /// Where its time information was written.
     pub time_place: AtomicU64,
+    /// How far ahead the counter was for which it was written.
+    pub time_distance: AtomicI64,
     /// An exit was asked for when the guest can take an interrupt.
     pub window: Cell<bool>,
     /// The hypercall that it makes comes from 32-bit code.
@@ -94,6 +96,7 @@ impl ArchVcpu {
             upcall: AtomicBool::new(false),
             upcall_vector: AtomicU8::new(0),
             time_place: AtomicU64::new(u64::MAX),
+            time_distance: AtomicI64::new(0),
             window: Cell::new(false),
             narrow: Cell::new(false),
             lapic: VLapic::new(index as u32 * 2),

@@ -49,6 +49,7 @@ differs! {
     }
     sched::Poll { [long] ports, nr_ports, timeout }
     vcpu::RegisterRunstateMemoryArea { [long] addr }
+    vcpu::RegisterTimeMemoryArea { [long] addr }
     vcpu::SetSingleshotTimer { timeout_abs_ns, flags }
     RunstateInfo { state, state_entry_time, time }
     version::PlatformParameters { [long] virt_start }
