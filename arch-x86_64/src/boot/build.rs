@@ -162,7 +162,7 @@ pub(super) fn create(
         privileged: shape.privileged,
         max_frames: shape.max_frames,
         direct_map: shape.direct_map,
-        kind: GuestKind::Translated,
+        kind: shape.kind,
     };
     let limits = machine::paging_limits();
     let domain = hv
