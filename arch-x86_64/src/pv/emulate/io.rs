@@ -93,9 +93,7 @@ fn bitmap_byte(cx: &Stopped<'_>, address: u64) -> Option<u8> {
         return None;
     }
     let at = tables::translate(hv, cx.pv.space.kernel()?, address)?;
-    hv.hal
-        .atomic8(at.frame(), at.offset(), AtomicOp::Load)
-        .ok()
+    hv.hal.atomic8(at.frame(), at.offset(), AtomicOp::Load).ok()
 }
 
 /// Reads what is behind a port.
