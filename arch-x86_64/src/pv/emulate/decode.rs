@@ -209,7 +209,10 @@ fn with_prefixes(bytes: &[u8], code: Code) -> Option<(Operation, u8)> {
     }
     let (operation, more) = match opcode {
         0x0f => two_bytes(bytes.get(at..)?, &prefixes, code)?,
-        _ => (one_byte(opcode, bytes.get(at..)?, &prefixes, code)?, opcode_tail(opcode)),
+        _ => (
+            one_byte(opcode, bytes.get(at..)?, &prefixes, code)?,
+            opcode_tail(opcode),
+        ),
     };
     let length = at + more;
     (length <= LONGEST && length <= bytes.len()).then_some((operation, length as u8))

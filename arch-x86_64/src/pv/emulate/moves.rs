@@ -36,7 +36,10 @@ pub(super) fn read_control(cx: &mut Stopped<'_>, register: u8, general: u8) -> D
         0 => shown_cr0(Cr0::read_raw(), pv.task_switched.get()),
         2 => pv.cr2.get(),
         3 => pv.space.kernel().map_or(0, |root| root.base().0),
-        4 => shown_cr4(pv.cr4.get() & cx.vcpu.domain().arch.policy.pv_cr4(), Cr4::read_raw()),
+        4 => shown_cr4(
+            pv.cr4.get() & cx.vcpu.domain().arch.policy.pv_cr4(),
+            Cr4::read_raw(),
+        ),
         _ => return Done::No,
     };
     cx.frame().set(general, value);
@@ -125,7 +128,8 @@ pub(super) fn set_xcr(cx: &mut Stopped<'_>) -> Done {
     }
     let frame = cx.frame();
     let value = frame.rdx << 32 | frame.rax & 0xffff_ffff;
-    if frame.rcx as u32 != 0 || !policy.xstate().is_valid_xcr0(value) || !fpu::is_valid_xcr0(value) {
+    if frame.rcx as u32 != 0 || !policy.xstate().is_valid_xcr0(value) || !fpu::is_valid_xcr0(value)
+    {
         return Done::No;
     }
     // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use; the value was checked.
@@ -148,7 +152,12 @@ pub(super) fn flush_caches(cx: &Stopped<'_>) {
 pub(super) fn flush_page(cx: &mut Stopped<'_>, at: u64) -> Option<u8> {
     let mut bytes = [0; LONGEST];
     let count = place::whole(at, &mut bytes)?;
-    let mut decoder = Decoder::with_ip(64, bytes.get(..count)?, cx.frame().rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(
+        64,
+        bytes.get(..count)?,
+        cx.frame().rip,
+        DecoderOptions::NONE,
+    );
     let instruction = decoder.decode();
     if instruction.is_invalid() {
         return None;

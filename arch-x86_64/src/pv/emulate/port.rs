@@ -85,6 +85,9 @@ mod tests {
     #[test]
     fn short_addresses_wrap_at_32_bits() {
         assert_eq!(advanced(0x1_ffff_fffe, 4, 0xffff_ffff), 2);
-        assert_eq!(advanced(2, 4u64.wrapping_neg(), u64::MAX), 2u64.wrapping_sub(4));
+        assert_eq!(
+            advanced(2, 4u64.wrapping_neg(), u64::MAX),
+            2u64.wrapping_sub(4)
+        );
     }
 }

@@ -6,13 +6,7 @@ use super::{
 };
 use crate::{
     cpuid::{VcpuFacts, pv::cr4},
-    pv::{
-        access,
-        bounce::flags,
-        run::Stopped,
-        trap,
-        vcpu::Mode,
-    },
+    pv::{access, bounce::flags, run::Stopped, trap, vcpu::Mode},
     timer,
 };
 

@@ -144,7 +144,8 @@ fn memory_fault(cx: &mut Stopped<'_>, at: u64, size: u8, kind: u64) {
         return trap::protection_fault(cx, 0);
     }
     let present = |address| {
-        entry(cx, address).filter(|entry| entry & 1 != 0 && (kind & fault::WRITE == 0 || entry & 2 != 0))
+        entry(cx, address)
+            .filter(|entry| entry & 1 != 0 && (kind & fault::WRITE == 0 || entry & 2 != 0))
     };
     // The first of the two pages, unless it is the other one.
     let address = match present(at) {

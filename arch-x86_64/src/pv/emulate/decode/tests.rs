@@ -84,7 +84,8 @@ const PREFIXES: [u8; 13] = [
 ];
 
 fn opcodes() -> Vec<Vec<u8>> {
-    let one = (0u8..=0xff).filter(|byte| !PREFIXES.contains(byte) && byte & 0xf0 != 0x40 && *byte != 0x0f);
+    let one = (0u8..=0xff)
+        .filter(|byte| !PREFIXES.contains(byte) && byte & 0xf0 != 0x40 && *byte != 0x0f);
     let two = (0u8..=0xff).map(|byte| [0x0f, byte].to_vec());
     one.map(|byte| [byte].to_vec()).chain(two).collect()
 }
@@ -121,7 +122,9 @@ fn compare(code: Code, bytes: &[u8]) {
 fn every_opcode_means_what_it_means_to_another_decoder() {
     for code in [Code::Long, Code::Short] {
         for opcode in opcodes() {
-            for operands in [0xc0, 0xc1, 0xd1, 0xd0, 0xe0, 0xe7, 0xfa, 0xf9, 0x38, 0x3d, 0x05, 0x80] {
+            for operands in [
+                0xc0, 0xc1, 0xd1, 0xd0, 0xe0, 0xe7, 0xfa, 0xf9, 0x38, 0x3d, 0x05, 0x80,
+            ] {
                 let mut plain = opcode.clone();
                 plain.extend([operands, 1, 2, 3, 4, 5, 6, 7]);
                 compare(code, &plain);
@@ -166,7 +169,10 @@ fn what_is_cut_off_or_too_long_is_nothing() {
     long[LONGEST - 1] = 0x0f;
     long[LONGEST] = 0x32;
     assert_eq!(decode(&long, Code::Long), None);
-    assert_eq!(decode(&long[1..], Code::Long), Some((Operation::ReadMsr, 15)));
+    assert_eq!(
+        decode(&long[1..], Code::Long),
+        Some((Operation::ReadMsr, 15))
+    );
 }
 
 #[test]
