@@ -11,7 +11,7 @@ use crate::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
     domain::{Destroyed, DomainConfig, GuestKind},
     guest::Caller,
-    memory::{FrameRecord, Memory, Node, Place, RamBank},
+    memory::{Claim, Dropped, Ended, FrameRecord, FrameType, Memory, Node, Place, RamBank},
 };
 
 /// A hypervisor over all RAM of a simulated machine.
@@ -104,6 +104,22 @@ pub(crate) fn pv(hv: &Hypervisor<Sim>, id: u16, frames: u64) -> DomainRef<Sim> {
 /// The machine frame that a paravirtual guest has at a virtual page.
 pub(crate) fn mfn_at(domain: &DomainRef<Sim>, page: u64) -> Mfn {
     domain.p2m.lookup(Gfn(page)).unwrap().mfn
+}
+
+/// A frame becomes a page table of its domain, with nothing in it.
+pub(crate) fn make_table(hv: &Hypervisor<Sim>, domain: &DomainRef<Sim>, mfn: Mfn) {
+    let record = hv.memory.record(mfn).unwrap();
+    let claim = record.claim(domain.id(), FrameType::L1).unwrap();
+    assert!(matches!(claim, Claim::Fresh(_)));
+    record.begin_table();
+    record.set_valid();
+}
+
+/// It ceases to be one.
+pub(crate) fn end_table(hv: &Hypervisor<Sim>, mfn: Mfn) {
+    let record = hv.memory.record(mfn).unwrap();
+    assert_eq!(record.release(), Ended::Whole);
+    assert_eq!(record.end_type(hv.hal.tlb_stamp()), Dropped::Kept);
 }
 
 /// The first vCPU of a domain.

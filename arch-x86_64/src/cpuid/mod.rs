@@ -7,6 +7,7 @@
 
 pub mod features;
 mod maximum;
+pub mod pv;
 mod topology;
 pub mod xen;
 pub mod xstate;

@@ -5,6 +5,7 @@ use xenolith_core::VcpuRef;
 use xenolith_hal::{HostPhys, Mfn};
 
 use super::{
+    emulate::{controls, msr::PAT},
     entry, flush,
     gate::Gates,
     vcpu::{Mode, PvVcpu, Segments},
@@ -22,6 +23,7 @@ mod msr {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
+    pub const PAT: u32 = 0x277;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
     pub const LSTAR: u32 = 0xc000_0082;
@@ -33,7 +35,8 @@ mod msr {
 }
 
 fn write_msr(number: u32, value: u64) {
-    // SAFETY: registers that every 64-bit CPU has, with values that it takes; the hypervisor itself uses none of them.
+    // SAFETY: registers that every 64-bit CPU has, with values that it takes; the hypervisor itself uses none of them, and of the
+    // page attributes only those that are always the same.
     unsafe { Msr::new(number).write(value) }
 }
 
@@ -42,8 +45,10 @@ fn read_msr(number: u32) -> u64 {
     unsafe { Msr::new(number).read() }
 }
 
-/// Lets the executing CPU serve guests in ring 3: system calls, and where they enter.
+/// Lets the executing CPU serve guests in ring 3: system calls, and the page attributes that the ABI promises. Of those only
+/// entries change that nobody has used yet.
 pub fn start() {
+    write_msr(msr::PAT, PAT);
     const SYSTEM_CALLS: u64 = 1;
     write_msr(msr::EFER, read_msr(msr::EFER) | SYSTEM_CALLS);
 }
@@ -156,6 +161,7 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     }
     load_debug(pv);
     set_task_switched(pv.task_switched.get());
+    controls::load(pv, &vcpu.domain().arch);
 }
 
 /// Saves everything but the FPU and the address space.
@@ -165,6 +171,7 @@ pub fn save(cpu: &PerCpu, pv: &PvVcpu) {
     unsafe { *pv.frame.get() = (*gates.gate()).frame }
     save_segments(pv);
     forget_debug();
+    controls::unload(pv);
 }
 
 /// Puts the guest's descriptors in their place.

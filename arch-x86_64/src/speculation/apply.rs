@@ -135,6 +135,11 @@ pub fn guests_have_controls() -> bool {
         .is_some_and(|plan| plan.switch || plan.guest_barrier)
 }
 
+/// The hypervisor's own SPEC_CTRL.
+pub fn host_spec_ctrl() -> u64 {
+    HOST.load(Relaxed).into()
+}
+
 /// Forgets what branch predictors learned, where the CPU can.
 pub fn forget_branches() {
     if PLAN.get().is_some_and(|plan| plan.guest_barrier) {

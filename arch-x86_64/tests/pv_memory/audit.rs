@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::atomic::Ordering::SeqCst};
 
 use xenolith_arch_x86_64::pv::memory::{ENTRIES, Level, entry::*};
-use xenolith_core::memory::FrameType;
+use xenolith_core::memory::{Charge, FrameType};
 use xenolith_hal::{Hal, Mfn};
 
 use super::rig::Rig;
@@ -74,7 +74,7 @@ impl Rig {
                 }
                 let kind = child_record.state().frame_type();
                 if level == Level::L1 {
-                    let writable = held & WRITABLE != 0;
+                    let writable = holds_writing(held);
                     add(child, 1, writable.into());
                     if writable {
                         assert_eq!(kind, FrameType::Writable, "{child:?} in {mfn:?}[{slot}]");
@@ -87,6 +87,12 @@ impl Rig {
                     assert!(linear || kind == below, "{child:?} in {mfn:?}[{slot}]");
                     assert!(!state.validated() || child_record.state().validated());
                 }
+            }
+        }
+        for domain in &self.domains {
+            // What the hypervisor writes into.
+            if self.state(domain.shared_info).owner() == Some(domain.id()) && domain.is_pv() {
+                add(domain.shared_info, 0, 1);
             }
         }
         for space in self.machine.spaces.values() {
@@ -125,6 +131,7 @@ impl Rig {
         frames
             .map(|mfn| self.state(mfn))
             .filter(|state| state.owner().is_some_and(|owner| owner.0 == dom))
+            .filter(|state| state.charge() == Charge::Memory)
             .map(|state| state.type_count())
             .sum()
     }

@@ -117,7 +117,11 @@ pub const READ_ONLY_DEVICE: Mfn = Mfn(0xf_ec00);
 impl Rig {
     /// Domain 0, privileged, and domains 1 and 2, each with two vCPUs.
     pub fn new() -> Self {
-        let sim = Sim::small();
+        Self::on(Sim::small())
+    }
+
+    /// The same on a machine.
+    pub fn on(sim: Sim) -> Self {
         let banks: Vec<_> = sim
             .banks()
             .into_iter()
@@ -154,19 +158,26 @@ impl Rig {
             domains: Vec::new(),
         };
         for id in 0..3 {
-            rig.domains.push(rig.domain(id));
+            rig.domains.push(rig.domain(id, GuestKind::Paravirtual));
         }
         rig
     }
 
-    fn domain(&self, id: u16) -> DomainRef<Sim> {
+    /// The same with a domain 3 that is translated.
+    pub fn with_translated() -> Self {
+        let mut rig = Self::new();
+        rig.domains.push(rig.domain(3, GuestKind::Translated));
+        rig
+    }
+
+    fn domain(&self, id: u16, kind: GuestKind) -> DomainRef<Sim> {
         let config = DomainConfig {
             id: DomId(id),
             vcpus: 4,
             privileged: id == 0,
             max_frames: 1024,
             direct_map: false,
-            kind: GuestKind::Paravirtual,
+            kind,
         };
         let vcpus = (0..config.vcpus).map(|_| SimVcpu::default()).collect();
         let hv = &self.hv;

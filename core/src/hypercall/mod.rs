@@ -11,6 +11,8 @@ mod console_io;
 pub mod hvm;
 mod multicall;
 mod others;
+#[cfg(test)]
+mod paravirtual;
 mod platform;
 #[cfg(test)]
 pub(crate) mod rig;

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use xenolith_hal::{Hal, Mfn, NoMemory, Order};
 
-use super::{Charge, Dropped, FrameState, Place};
+use super::{Charge, FrameState, Place};
 use crate::{DomainRef, Errno, Hypervisor};
 
 /// A chunk: what goes, and what is to come in its place.
@@ -62,7 +62,11 @@ impl<H: Hal> Hypervisor<H> {
         let fresh = self.take_fresh(chunk).map_err(|_| Errno::ENOMEM)?;
         let taken = chunk
             .frames()
-            .take_while(|mfn| self.take_away(domain, *mfn))
+            .take_while(|mfn| {
+                self.memory
+                    .record(*mfn)
+                    .is_some_and(|r| r.take_idle(domain.id()))
+            })
             .count() as u64;
         if taken != (chunk.given.len() as u64) << chunk.given_order {
             // It came into use meanwhile. What was taken is given back.
@@ -83,16 +87,6 @@ impl<H: Hal> Hypervisor<H> {
             self.set_owner(domain.id(), *first, frames, Charge::Memory);
         }
         Ok(fresh)
-    }
-
-    /// Takes a frame from its domain; false if it is in use. One that comes into use at this very moment is lost to its
-    /// domain when that use ends.
-    fn take_away(&self, domain: &DomainRef<H>, mfn: Mfn) -> bool {
-        let Some(record) = self.owned_record(mfn, domain.id()) else {
-            return false;
-        };
-        is_idle(record.state())
-            && matches!(record.drop_allocation(domain.id()), Dropped::Last { .. })
     }
 
     fn take_fresh(&self, chunk: &Chunk) -> Result<Vec<Mfn>, NoMemory> {

@@ -380,6 +380,18 @@ impl FrameRecord {
         }))
     }
 
+    /// Takes memory from `owner` if nobody uses it: neither a reference nor a use as anything is there beside the
+    /// allocation. Then it is the caller's alone, as after [`Dropped::Last`].
+    #[must_use]
+    pub fn take_idle(&self, owner: DomId) -> bool {
+        self.update(|state| {
+            let idle = state.count() == 1 && state.allocated() && state.type_count() == 0;
+            let memory = state.charge() == Charge::Memory && state.is_owned_by(owner);
+            (idle && memory).then(|| Self::without_reference(state))
+        })
+        .is_some()
+    }
+
     /// Gives up the allocation of `owner`, once.
     pub fn drop_allocation(&self, owner: DomId) -> Dropped {
         Self::dropped(self.update(|state| {

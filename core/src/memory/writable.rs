@@ -82,8 +82,7 @@ mod tests {
     use xenolith_hal::Gfn;
     use xenolith_sim::Sim;
 
-    use super::FrameType;
-    use crate::testing;
+    use crate::{memory::FrameType, testing};
 
     #[test]
     fn a_refused_reference_lets_nobody_elses_go() {
@@ -104,7 +103,7 @@ mod tests {
         let mfn = testing::mfn_at(&domain, 1);
         let record = hv.memory.record(mfn).unwrap();
         let held = hv.pin_own(&domain, Gfn(mfn.0)).unwrap();
-        assert!(record.get_type(FrameType::L1).is_err());
+        assert!(record.claim(domain.id(), FrameType::L1).is_err());
         let kept = held.keep();
         assert_eq!(record.state().type_count(), 1);
         hv.put_writable(kept);
@@ -112,11 +111,18 @@ mod tests {
             (record.state().type_count(), record.state().count()),
             (0, 1)
         );
-        record.get_type(FrameType::L1).unwrap();
+        testing::make_table(&hv, &domain, mfn);
         assert!(hv.get_writable(mfn, &domain).is_none());
         assert_eq!(
             (record.state().type_count(), record.state().count()),
-            (1, 1)
+            (1, 2)
+        );
+        testing::end_table(&hv, mfn);
+        let flushes = hv.hal.tlbs().forced();
+        assert!(hv.get_writable(mfn, &domain).is_some());
+        assert!(
+            hv.hal.tlbs().forced() > flushes,
+            "it may be cached as a table"
         );
     }
 
@@ -125,7 +131,7 @@ mod tests {
         let hv = testing::hypervisor(&Sim::small());
         let domain = testing::pv(&hv, 1, 4);
         let record = hv.memory.record(domain.shared_info).unwrap();
-        assert!(record.get_type(FrameType::L1).is_err());
+        assert!(record.claim(domain.id(), FrameType::L1).is_err());
         assert!(hv.pin_own(&domain, Gfn(domain.shared_info.0)).is_none());
         assert!(hv.pin(&domain, Gfn(domain.shared_info.0)).is_some());
         let translated = testing::domain(&hv, 2, 4);

@@ -10,7 +10,7 @@ use xenolith_core::{
     grant::{PvMapping, PvPlace},
     guest::Caller,
     hypercall::{Outcome, Rows},
-    memory::{Charge, FrameType},
+    memory::{Charge, Claim, Dropped, Ended, FrameType},
 };
 use xenolith_hal::{AtomicOp, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType};
 use xenolith_sim::Sim;
@@ -189,20 +189,24 @@ impl Machine {
         let Some(mfn) = self.some_own_frame(at) else {
             return;
         };
-        let Some(frame) = self.hv.get_frame(mfn, domain.id()) else {
-            return;
-        };
         let record = self.hv.memory.record(mfn).expect("RAM");
-        // One use at a time, for the test writes into none.
-        if record.state().type_count() == 0 && record.get_type(FrameType::L1).is_ok() {
-            record.set_validated();
-            self.doms[at].tables.push(frame.keep());
+        // One use at a time.
+        let unused = record.state().type_count() == 0;
+        if unused && let Ok(claim) = record.claim(domain.id(), FrameType::L1) {
+            assert!(matches!(claim, Claim::Fresh(_)), "{claim:?}");
+            record.begin_table();
+            record.set_valid();
+            self.doms[at].tables.push(mfn);
         }
     }
 
     fn end_table(&self, mfn: Mfn) {
-        self.hv.memory.record(mfn).expect("RAM").put_type();
-        self.hv.put_frame(mfn);
+        let record = self.hv.memory.record(mfn).expect("RAM");
+        assert_eq!(record.release(), Ended::Whole);
+        let dropped = record.end_type(self.hv.hal.tlb_stamp());
+        if dropped != Dropped::Kept {
+            self.hv.frame_dropped(record, mfn, dropped);
+        }
     }
 
     fn mask_upcalls(&self, vcpu: &VcpuRef<Sim>) {

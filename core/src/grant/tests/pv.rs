@@ -9,7 +9,6 @@ use super::*;
 use crate::{
     grant::{PvMapping, PvPlace},
     hypercall::{Rows, dispatch_with},
-    memory::FrameType,
 };
 
 thread_local! {
@@ -212,19 +211,18 @@ fn a_mapping_holds_the_frame_and_its_use_as_writable_memory() {
 fn a_page_table_is_granted_for_reading_only() {
     let pair = Pair::new();
     let mfn = pair.mfn(GRANTER, 5);
-    let record = pair.hv.memory.record(mfn).unwrap();
-    record.get_type(FrameType::L1).unwrap();
+    testing::make_table(&pair.hv, pair.domain(GRANTER), mfn);
     pair.grant(9, mfn, EntryFlags::empty());
     let writable = || pair.map(9, AT * PAGE, MapFlags::HOST_MAP);
     assert_eq!(writable(), Err(GrantStatus::GeneralError));
-    assert_eq!(pair.uses(mfn), (1, 1));
+    assert_eq!(pair.uses(mfn), (2, 1));
     let read = MapFlags::HOST_MAP | MapFlags::READONLY;
     let handle = pair.map(9, AT * PAGE, read).unwrap();
     // The grant is in use, but not for writing yet.
     assert_eq!(writable(), Err(GrantStatus::GeneralError));
-    assert_eq!(pair.uses(mfn), (2, 1));
+    assert_eq!(pair.uses(mfn), (3, 1));
     pair.unmap(handle, AT * PAGE, 0).unwrap();
-    record.put_type();
+    testing::end_table(&pair.hv, mfn);
     assert!(writable().is_ok());
 }
 
@@ -367,8 +365,7 @@ fn bytes_are_copied_by_machine_frame_and_never_into_a_page_table() {
     let mut there = [0; 5];
     pair.hv.hal.read_frame(own, 0, &mut there).unwrap();
     assert_eq!(&there, b"stone");
-    let record = pair.hv.memory.record(own).unwrap();
-    record.get_type(FrameType::L2).unwrap();
+    testing::make_table(&pair.hv, pair.domain(MAPPER), own);
     assert_eq!(run(copy), Err(GrantStatus::GeneralError));
     let mut elsewhere = copy;
     for frame in [mfn.0, pair.domain(MAPPER).shared_info.0, 3] {
@@ -376,5 +373,5 @@ fn bytes_are_copied_by_machine_frame_and_never_into_a_page_table() {
         assert_eq!(run(elsewhere), Err(GrantStatus::BadPage));
     }
     assert_eq!(pair.uses(mfn), (1, 0));
-    assert_eq!(pair.uses(own), (1, 1));
+    assert_eq!(pair.uses(own), (2, 1));
 }

@@ -3,7 +3,7 @@
 use xenolith_abi::memory::{Exchange, MachphysMapping, MachphysMfnList};
 
 use super::*;
-use crate::{DomainRef, memory::FrameType};
+use crate::DomainRef;
 
 /// A guest with 64 pages, the rest of memory free.
 fn guest() -> (Sim, Hypervisor<Sim>, DomainRef<Sim>, VcpuRef<Sim>) {
@@ -179,8 +179,7 @@ fn a_chunk_is_exchanged_whole_or_not_at_all() {
     let given = machine_frames(&domain, 16..24);
     let free = hv.memory.free_frames();
     // The sixth is a page table, and once it is not, somebody looks at the seventh.
-    let table = hv.memory.record(Mfn(given[5])).unwrap();
-    table.get_type(FrameType::L1).unwrap();
+    testing::make_table(&hv, &domain, Mfn(given[5]));
     let try_it = || {
         place(&hv, &vcpu, LIST, &frames_as_words(&given));
         place(&hv, &vcpu, LIST2, &frames_as_words(&[700, 704]));
@@ -192,7 +191,7 @@ fn a_chunk_is_exchanged_whole_or_not_at_all() {
         let state = hv.memory.record(Mfn(*mfn)).unwrap().state();
         assert!(state.is_owned_by(domain.id()) && state.allocated());
     }
-    table.put_type();
+    testing::end_table(&hv, Mfn(given[5]));
     let held = hv.get_frame(Mfn(given[6]), domain.id()).unwrap();
     assert_eq!(try_it(), Errno::EINVAL.neg() as i64);
     assert_eq!(done(&hv, &vcpu), 0, "the first four went before");
