@@ -31,7 +31,7 @@ use crate::{
     machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
-    pv::vcpu::PvVcpu,
+    pv::{domain::PvDomain, vcpu::PvVcpu},
     speculation,
     svm::{self, vcpu::Svm},
     timer,
@@ -153,7 +153,7 @@ pub(super) fn create(
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,
-        pv: None,
+        pv: (!translated).then(PvDomain::new),
         ioapic,
     };
     let config = DomainConfig {
@@ -162,7 +162,7 @@ pub(super) fn create(
         privileged: shape.privileged,
         max_frames: shape.max_frames,
         direct_map: shape.direct_map,
-        kind: GuestKind::Translated,
+        kind: shape.kind,
     };
     let limits = machine::paging_limits();
     let domain = hv
