@@ -35,7 +35,7 @@ use crate::{
     machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
-    pv::vcpu::PvVcpu,
+    pv::{domain::PvDomain, vcpu::PvVcpu},
     speculation,
     svm::{self, vcpu::Svm},
     timer,
@@ -182,7 +182,7 @@ pub(super) fn create(
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,
-        pv: None,
+        pv: (!translated).then(PvDomain::new),
         ioapic,
     };
     let config = DomainConfig {
