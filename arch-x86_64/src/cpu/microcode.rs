@@ -34,6 +34,12 @@ pub fn note(cpu: CpuId) {
     }
 }
 
+/// The register with the executing CPU's revision, which [`note`] has renewed.
+pub fn register() -> u64 {
+    // SAFETY: as in `note`.
+    unsafe { Msr::new(REVISION).read() }
+}
+
 /// Prints the first CPU's revision, and those of CPUs that differ from it.
 pub fn report(cpus: CpuMask) {
     let of = |cpu: CpuId| REVISIONS.get(cpu.index()).map_or(0, |r| r.load(Relaxed));

@@ -75,6 +75,9 @@ impl Policy {
         extended[1][3] &= !hidden::EXT1_EDX;
         if policy.vendor == Vendor::Amd {
             extended[1][3] = extended[1][3] & !EXT1_EDX_COPIES | copies;
+        } else {
+            // Xen shows it there too.
+            extended[1][3] |= copies & leaf1_edx::MTRR;
         }
         extended[8][1] &= !hidden::EXT8_EBX;
         extended[0x21][0] &= !hidden::EXT21_EAX;
@@ -197,6 +200,7 @@ mod tests {
         assert_eq!(leaf(&policy, 0x8000_0008, 0), [0x3028, 0, 0, 0]);
         assert_eq!(leaf(&policy, 0x8000_0021, 0)[0], 4);
         assert_eq!(leaf(&policy, 0xb, 0), [0; 4]);
+        assert_eq!(leaf(&policy, 0xb, 1), [0; 4]);
     }
 
     #[test]

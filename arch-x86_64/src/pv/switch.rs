@@ -1,6 +1,9 @@
 //! Loading a vCPU of a PV guest into its CPU and saving it: address space, segments, descriptors, the registers of system calls.
 
-use x86_64::registers::model_specific::Msr;
+use x86_64::registers::{
+    control::{Cr0, Cr0Flags},
+    model_specific::Msr,
+};
 use xenolith_core::VcpuRef;
 use xenolith_hal::{HostPhys, Mfn};
 
@@ -49,6 +52,9 @@ fn read_msr(number: u32) -> u64 {
 /// entries change that nobody has used yet.
 pub fn start() {
     write_msr(msr::PAT, PAT);
+    // Programs may have their alignment checked; the hypervisor's own is not.
+    // SAFETY: the bit counts in ring 3 alone.
+    unsafe { Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK)) };
     const SYSTEM_CALLS: u64 = 1;
     write_msr(msr::EFER, read_msr(msr::EFER) | SYSTEM_CALLS);
 }
@@ -329,7 +335,6 @@ pub fn set_user_gs(selector: u16) {
 
 /// Whether the guest's next use of floating point is told to it.
 pub fn set_task_switched(on: bool) {
-    use x86_64::registers::control::{Cr0, Cr0Flags};
     // SAFETY: the hypervisor uses no floating point.
     unsafe { Cr0::update(|cr0| cr0.set(Cr0Flags::TASK_SWITCHED, on)) }
 }

@@ -1,7 +1,7 @@
 //! IN and OUT of PV guests. A guest may use a port if the privilege that it gave itself (`PHYSDEVOP_set_iopl`) or its bitmap
 //! (`PHYSDEVOP_set_iobitmap`) says so; that is between its kernel and its programs. What is behind the port is another matter: the
 //! domain that owns the devices reaches those that the hypervisor does not keep, the configuration of PCI by the model. For
-//! everybody else nothing is there: reads give all ones, writes go nowhere.
+//! everybody else nothing is there but a port to print to: reads give all ones, writes go nowhere.
 
 use x86_64::instructions::port::Port as CpuPort;
 use xenolith_abi::vm_assist::Assist;
@@ -13,7 +13,10 @@ use super::{
     serve::Done,
 };
 use crate::{
-    guest::{pci, port::KEPT},
+    guest::{
+        pci,
+        port::{DEBUG, KEPT},
+    },
     pv::{run::Stopped, tables, vcpu::Mode},
 };
 
@@ -119,6 +122,10 @@ pub(super) fn read(cx: &Stopped<'_>, port: u16, size: u8) -> u32 {
 pub(super) fn write(cx: &Stopped<'_>, port: u16, size: u8, value: u32) {
     let domain = cx.vcpu.domain();
     if !domain.arch.owns_devices {
+        if port == DEBUG {
+            let byte = [value as u8];
+            cx.hv().console.guest_lines(cx.hv(), domain, &byte);
+        }
         return;
     }
     if !is_open(&KEPT, port, size) {

@@ -10,7 +10,8 @@ use crate::cpuid::Vendor;
 /// uncached. PV guests choose from it and cannot change it.
 pub const PAT: u64 = 0x0000_0501_0007_0406;
 
-/// IA32_MISC_ENABLE: fast strings; branch trace, precise events and task priority messages are not there.
+/// IA32_MISC_ENABLE: fast strings; branch trace, precise events and task priority messages are not there. AMD's CPUs have no such
+/// register, and their kernels do not ask.
 pub const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12 | 1 << 23;
 
 /// EFER as a guest sees it: SCE, LME, LMA, NXE, LMSLE, FFXSR.
@@ -88,6 +89,7 @@ pub const fn classify(index: u32, vendor: Vendor) -> PvMsr {
         // What the CPU's clock does meanwhile is nobody's affair.
         0xe7 | 0xe8 => PvMsr::Dropped,
         0x140 => PvMsr::Zero,
+        0x1a0 => PvMsr::MiscEnable,
         0x179 => PvMsr::BankCount,
         0x8b | 0x10a => PvMsr::Model,
         _ => match vendor {
@@ -107,7 +109,6 @@ const fn bank(at: u32) -> PvMsr {
 
 const fn intel(index: u32) -> PvMsr {
     match index {
-        0x1a0 => PvMsr::MiscEnable,
         0x3a | 0xce => PvMsr::Model,
         0x17 => PvMsr::ReadsZero,
         // Performance counters and what selects their events; speed and heat.
@@ -126,7 +127,8 @@ const fn intel(index: u32) -> PvMsr {
 
 const fn amd(index: u32) -> PvMsr {
     match index {
-        0xce => PvMsr::ReadsZero,
+        // What each event counter can do.
+        0xce | 0x345 => PvMsr::ReadsZero,
         // Counters, old and new; clock and voltage, performance states.
         0xc001_0000..=0xc001_0007
         | 0xc001_0200..=0xc001_020b
@@ -200,7 +202,6 @@ mod tests {
     #[test]
     fn each_vendor_has_its_own() {
         for (index, intel, amd) in [
-            (0x1a0, PvMsr::MiscEnable, PvMsr::Unknown),
             (0x186, PvMsr::Nothing, PvMsr::Unknown),
             (0xc001_0010, PvMsr::Unknown, PvMsr::ReadsZero),
             (0xc001_0062, PvMsr::Unknown, PvMsr::Nothing),
