@@ -51,6 +51,12 @@ pub fn has_memory(range: &PhysRange) -> bool {
     RAM.get().is_none_or(|ram| ram.overlaps(range))
 }
 
+/// Whether a page is memory of the machine from end to end: the allocator has no others.
+pub fn is_memory(page: &PhysRange) -> bool {
+    RAM.get()
+        .is_none_or(|ram| ram.iter().any(|range| range.contains(page)))
+}
+
 /// APIC number and ACPI's number of each CPU.
 static PROCESSORS: Once<Vec<(u32, u32)>> = Once::new();
 

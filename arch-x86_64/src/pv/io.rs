@@ -1,7 +1,8 @@
 //! What a PV domain maps of the machine beside RAM: device registers and what the firmware left.
 //!
 //! A domain that owns the devices reaches everything by itself but what would let it past the hypervisor. Nobody maps RAM so: what
-//! the hypervisor's allocator has, or may get, is not there for it. The local APICs' page and the range of messages are not there
+//! the hypervisor's allocator has, or may get, is not there for it. (A page that is RAM in part is in no allocator; kernels map that at
+//! the end of conventional memory.) The local APICs' page and the range of messages are not there
 //! either. Controllers that the hypervisor keeps, configuration space in memory and tables of messages can be read; writes to
 //! the latter two come here, and do what the emulation of PCI lets them do.
 
@@ -20,7 +21,7 @@ pub fn access(domain: &Domain<X86_64>, mfn: Mfn) -> IoAccess {
     let Some(page) = PhysRange::new(mfn.base().0, PAGE_SIZE as u64) else {
         return IoAccess::Refused;
     };
-    if machine::has_memory(&page) || apic::is_at(mfn.base()) {
+    if machine::is_memory(&page) || apic::is_at(mfn.base()) {
         return IoAccess::Refused;
     }
     match pci.access(&page) {
