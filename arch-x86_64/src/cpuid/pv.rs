@@ -216,6 +216,31 @@ mod tests {
     }
 
     #[test]
+    fn a_common_leaf_is_the_same_for_every_vcpu() {
+        let policy = policy(DOM0);
+        let ranges = [
+            0..=0x20,
+            0x3fff_ffff..=0x4000_0010,
+            0x7fff_ffff..=0x8000_0030,
+        ];
+        for number in ranges.into_iter().flatten() {
+            if let Some(common) = policy.common_leaf(number) {
+                for vcpu_id in 0..3 {
+                    let facts = VcpuFacts {
+                        apic_id: vcpu_id * 2,
+                        vcpu_id,
+                        cr4: !0,
+                        xcr0: 7,
+                    };
+                    assert_eq!(policy.cpuid(number, vcpu_id, &facts), common, "{number:#x}");
+                }
+            }
+        }
+        assert!(policy.common_leaf(0).is_some());
+        assert_eq!(policy.common_leaf(1), None);
+    }
+
+    #[test]
     fn memory_type_ranges_are_for_who_owns_the_machine() {
         const MTRR: u32 = 1 << 12;
         let other = PvFacts {
