@@ -2,7 +2,8 @@
 //!
 //! The core's view is [`xenolith_hal::P2m`]. Invariants: what one call changes is made unusable on every CPU by one flush
 //! before the call returns; a valid entry becomes another valid one in one store, unless the format wants it broken first;
-//! a table frame is freed only after it was taken out of the tree and the flush is over. Hardware never writes entries:
+//! a table frame is freed only after it was taken out of the tree and the flush is over; once all were given back, nothing is
+//! mapped and nothing can be, for whoever still has the domain. Hardware never writes entries:
 //! formats set their accessed and dirty bits from the start. Serves AMD's nested paging (APM volume 2, 15.25), Intel's EPT
 //! (SDM volume 3, 29.3), and any other with 4 KiB tables of 512 entries.
 
@@ -182,6 +183,8 @@ pub struct SecondLevel<F, M> {
     memory: M,
     shape: Shape,
     root: Mfn,
+    /// Guest frames below this can be had: the shape's, and none once the tables were given back. Read under the lock.
+    reach: AtomicU64,
     generation: AtomicU64,
     /// What each of the last generations took away.
     lost: [AtomicU64; REMEMBERED],
@@ -234,6 +237,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
             memory,
             shape,
             root,
+            reach: AtomicU64::new(shape.limit()),
             generation: AtomicU64::new(1),
             lost: [const { AtomicU64::new(0) }; REMEMBERED],
             shortcuts: [const { AtomicU64::new(0) }; SHORTCUTS],
@@ -493,9 +497,14 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
         result
     }
 
+    fn reach(&self) -> u64 {
+        self.reach.load(Ordering::Relaxed)
+    }
+
+    /// The end of a range that can be had. The tables are locked.
     fn check(&self, gfn: Gfn, count: u64) -> Result<u64, P2mError> {
         match gfn.0.checked_add(count) {
-            Some(end) if end <= self.shape.limit() => Ok(end),
+            Some(end) if end <= self.reach() => Ok(end),
             _ => Err(P2mError::OutOfRange),
         }
     }
@@ -523,7 +532,7 @@ impl<F: Format, M: TableMemory> SecondLevel<F, M> {
 
     #[inline(never)]
     fn far_entry(&self, gfn: Gfn) -> Option<P2mEntry> {
-        if gfn.0 >= self.shape.limit() {
+        if gfn.0 >= self.reach() {
             return None;
         }
         entry_of(&self.walk_all(gfn.0), gfn.0)
@@ -583,9 +592,9 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
         kind: P2mType,
         tables: &dyn TableFrames,
     ) -> Result<(), P2mError> {
-        let end = self.check(gfn, count)?;
         Self::check_target(mfn, count)?;
         self.change(|changes| {
+            let end = self.check(gfn, count)?;
             let (mut g, mut m) = (gfn.0, mfn.0);
             while g < end {
                 let order = self.shape.fitting(g, m, end - g);
@@ -603,8 +612,8 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
     }
 
     fn unmap(&self, gfn: Gfn, count: u64, tables: &dyn TableFrames) -> Result<(), P2mError> {
-        let end = self.check(gfn, count)?;
         self.change(|changes| {
+            let end = self.check(gfn, count)?;
             let mut g = gfn.0;
             while g < end {
                 let at = self.walk(g);
@@ -629,7 +638,6 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
         new: Option<(Mfn, P2mType)>,
         tables: &dyn TableFrames,
     ) -> Result<Option<P2mEntry>, P2mError> {
-        self.check(gfn, 1)?;
         let slot = match new {
             Some((mfn, kind)) => {
                 Self::check_target(mfn, 1)?;
@@ -638,6 +646,7 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
             None => Slot::Empty,
         };
         self.change(|changes| {
+            self.check(gfn, 1)?;
             let at = self.walk(gfn.0);
             let old = entry_of(&at, gfn.0);
             if old.is_some() || new.is_some() {
@@ -654,8 +663,8 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
         expected: (Mfn, P2mType),
         tables: &dyn TableFrames,
     ) -> Result<bool, P2mError> {
-        self.check(gfn, 1)?;
         self.change(|changes| {
+            self.check(gfn, 1)?;
             let at = self.walk(gfn.0);
             match entry_of(&at, gfn.0) {
                 Some(entry) if (entry.mfn, entry.kind) == expected => {}
@@ -676,7 +685,7 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
     fn next_mapped(&self, from: Gfn) -> Option<(Gfn, P2mEntry, u64)> {
         let _held = self.lock.read();
         let mut g = from.0;
-        while g < self.shape.limit() {
+        while g < self.reach() {
             let at = self.walk(g);
             let size = 1u64 << at.order;
             if let Some(entry) = entry_of(&at, g) {
@@ -689,10 +698,25 @@ impl<F: Format, M: TableMemory> P2m for SecondLevel<F, M> {
 
     fn release(&self, tables: &dyn TableFrames) {
         let _held = self.lock.write();
+        if self.reach.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
         self.next_generation(Footprint::ALL);
         self.forget_shortcuts();
-        for i in 0..1u64 << self.shape.root_order() {
-            self.free_below(self.root.plus(i), self.shape.top(), tables);
+        let (top, frames) = (self.shape.top(), 1 << self.shape.root_order());
+        for gfn in (0..frames * ENTRIES).map(|index| index << top) {
+            let at = self.place(self.root, top, gfn);
+            if at.slot == Slot::Empty {
+                continue;
+            }
+            self.memory.store(at.table, at.index, 0);
+            self.flush_block(gfn, top);
+            if let Slot::Table(next) = at.slot {
+                self.free_below(next, top - INDEX_BITS, tables);
+            }
+        }
+        for frame in 0..frames {
+            tables.free(self.root.plus(frame));
         }
     }
 }

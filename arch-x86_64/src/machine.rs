@@ -40,6 +40,12 @@ pub fn set_ram(ram: RangeSet) {
     RAM.call_once(|| ram);
 }
 
+/// The first address behind all memory.
+pub fn ram_end() -> u64 {
+    let last = RAM.get().and_then(|ram| ram.iter().next_back());
+    last.map_or(0, |range| range.end())
+}
+
 /// Whether a range is, even in part, memory of the machine.
 pub fn has_memory(range: &PhysRange) -> bool {
     RAM.get().is_none_or(|ram| ram.overlaps(range))

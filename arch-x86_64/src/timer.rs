@@ -1,7 +1,8 @@
 //! Time: the time-stamp counter gives it, the local APIC's timer gives deadlines. The rate of the first is measured at
 //! start-up by a clock whose rate is known, that of the second against the first.
 //!
-//! All CPUs' counters are CPU 0's: they agree, or were made to, or what they show is corrected by their distance.
+//! All CPUs' counters are CPU 0's: they agree, or were made to, or what they show is corrected by their distance. A CPU for
+//! which none of it can be had stays off.
 
 mod clocks;
 
@@ -77,11 +78,6 @@ pub fn set_ahead(cpu: CpuId, ticks: i64) {
         ahead.store(ticks, Relaxed);
         APART.store(true, Relaxed);
     }
-    not_together();
-}
-
-/// The counters do not go on alike.
-pub fn not_together() {
     TOGETHER.store(false, Relaxed);
 }
 

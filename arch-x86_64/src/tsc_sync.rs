@@ -66,6 +66,26 @@ pub enum Verdict {
     Silent,
 }
 
+/// What becomes of the CPU whose counter was compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It goes on.
+    Joins,
+    /// The time cannot be told on it: it must do nothing more.
+    StaysOff,
+}
+
+impl Verdict {
+    /// What the verdict means for the other CPU. A distance that stays the same can be taken off what is read.
+    #[must_use]
+    pub const fn admission(self) -> Admission {
+        match self {
+            Self::Agree(_) | Self::Apart(_) => Admission::Joins,
+            Self::Unsteady | Self::Silent => Admission::StaysOff,
+        }
+    }
+}
+
 /// What was found and done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -94,7 +114,8 @@ const MOVES: u32 = 3;
 
 const READ: u32 = 0;
 const MOVE: u32 = 1;
-const END: u32 = 2;
+const JOIN: u32 = 2;
+const STAY_OFF: u32 = 3;
 
 /// Where two CPUs meet.
 #[derive(Debug, Default)]
@@ -118,8 +139,9 @@ impl Meeting {
         }
     }
 
-    /// The CPU whose counter is compared answers until it is dismissed. `move_by` changes its counter.
-    pub fn follow(&self, counter: impl Fn() -> u64, mut move_by: impl FnMut(i64)) {
+    /// The CPU whose counter is compared answers until it is dismissed, and learns what becomes of it. `move_by` changes its
+    /// counter.
+    pub fn follow(&self, counter: impl Fn() -> u64, mut move_by: impl FnMut(i64)) -> Admission {
         let mut answered = 0;
         loop {
             let turn = self.turn.load(Acquire);
@@ -128,7 +150,8 @@ impl Meeting {
                 continue;
             }
             match self.command.load(Relaxed) {
-                END => return,
+                JOIN => return Admission::Joins,
+                STAY_OFF => return Admission::StaysOff,
                 MOVE => move_by(self.distance.load(Relaxed)),
                 _ => {}
             }
@@ -139,8 +162,14 @@ impl Meeting {
         }
     }
 
-    /// The CPU that the other is compared with. The other one is always dismissed.
-    pub fn lead(&self, counter: impl Fn() -> u64, limits: Limits) -> Outcome {
+    /// The CPU that the other is compared with. The other one is always dismissed, as the last verdict says; what it must find
+    /// when it goes on, `settle` does before.
+    pub fn lead(
+        &self,
+        counter: impl Fn() -> u64,
+        limits: Limits,
+        settle: impl FnOnce(Outcome),
+    ) -> Admission {
         let first = self.compare(&counter, limits);
         let mut last = first;
         for _ in 0..MOVES {
@@ -152,8 +181,13 @@ impl Meeting {
             }
             last = self.compare(&counter, limits);
         }
-        self.put(END);
-        Outcome { first, last }
+        settle(Outcome { first, last });
+        let admission = last.admission();
+        self.put(match admission {
+            Admission::Joins => JOIN,
+            Admission::StaysOff => STAY_OFF,
+        });
+        admission
     }
 
     fn compare(&self, counter: &impl Fn() -> u64, limits: Limits) -> Verdict {

@@ -142,6 +142,7 @@ pub trait P2m: Send + Sync {
     /// entry (for that frame) and how many frames the rest of its block covers.
     fn next_mapped(&self, from: Gfn) -> Option<(Gfn, P2mEntry, u64)>;
 
-    /// Gives every table frame back. No CPU runs the domain any more.
+    /// Gives every table frame back. No CPU runs the domain any more, but others may still have it: they find nothing
+    /// mapped from then on, and changes are out of range.
     fn release(&self, tables: &dyn TableFrames);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
 use crate::boards::{self, Board, Modules, Stage};
@@ -14,6 +14,15 @@ use crate::verbs::build::{self, Features};
 use crate::verbs::image::Grub;
 use crate::verbs::{image, setup};
 use crate::{bochs, paths, rootfs};
+
+/// How dom0 runs on x86-64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dom0Kind {
+    /// Paravirtualised, in ring 3
+    Pv,
+    /// In hardware, without emulated devices
+    Pvh,
+}
 
 /// Options that choose a machine and what it boots; `run` and `smoke` share them.
 #[derive(Args, Clone, Debug, Default)]
@@ -30,6 +39,9 @@ pub(crate) struct MachineArgs {
     /// Processor model, as the emulator names it [default: the board's]
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
+    /// How dom0 runs, on x86_64 [default: pvh where the processor can, else pv]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) dom0: Option<Dom0Kind>,
     /// Kernel for dom0 instead of Debian's (which Bochs gets unpacked, because unpacking takes it minutes)
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
@@ -75,6 +87,12 @@ impl MachineArgs {
     /// Makes everything that the machine needs, and describes it.
     pub(crate) fn machine(&self, arch: Option<Arch>) -> Result<Machine> {
         let board = self.board(arch)?;
+        if self.dom0.is_some() && board.arch != Arch::X86_64 {
+            bail!(
+                "--dom0 chooses how dom0 runs on x86_64; {} has one kind: leave it out",
+                board.name
+            );
+        }
         match self.emulator {
             Emulator::Qemu => self.machine_of(board),
             Emulator::Bochs => bochs::options(self, board)?.machine_of(board),
@@ -164,7 +182,18 @@ impl MachineArgs {
         } else {
             format!("dom0_mem={share}M")
         };
-        joined(&[board.words, &memory, given])
+        let kind = self.dom0.filter(|_| dom0);
+        let kind = kind.map_or("", |kind| self.kind_words(kind));
+        joined(&[board.words, kind, &memory, given])
+    }
+
+    /// The words that say how dom0 runs. Xen runs a PVH dom0 without an IOMMU only when told so.
+    fn kind_words(&self, kind: Dom0Kind) -> &'static str {
+        match (kind, self.reference) {
+            (Dom0Kind::Pv, _) => "dom0=pv",
+            (Dom0Kind::Pvh, false) => "dom0=pvh",
+            (Dom0Kind::Pvh, true) => "dom0=pvh dom0-iommu=none",
+        }
     }
 }
 
@@ -220,6 +249,30 @@ mod tests {
             memory("0").is_err()
                 && memory("2T").is_err()
                 && memory("99999999999999999999G").is_err()
+        );
+    }
+
+    #[test]
+    fn how_dom0_runs_is_said_where_there_is_one() {
+        let board = boards::find(None, Some(Arch::X86_64)).unwrap();
+        let of = |kind, reference| MachineArgs {
+            dom0: Some(kind),
+            reference,
+            ..MachineArgs::default()
+        };
+        let words = |args: MachineArgs| args.words(board, true);
+        assert_eq!(
+            words(of(Dom0Kind::Pv, false)),
+            "console=com1 dom0=pv dom0_mem=1024M"
+        );
+        assert!(words(of(Dom0Kind::Pv, true)).contains("dom0=pv "));
+        assert!(words(of(Dom0Kind::Pvh, false)).contains("dom0=pvh dom0_mem"));
+        assert!(words(of(Dom0Kind::Pvh, true)).contains("dom0-iommu=none"));
+        assert_eq!(of(Dom0Kind::Pv, false).words(board, false), "console=com1");
+        assert!(
+            of(Dom0Kind::Pv, false)
+                .machine(Some(Arch::Aarch64))
+                .is_err()
         );
     }
 

@@ -2,7 +2,10 @@
 //!
 //! The core's view is [`xenolith_hal::P2m`]. Walks over tables are pure but for [`TableMemory`], so that they run on the
 //! host over an array. Invariants: a valid entry is never changed into another valid one without an invalid step and a
-//! TLB flush between (break before make); a table is freed only after no walk can reach it.
+//! TLB flush between (break before make); a table is freed only after no walk can reach it; once all were given back, nothing is
+//! mapped and nothing can be, for whoever still has the domain.
+
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use xenolith_hal::{
     Gfn, Mfn, P2m, P2mEntry, P2mError, P2mType, PAGE_SHIFT, TableFrames,
@@ -122,6 +125,9 @@ pub struct Stage2<M: TableMemory> {
     memory: M,
     geometry: Geometry,
     root: Mfn,
+    /// Guest frames below this can be had: those of the geometry, and none once the tables were given back. Read under the
+    /// lock.
+    reach: AtomicU64,
     vmid: u16,
     lock: SharedLock,
 }
@@ -140,6 +146,7 @@ impl<M: TableMemory> Stage2<M> {
             memory,
             geometry,
             root,
+            reach: AtomicU64::new(geometry.limit()),
             vmid,
             lock: SharedLock::new(Rank::P2m),
         }
@@ -255,9 +262,14 @@ impl<M: TableMemory> Stage2<M> {
         }
     }
 
+    fn reach(&self) -> u64 {
+        self.reach.load(Ordering::Relaxed)
+    }
+
+    /// The end of a range that can be had. The tables are locked.
     fn check(&self, gfn: Gfn, count: u64) -> Result<u64, P2mError> {
         let end = gfn.0.checked_add(count).ok_or(P2mError::OutOfRange)?;
-        if end > self.geometry.limit() {
+        if end > self.reach() {
             return Err(P2mError::OutOfRange);
         }
         Ok(end)
@@ -304,8 +316,8 @@ impl<M: TableMemory> P2m for Stage2<M> {
         kind: P2mType,
         tables: &dyn TableFrames,
     ) -> Result<(), P2mError> {
-        let end = self.check(gfn, count)?;
         let _held = self.lock.write();
+        let end = self.check(gfn, count)?;
         let (mut g, mut m) = (gfn.0, mfn.0);
         while g < end {
             let fits = |order: u32| (g | m) & ((1 << order) - 1) == 0 && end - g >= 1 << order;
@@ -330,8 +342,8 @@ impl<M: TableMemory> P2m for Stage2<M> {
     }
 
     fn unmap(&self, gfn: Gfn, count: u64, tables: &dyn TableFrames) -> Result<(), P2mError> {
-        let end = self.check(gfn, count)?;
         let _held = self.lock.write();
+        let end = self.check(gfn, count)?;
         let mut g = gfn.0;
         while g < end {
             let at = self.walk(g);
@@ -355,8 +367,8 @@ impl<M: TableMemory> P2m for Stage2<M> {
         new: Option<(Mfn, P2mType)>,
         tables: &dyn TableFrames,
     ) -> Result<Option<P2mEntry>, P2mError> {
-        self.check(gfn, 1)?;
         let _held = self.lock.write();
+        self.check(gfn, 1)?;
         let at = self.walk(gfn.0);
         let old = Self::entry_of(&at, gfn.0);
         if old.is_none() && new.is_none() {
@@ -377,8 +389,8 @@ impl<M: TableMemory> P2m for Stage2<M> {
         expected: (Mfn, P2mType),
         tables: &dyn TableFrames,
     ) -> Result<bool, P2mError> {
-        self.check(gfn, 1)?;
         let _held = self.lock.write();
+        self.check(gfn, 1)?;
         let at = self.walk(gfn.0);
         match Self::entry_of(&at, gfn.0) {
             Some(entry) if (entry.mfn, entry.kind) == expected => {}
@@ -400,7 +412,7 @@ impl<M: TableMemory> P2m for Stage2<M> {
     fn next_mapped(&self, from: Gfn) -> Option<(Gfn, P2mEntry, u64)> {
         let _held = self.lock.read();
         let mut g = from.0;
-        while g < self.geometry.limit() {
+        while g < self.reach() {
             let at = self.walk(g);
             let size = 1u64 << order_of(at.level);
             if let Some(entry) = Self::entry_of(&at, g) {
@@ -413,8 +425,20 @@ impl<M: TableMemory> P2m for Stage2<M> {
 
     fn release(&self, tables: &dyn TableFrames) {
         let _held = self.lock.write();
-        for i in 0..1u64 << self.geometry.root_order() {
-            self.free_below(self.root.plus(i), self.geometry.start_level, tables);
+        if self.reach.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
+        let (level, frames) = (self.geometry.start_level, 1 << self.geometry.root_order());
+        for gfn in (0..frames * 512).map(|index: u64| index << order_of(level)) {
+            let at = self.first_place(gfn);
+            self.set(&at, gfn, 0);
+            if is_table(at.entry, level) {
+                let next = Mfn((at.entry & ADDRESS) >> PAGE_SHIFT);
+                self.free_below(next, level + 1, tables);
+            }
+        }
+        for frame in 0..frames {
+            tables.free(self.root.plus(frame));
         }
     }
 }

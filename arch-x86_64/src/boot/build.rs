@@ -16,8 +16,12 @@ use super::info::MapEntry;
 use crate::{
     X86_64,
     acpi::summary::ConfigSpace,
-    cpu::cpuid::cpuid,
-    cpuid::{DomainFacts, Handled, Policy, xen},
+    cpu::{cpuid::cpuid, microcode},
+    cpuid::{
+        DomainFacts, Handled, Policy,
+        pv::{PvFacts, address_bits},
+        xen,
+    },
     domain_build::memory_map::GuestEntry,
     guest::{
         backend::Backend,
@@ -31,7 +35,7 @@ use crate::{
     machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
-    pv::vcpu::PvVcpu,
+    pv::{domain::PvDomain, vcpu::PvVcpu},
     speculation,
     svm::{self, vcpu::Svm},
     timer,
@@ -75,7 +79,7 @@ fn policy(shape: &Shape<'_>) -> Policy {
         reliable: timer::together(),
         incarnation: 1,
     };
-    Policy::maximum(host_leaf, handled).for_domain(&DomainFacts {
+    let facts = DomainFacts {
         domain: shape.id.0,
         vcpus: shape.vcpus.into(),
         time,
@@ -84,7 +88,32 @@ fn policy(shape: &Shape<'_>) -> Policy {
             ..xen::Container::default()
         },
         invariant_tsc: timer::together(),
-    })
+    };
+    match shape.kind {
+        GuestKind::Translated => Policy::maximum(host_leaf, handled).for_domain(&facts),
+        GuestKind::Paravirtual => {
+            let handled = Handled {
+                tsc_aux: true,
+                ..handled
+            };
+            let of_pv = PvFacts {
+                hardware: shape.privileged,
+                address_bits: address_bits(machine::ram_end() >> PAGE_SHIFT),
+            };
+            Policy::paravirtual(host_leaf, handled, &facts, &of_pv)
+        }
+    }
+}
+
+/// What the domain is told of the host's MSRs.
+fn host_msrs(kind: GuestKind) -> HostMsrs {
+    match kind {
+        GuestKind::Translated => HostMsrs::default(),
+        GuestKind::Paravirtual => HostMsrs {
+            microcode_revision: microcode::register(),
+            arch_capabilities: speculation::apply::arch_capabilities(),
+        },
+    }
 }
 
 /// As many vCPUs of a domain as can be made.
@@ -138,7 +167,7 @@ pub(super) fn create(
     }
     let translated = shape.kind == GuestKind::Translated;
     let policy = policy(shape);
-    let msrs = MsrPolicy::new(&policy, HostMsrs::default());
+    let msrs = MsrPolicy::new(&policy, host_msrs(shape.kind));
     // Only whose lines lead to devices has an IOAPIC.
     let ioapic = (shape.privileged && translated).then(|| {
         let pins = ioapic::lines().clamp(24, 240) as u8;
@@ -153,7 +182,7 @@ pub(super) fn create(
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,
-        pv: None,
+        pv: (!translated).then(PvDomain::new),
         ioapic,
     };
     let config = DomainConfig {
@@ -162,7 +191,7 @@ pub(super) fn create(
         privileged: shape.privileged,
         max_frames: shape.max_frames,
         direct_map: shape.direct_map,
-        kind: GuestKind::Translated,
+        kind: shape.kind,
     };
     let limits = machine::paging_limits();
     let domain = hv

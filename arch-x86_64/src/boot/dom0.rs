@@ -93,8 +93,8 @@ pub(super) fn build(
     let kernel = unpack("dom0", module.range, &mut free)?;
     let elf = Elf::parse(bytes(kernel)).map_err(|e| format!("{e}"))?;
     let vcpus = (machine.cpus as u32).clamp(options.dom0_max_vcpus.min, options.dom0_max_vcpus.max);
-    let kind =
-        kind::choose(options.dom0_mode, &elf, pv::able()).map_err(|e| format!("dom0: {e}"))?;
+    let kind = kind::choose(options.dom0_mode.map(Kind::from), &elf, pv::able())
+        .map_err(|e| format!("dom0: {e}"))?;
     if kind == Kind::Pv {
         let files = pv::Files {
             elf,

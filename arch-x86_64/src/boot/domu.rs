@@ -1,24 +1,31 @@
-//! Makes a domain that an `xen,domain` node describes: a PVH guest without devices, beside dom0 or without one.
+//! Makes a domain that an `xen,domain` node describes: a guest without devices, by PVH or PV, beside dom0 or without one.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
 
-use xenolith_abi::start_info::StartFlags;
+use xenolith_abi::start_info::{MemmapType, StartFlags};
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
-    boot::{PhysRange, elf::Elf, initrd},
+    boot::{
+        PhysRange,
+        elf::{Elf, pv::PvKernel},
+        initrd,
+    },
     domain::{Destroyed, GuestKind},
 };
-use xenolith_hal::{Gfn, PAGE_SHIFT};
+use xenolith_hal::{E820Entry, Gfn, PAGE_SHIFT};
 
 use super::{
     build::{self, Shape},
     modules::{Other, bytes},
+    pv,
 };
 use crate::{
     X86_64,
     domain_build::{
         domu::{self, Plan},
-        domu_tables, start_info,
+        domu_tables,
+        kind::{self, Kind},
+        start_info,
     },
 };
 
@@ -57,6 +64,10 @@ pub(super) fn build(
         log::warn!("{warning}");
     }
     let kernel = Elf::parse(bytes(other.kernel)).map_err(|e| format!("{e}"))?;
+    let kind = kind::choose(spec.mode.map(Kind::from), &kernel, pv::able());
+    if kind.map_err(|e| format!("{e}"))? == Kind::Pv {
+        return build_pv(hv, other, id, &kernel);
+    }
     let entry = kernel.pvh_entry().map_err(|e| format!("{e}"))?;
     let segments: Vec<PhysRange> = kernel.segments.iter().map(|s| s.memory).collect();
     let apic_ids: Vec<u32> = (0..spec.cpus).map(|index| index * 2).collect();
@@ -93,6 +104,40 @@ pub(super) fn build(
         spec.cpus
     );
     build::start(hv, &domain, entry, plan.start_info.start())
+}
+
+/// The same by PV. Its map is one piece of RAM.
+fn build_pv(
+    hv: &'static Hypervisor<X86_64>,
+    other: &Other,
+    id: DomId,
+    kernel: &Elf<'_>,
+) -> Result<(), String> {
+    let spec = &other.spec;
+    let frames = spec.memory >> PAGE_SHIFT;
+    let ram = E820Entry {
+        addr: 0,
+        size: frames << PAGE_SHIFT,
+        kind: MemmapType::Ram.number(),
+    };
+    let recipe = pv::Recipe {
+        name: spec.name,
+        shape: Shape {
+            id,
+            vcpus: spec.cpus as u16,
+            privileged: false,
+            max_frames: frames,
+            direct_map: false,
+            kind: GuestKind::Paravirtual,
+            memory_map: vec![ram],
+            config_spaces: &[],
+        },
+        frames,
+        kernel: PvKernel::new(kernel).map_err(|e| format!("{e}"))?,
+        ramdisk: other.ramdisk.map(bytes),
+        command_line: spec.bootargs.as_bytes(),
+    };
+    pv::build(hv, recipe, || ())
 }
 
 /// Gives a new domain its memory and what goes in.

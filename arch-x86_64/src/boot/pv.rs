@@ -109,8 +109,7 @@ pub(super) fn build_dom0(
     let own: RangeSet = machine.own.iter().chain(kept.iter()).collect();
     let own = &own;
     dom0::release_all(hv, &Machine { own, ..*machine });
-    machine_to_phys::ensure(hv)
-        .map_err(|_| "no memory for the table of machine frames: give the machine more RAM")?;
+    prepare(hv)?;
 
     let free = (hv.memory.free_frames() << PAGE_SHIFT).saturating_add(kept.size());
     let memory = &machine.options.dom0_mem;
@@ -144,9 +143,13 @@ pub(super) fn build_dom0(
         ramdisk,
         command_line: files.command_line,
     };
-    build(hv, recipe, || {
-        kept.iter().for_each(|range| release(hv, range))
-    })
+    let release_files = || kept.iter().for_each(|range| release(hv, range));
+    build(hv, recipe, release_files).map_err(|e| format!("dom0: {e}"))
+}
+
+/// Makes what all PV guests share: the table of machine frames.
+fn prepare(hv: &'static Hypervisor<X86_64>) -> Result<(), String> {
+    machine_to_phys::ensure(hv).map_err(|_| "no memory for the table of machine frames".into())
 }
 
 /// Makes a domain and lets it go. `copied` is called when its files are not needed any more.
@@ -161,7 +164,8 @@ pub(super) fn build(
         ramdisk: recipe.ramdisk.map(|bytes| bytes.len() as u64),
         rings: !recipe.shape.privileged,
     })
-    .map_err(|e| format!("{}: {e}", recipe.name))?;
+    .map_err(|e| format!("{e}"))?;
+    prepare(hv)?;
     if recipe.command_line.len() > MOST_TEXT {
         let name = recipe.name;
         log::warn!("{name}: its command line is cut off after {MOST_TEXT} bytes");
@@ -175,7 +179,6 @@ pub(super) fn build(
         recipe.kernel.entry,
         layout.address(layout.start_info)
     );
-    let name = recipe.name;
     let filled = fill(hv, &domain, &layout, recipe, copied);
     let start = filled.and_then(|start| check_tables(&domain, start));
     let start = match start {
@@ -183,7 +186,7 @@ pub(super) fn build(
         Err(error) => {
             // Nothing of it ran: it goes in one piece unless interrupts come in between.
             while hv.destroy(&domain) == Destroyed::NotYet {}
-            return Err(format!("{name}: {error}"));
+            return Err(error);
         }
     };
     begin(hv, &domain, &start)

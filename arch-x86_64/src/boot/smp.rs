@@ -1,5 +1,5 @@
 //! Bringing the CPUs up: INIT, then two start-up interrupts (Intel SDM, volume 3, 9.4). Before a CPU reads the time, its
-//! time-stamp counter is compared with CPU 0's, and moved if it differs.
+//! time-stamp counter is compared with CPU 0's, and moved if it differs. A CPU on which the time cannot be told stays off.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -18,7 +18,7 @@ use crate::{
     pv::{self, gate::Gates},
     svm::{cpu as svm, vcpu::Svm},
     timer,
-    tsc_sync::{Limits, Meeting, Outcome, Verdict},
+    tsc_sync::{Admission, Limits, Meeting, Outcome, Verdict},
     vmx::{cpu as vmx, vcpu::Vmx},
 };
 
@@ -87,6 +87,7 @@ pub(super) fn start_others(
     }
     let own = apic::own_id();
     let mut counters = Counters::default();
+    let mut running = 1;
     let (reached, beyond): (Vec<u32>, Vec<u32>) = apic_ids
         .filter(|id| *id != own)
         .partition(|id| *id <= apic::last_id());
@@ -95,7 +96,7 @@ pub(super) fn start_others(
         log::warn!("{count} CPUs have APIC numbers that only x2APIC reaches: they stay off");
     }
     for (next, id) in (1u16..).zip(reached) {
-        if usize::from(next) >= most.min(MAX_CPUS) {
+        if running >= most || usize::from(next) >= MAX_CPUS {
             break;
         }
         let Some(stack_top) = boot_memory::stack::<FourLevels>(&hv.memory, u64::from(next)) else {
@@ -104,16 +105,29 @@ pub(super) fn start_others(
         };
         SECONDARY.stack_top.store(stack_top, SeqCst);
         SECONDARY.cpu.store(u64::from(next), SeqCst);
-        if !start_one(id, CpuId(next), trampoline, &mut counters) {
-            // It may still come, on the stack that it was given: no other CPU is started after it.
-            log::warn!("the CPU with APIC number {id} does not answer; those after it stay off");
-            break;
+        match start_one(id, CpuId(next), trampoline, &mut counters) {
+            Some(Admission::Joins) => running += 1,
+            // It keeps its number and its stack, on which it stands still.
+            Some(Admission::StaysOff) => {}
+            None => {
+                // It may still come, on the stack that it was given: no other CPU is started after it.
+                log::warn!(
+                    "the CPU with APIC number {id} does not answer; those after it stay off"
+                );
+                break;
+            }
         }
     }
     counters.report();
 }
 
-fn start_one(id: u32, cpu: CpuId, trampoline: HostPhys, counters: &mut Counters) -> bool {
+/// What became of a CPU; `None`: it does not answer.
+fn start_one(
+    id: u32,
+    cpu: CpuId,
+    trampoline: HostPhys,
+    counters: &mut Counters,
+) -> Option<Admission> {
     let (before, joined) = (ARRIVED.load(SeqCst), ONLINE.load(SeqCst));
     let has_arrived = || ARRIVED.load(SeqCst) != before;
     apic::send_init(id);
@@ -122,11 +136,13 @@ fn start_one(id: u32, cpu: CpuId, trampoline: HostPhys, counters: &mut Counters)
     if !timer::wait(AFTER_STARTUP, has_arrived) {
         apic::send_startup(id, trampoline);
         if !timer::wait(PATIENCE, has_arrived) {
-            return false;
+            return None;
         }
     }
-    counters.compare(cpu);
-    timer::wait(PATIENCE, || ONLINE.load(SeqCst) != joined)
+    let admission = counters.compare(cpu)?;
+    let is_done =
+        admission == Admission::StaysOff || timer::wait(PATIENCE, || ONLINE.load(SeqCst) != joined);
+    is_done.then_some(admission)
 }
 
 /// What comparing the time-stamp counters has shown so far.
@@ -139,17 +155,20 @@ struct Counters {
 }
 
 impl Counters {
-    /// Compares the counter of a CPU that has arrived and waits.
-    fn compare(&mut self, cpu: CpuId) {
-        let Some(meeting) = MEETINGS.get(cpu.index()) else {
-            return;
-        };
+    /// Compares the counter of a CPU that has arrived and waits, and sends it on.
+    fn compare(&mut self, cpu: CpuId) -> Option<Admission> {
         let limits = Limits {
             patience: timer::in_ticks(PATIENCE),
             budget: timer::in_ticks(COMPARING),
             enough: timer::in_ticks(CLOSE),
         };
-        let Outcome { first, last } = meeting.lead(timer::own_ticks, limits);
+        let meeting = MEETINGS.get(cpu.index())?;
+        let settle = |outcome| self.settle(cpu, outcome);
+        Some(meeting.lead(timer::own_ticks, limits, settle))
+    }
+
+    /// Before the CPU goes on, or does not.
+    fn settle(&mut self, cpu: CpuId, Outcome { first, last }: Outcome) {
         let id = cpu.0;
         if let Verdict::Apart(bounds) = first {
             let ahead = bounds.middle();
@@ -164,11 +183,11 @@ impl Counters {
                 timer::set_ahead(cpu, bounds.middle());
                 log::warn!("it cannot be moved: time on CPU {id} is corrected by the difference");
             }
-            Verdict::Unsteady | Verdict::Silent => {
-                timer::not_together();
-                log::warn!(
-                    "the time-stamp counter of CPU {id} does not keep step with CPU 0's: guests are told so"
-                );
+            Verdict::Unsteady => log::error!(
+                "CPU {id} stays off: its time-stamp counter does not keep step with CPU 0's"
+            ),
+            Verdict::Silent => {
+                log::error!("CPU {id} stays off: it does not say what its time-stamp counter shows")
             }
         }
     }
@@ -184,15 +203,11 @@ impl Counters {
 
 /// The executing CPU does its work for ever.
 pub(super) fn run(cpu: &'static PerCpu) -> ! {
-    if cpu.svm.get().is_some() {
-        cpu::run::run::<Svm>(cpu)
-    }
     if cpu.vmx.get().is_some() {
         cpu::run::run::<Vmx>(cpu)
     }
-    loop {
-        cpu::run::idle(cpu);
-    }
+    // Where there is neither, all guests are PV, and nothing of this backend is ever used.
+    cpu::run::run::<Svm>(cpu)
 }
 
 /// Every other CPU comes here, on its own stack.
@@ -203,7 +218,9 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
         cpu::fault::halt()
     };
     ARRIVED.fetch_add(1, SeqCst);
-    meeting.follow(timer::own_ticks, timer::move_own);
+    if meeting.follow(timer::own_ticks, timer::move_own) == Admission::StaysOff {
+        cpu::fault::halt()
+    }
     let cpu = join(hv, id);
     ONLINE.fetch_add(1, SeqCst);
     run(cpu)

@@ -106,7 +106,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     timer::calibrate_apic();
     let most = options.max_cpus.unwrap_or(u32::MAX).max(1) as usize;
     smp::start_others(hv, acpi.apic_ids(), most, trampoline);
-    cpu::microcode::report(hv.sched.online_cpus().len());
+    cpu::microcode::report(hv.sched.online_cpus());
     log::info!(
         "{} CPUs, {} MiB of RAM",
         hv.sched.online_cpus().len(),

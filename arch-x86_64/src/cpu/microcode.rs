@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use x86_64::registers::model_specific::Msr;
-use xenolith_hal::{CpuId, MAX_CPUS};
+use xenolith_hal::{CpuId, CpuMask, MAX_CPUS};
 
 use super::cpuid::cpuid;
 use crate::cpuid::Vendor;
@@ -34,13 +34,19 @@ pub fn note(cpu: CpuId) {
     }
 }
 
-/// Prints the revision, or those of CPUs that differ from the first one.
-pub fn report(cpus: usize) {
-    let of = |place: &AtomicU32| place.load(Relaxed);
-    let mut revisions = REVISIONS.iter().take(cpus).map(of);
-    let first = revisions.next().unwrap_or(0);
+/// The register with the executing CPU's revision, which [`note`] has renewed.
+pub fn register() -> u64 {
+    // SAFETY: as in `note`.
+    unsafe { Msr::new(REVISION).read() }
+}
+
+/// Prints the first CPU's revision, and those of CPUs that differ from it.
+pub fn report(cpus: CpuMask) {
+    let of = |cpu: CpuId| REVISIONS.get(cpu.index()).map_or(0, |r| r.load(Relaxed));
+    let first = of(CpuId(0));
     log::info!("microcode revision {first:#x}");
-    for (cpu, revision) in (1..).zip(revisions).filter(|(_, r)| *r != first) {
-        log::warn!("CPU {cpu} has another microcode: revision {revision:#x}");
+    for cpu in cpus.iter().filter(|cpu| of(*cpu) != first) {
+        let (number, revision) = (cpu.0, of(cpu));
+        log::warn!("CPU {number} has another microcode: revision {revision:#x}");
     }
 }

@@ -40,6 +40,10 @@ register!(
     leaf1_edx_own { HTT = 28 }
 );
 register!(
+    /// Leaf 1, EDX: thermal control by MSRs, which PV guests are shown.
+    leaf1_edx_pv { ACPI = 22 }
+);
+register!(
     /// Leaf 7.0, EBX.
     leaf7_ebx {
         FSGSBASE = 0, BMI1 = 3, AVX2 = 5, FDP_EXCPTN_ONLY = 6, SMEP = 7, BMI2 = 8, ERMS = 9, INVPCID = 10,

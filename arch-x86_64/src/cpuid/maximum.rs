@@ -180,6 +180,7 @@ impl Policy {
             container: domain.container,
             domain: domain.domain,
             rdtscp: self.has_extended(ext1_edx::RDTSCP),
+            pv_address_bits: None,
         };
         if !domain.invariant_tsc {
             policy.extended[7][3] &= !ext7_edx::INVARIANT_TSC;

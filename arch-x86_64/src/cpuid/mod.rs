@@ -7,6 +7,7 @@
 
 pub mod features;
 mod maximum;
+pub mod pv;
 mod topology;
 pub mod xen;
 pub mod xstate;
@@ -131,6 +132,10 @@ impl Policy {
     }
 
     fn topology_leaf(&self, subleaf: u32, vcpu: &VcpuFacts) -> Leaf {
+        if self.topology[0] == [0; 4] {
+            // A PV guest has none, of any level.
+            return [0; 4];
+        }
         let [a, b, c, _] = row(&self.topology, subleaf);
         [a, b, c | subleaf & 0xff, vcpu.apic_id]
     }

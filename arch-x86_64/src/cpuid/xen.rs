@@ -12,6 +12,8 @@ const LAST: u32 = FIRST + 5;
 const SIGNATURE: [u32; 3] = [0x566e_6558, 0x6558_4d4d, 0x4d4d_566e];
 const HYPERCALL_PAGES: u32 = 1;
 
+/// Leaf 2, of PV guests: `MMU_PT_UPDATE_PRESERVE_AD` is there.
+const PRESERVE_AD: u32 = 1;
 const X2APIC_VIRT: u32 = 1 << 1;
 const IOMMU_MAPPINGS: u32 = 1 << 2;
 const VCPU_ID_PRESENT: u32 = 1 << 3;
@@ -59,6 +61,8 @@ pub struct XenLeaves {
     pub domain: u16,
     /// RDTSCP is there, leaf 3.
     pub(super) rdtscp: bool,
+    /// Of a PV domain: bits of the highest machine address, leaf 5.
+    pub(super) pv_address_bits: Option<u8>,
 }
 
 impl XenLeaves {
@@ -66,6 +70,15 @@ impl XenLeaves {
     #[must_use]
     pub fn leaf(&self, leaf: u32, subleaf: u32, vcpu: u32) -> Leaf {
         let [b, c, d] = SIGNATURE;
+        if let Some(bits) = self.pv_address_bits {
+            match leaf - FIRST {
+                2 => return [HYPERCALL_PAGES, HYPERCALL_PAGE_MSR, PRESERVE_AD, 0],
+                3 if subleaf == 1 => return [0; 4],
+                4 => return [0; 4],
+                5 if subleaf == 0 => return [0, bits.into(), 0, 0],
+                _ => {}
+            }
+        }
         match leaf - FIRST {
             0 => [LAST, b, c, d],
             1 => [VERSION, 0, 0, 0],

@@ -5,7 +5,7 @@
 use core::fmt;
 
 use xenolith_abi::elfnote::ElfNote;
-use xenolith_core::boot::{cmdline::Dom0Mode, elf::Elf};
+use xenolith_core::boot::{cmdline::Dom0Mode, elf::Elf, modules::DomainMode};
 
 /// How a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,24 @@ pub enum Kind {
     Pvh,
     /// In ring 3.
     Pv,
+}
+
+impl From<Dom0Mode> for Kind {
+    fn from(mode: Dom0Mode) -> Self {
+        match mode {
+            Dom0Mode::Pv => Self::Pv,
+            Dom0Mode::Pvh => Self::Pvh,
+        }
+    }
+}
+
+impl From<DomainMode> for Kind {
+    fn from(mode: DomainMode) -> Self {
+        match mode.is_paravirtual() {
+            true => Self::Pv,
+            false => Self::Pvh,
+        }
+    }
 }
 
 /// What the machine can do.
@@ -41,24 +59,24 @@ impl fmt::Display for KindError {
         f.write_str(match self {
             Self::NoWay => "no way to run guests",
             Self::NotPvh => {
-                "PVH needs a CPU with SVM or VMX, switched on: use dom0=pv with a kernel that starts so"
+                "PVH needs a CPU with SVM or VMX, switched on: give a kernel that starts by PV, and do not ask for PVH"
             }
             Self::NotPv => {
-                "PV guests do not run on this machine: use dom0=pvh with a kernel that starts so"
+                "PV guests do not run on this machine: give a kernel that starts by PVH, and do not ask for PV"
             }
         })
     }
 }
 
 /// Chooses.
-pub fn choose(asked: Option<Dom0Mode>, kernel: &Elf<'_>, able: Able) -> Result<Kind, KindError> {
+pub fn choose(asked: Option<Kind>, kernel: &Elf<'_>, able: Able) -> Result<Kind, KindError> {
     let pvh_kernel = kernel.note(ElfNote::Phys32Entry).is_some();
     match asked {
         _ if !able.pv && !able.pvh => Err(KindError::NoWay),
-        Some(Dom0Mode::Pvh) if able.pvh => Ok(Kind::Pvh),
-        Some(Dom0Mode::Pvh) => Err(KindError::NotPvh),
-        Some(Dom0Mode::Pv) if able.pv => Ok(Kind::Pv),
-        Some(Dom0Mode::Pv) => Err(KindError::NotPv),
+        Some(Kind::Pvh) if able.pvh => Ok(Kind::Pvh),
+        Some(Kind::Pvh) => Err(KindError::NotPvh),
+        Some(Kind::Pv) if able.pv => Ok(Kind::Pv),
+        Some(Kind::Pv) => Err(KindError::NotPv),
         // Where the kernel can do neither, it is told so as a PVH kernel.
         None if able.pvh && (pvh_kernel || !kernel.is_pv()) => Ok(Kind::Pvh),
         None if able.pv && kernel.is_pv() => Ok(Kind::Pv),
@@ -121,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_counts() {
         let linux = kernel(&[ElfNote::Entry, ElfNote::Phys32Entry]);
-        let (pv, pvh) = (Some(Dom0Mode::Pv), Some(Dom0Mode::Pvh));
+        let (pv, pvh) = (Some(Dom0Mode::Pv.into()), Some(Dom0Mode::Pvh.into()));
         assert_eq!(choose(pv, &linux, BOTH), Ok(Kind::Pv));
         assert_eq!(choose(pv, &linux, PVH), Err(KindError::NotPv));
         assert_eq!(choose(pvh, &linux, BOTH), Ok(Kind::Pvh));
@@ -129,5 +147,8 @@ mod tests {
         // The kernel's own notes are looked at afterwards.
         let other = kernel(&[]);
         assert_eq!(choose(pv, &other, BOTH), Ok(Kind::Pv));
+        // 64 bits and PV; 64 bits and PVH.
+        assert_eq!(Kind::from(DomainMode(5)), Kind::Pv);
+        assert_eq!(Kind::from(DomainMode(4)), Kind::Pvh);
     }
 }

@@ -94,6 +94,8 @@ fn read<H: Hardware>(cx: &mut Context<'_, H>, register: u8, general: u8) -> bool
     if register != 8 {
         return false;
     }
+    // What the guest wrote last may be in the hardware's copy only.
+    cx.sync_lapic();
     let value = cx.vcpu.arch.lapic.tpr().into();
     match general {
         RSP => cx.hw.set_rsp(value),

@@ -122,9 +122,18 @@ impl Pci {
     }
 }
 
-/// Reads a port; all ones where nothing is.
+/// Reads a port for a stopped guest; all ones where nothing is.
 pub fn port_read<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8) -> u32 {
-    let domain = cx.vcpu.domain();
+    read_port(cx.hv(), cx.vcpu.domain(), port, size)
+}
+
+/// Writes a port for a stopped guest.
+pub fn port_write<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8, value: u32) {
+    write_port(cx.hv(), cx.vcpu.domain(), port, size, value);
+}
+
+/// Reads a port; all ones where nothing is.
+pub fn read_port(hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>, port: u16, size: u8) -> u32 {
     let Some(pci) = &domain.arch.pci else {
         return u32::MAX;
     };
@@ -132,22 +141,27 @@ pub fn port_read<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8) -> u32 {
         return pci.address.load(Relaxed);
     }
     pci.target(port).map_or(u32::MAX, |(at, register)| {
-        pci.with(cx.hv(), domain, |functions, bus| {
+        pci.with(hv, domain, |functions, bus| {
             functions.read(bus, at, register, size)
         })
     })
 }
 
 /// Writes a port.
-pub fn port_write<H: Hardware>(cx: &Context<'_, H>, port: u16, size: u8, value: u32) {
-    let domain = cx.vcpu.domain();
+pub fn write_port(
+    hv: &Hypervisor<X86_64>,
+    domain: &DomainRef<X86_64>,
+    port: u16,
+    size: u8,
+    value: u32,
+) {
     let Some(pci) = &domain.arch.pci else {
         return;
     };
     if port == ADDRESS && size == 4 {
         pci.address.store(value & 0x80ff_fffc, Relaxed);
     } else if let Some((at, register)) = pci.target(port) {
-        pci.with(cx.hv(), domain, |functions, bus| {
+        pci.with(hv, domain, |functions, bus| {
             functions.write(bus, at, register, size, value);
         });
     }

@@ -20,7 +20,7 @@ pub const KEPT: [core::ops::RangeInclusive<u16>; 6] = [
 ];
 
 /// Where a domain without devices prints early messages.
-const DEBUG: u16 = 0xe9;
+pub const DEBUG: u16 = 0xe9;
 
 /// Serves a port access.
 pub fn access<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {

@@ -75,11 +75,11 @@ impl Machine<X86_64> for ThisCpu {
 
     fn cpus_of(&self, domain: &Domain<X86_64>, vcpu: usize) -> CpuMask {
         let Some(vcpu) = domain.vcpus.get(vcpu) else {
-            return CpuMask::default();
+            return CpuMask::EMPTY;
         };
         match vcpu.arch.pv().and_then(PvVcpu::cpu) {
             Some(cpu) => CpuMask::only(cpu),
-            None => CpuMask::default(),
+            None => CpuMask::EMPTY,
         }
     }
 
@@ -88,7 +88,7 @@ impl Machine<X86_64> for ThisCpu {
             .arch
             .pv
             .as_ref()
-            .map_or_else(CpuMask::default, |pv| pv.present.load())
+            .map_or(CpuMask::EMPTY, |pv| pv.present.load())
     }
 
     #[inline(always)]

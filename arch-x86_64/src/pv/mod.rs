@@ -1,6 +1,7 @@
 //! PV guests: kernels that know that they run in ring 3, on page tables which the hypervisor has checked.
 
 pub mod domain;
+pub mod emulate;
 pub mod frame;
 pub mod memory;
 pub mod store;
@@ -14,8 +15,6 @@ pub mod bounce;
 pub mod callbacks;
 #[cfg(target_os = "none")]
 pub mod descriptors;
-#[cfg(target_os = "none")]
-pub mod emulate;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]

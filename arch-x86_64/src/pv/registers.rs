@@ -117,7 +117,7 @@ pub fn set_debug(pv: &PvVcpu, number: u32, value: u64) -> Result {
             if value >> 32 != 0 {
                 return Err(Errno::EPERM);
             }
-            kept[6] = value & 0xf00f | STATUS_FIXED;
+            kept[6] = value & 0xe00f | STATUS_FIXED;
         }
         7 => kept[7] = control(value)? | CONTROL_FIXED,
         4 | 5 => return Err(Errno::ENODEV),
@@ -133,10 +133,10 @@ fn control(value: u64) -> Result<u64> {
     const GENERAL_DETECT: u64 = 1 << 13;
     const TRANSACTIONS: u64 = 1 << 11;
     const DEFINED: u64 = 0xffff_03ff;
-    if value >> 32 != 0 {
+    if value >> 32 != 0 || value & GENERAL_DETECT != 0 {
         return Err(Errno::EPERM);
     }
-    let value = value & DEFINED & !(GENERAL_DETECT | TRANSACTIONS);
+    let value = value & DEFINED & !TRANSACTIONS;
     let io = |index: u64| value >> (16 + index * 4) & 3 == 2 && value >> (index * 2) & 3 != 0;
     if (0..4).any(io) {
         return Err(Errno::EPERM);

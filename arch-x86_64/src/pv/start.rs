@@ -1,16 +1,16 @@
 //! The registers that a vCPU of a PV guest starts with: dom0's and others' made at boot, or what the guest says for a further vCPU
 //! (`VCPUOP_initialise`, `struct vcpu_guest_context`).
 
-use alloc::boxed::Box;
+use alloc::vec;
 
 use arrayvec::ArrayVec;
 use xenolith_abi::{
     errno::Errno,
     x86_64::{ContextFlags, CpuUserRegs, VcpuGuestContext},
 };
-use xenolith_core::{DomainRef, Hypervisor, VcpuRef, guest::Caller};
+use xenolith_core::{DomainRef, VcpuRef, guest::Caller};
 use xenolith_hal::{GuestVirt, HostPhys, Mfn};
-use zerocopy::FromZeros;
+use zerocopy::FromBytes;
 
 use super::{
     bounce::flags,
@@ -29,15 +29,15 @@ pub fn initialise(
     vcpu: &VcpuRef<X86_64>,
     arg: GuestVirt,
 ) -> Result<i64, Errno> {
-    let mut context: Box<VcpuGuestContext> =
-        VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
-    caller.read_bytes(arg, zerocopy::IntoBytes::as_mut_bytes(&mut *context))?;
+    let mut bytes = vec![0u8; size_of::<VcpuGuestContext>()];
+    caller.read_bytes(arg, &mut bytes)?;
+    let context = VcpuGuestContext::read_from_bytes(&bytes).map_err(|_| Errno::EFAULT)?;
     let _turn = vcpu.arch.start.lock();
     let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;
     if pv.has_registers.get() {
         return Err(Errno::EEXIST);
     }
-    set(caller.hv, caller.domain(), vcpu, pv, &context)?;
+    set(caller.domain(), vcpu, pv, &context)?;
     pv.has_registers.set(true);
     Ok(0)
 }
@@ -74,7 +74,6 @@ pub fn frame(regs: &CpuUserRegs) -> Frame {
 }
 
 fn set(
-    hv: &'static Hypervisor<X86_64>,
     domain: &DomainRef<X86_64>,
     vcpu: &VcpuRef<X86_64>,
     pv: &PvVcpu,

@@ -1,10 +1,14 @@
 //! Loading a vCPU of a PV guest into its CPU and saving it: address space, segments, descriptors, the registers of system calls.
 
-use x86_64::registers::model_specific::Msr;
+use x86_64::registers::{
+    control::{Cr0, Cr0Flags},
+    model_specific::Msr,
+};
 use xenolith_core::VcpuRef;
 use xenolith_hal::{HostPhys, Mfn};
 
 use super::{
+    emulate::{controls, msr::PAT},
     entry, flush,
     gate::Gates,
     vcpu::{Mode, PvVcpu, Segments},
@@ -22,6 +26,7 @@ mod msr {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
+    pub const PAT: u32 = 0x277;
     pub const EFER: u32 = 0xc000_0080;
     pub const STAR: u32 = 0xc000_0081;
     pub const LSTAR: u32 = 0xc000_0082;
@@ -33,7 +38,8 @@ mod msr {
 }
 
 fn write_msr(number: u32, value: u64) {
-    // SAFETY: registers that every 64-bit CPU has, with values that it takes; the hypervisor itself uses none of them.
+    // SAFETY: registers that every 64-bit CPU has, with values that it takes; the hypervisor itself uses none of them, and of the
+    // page attributes only those that are always the same.
     unsafe { Msr::new(number).write(value) }
 }
 
@@ -42,8 +48,13 @@ fn read_msr(number: u32) -> u64 {
     unsafe { Msr::new(number).read() }
 }
 
-/// Lets the executing CPU serve guests in ring 3: system calls, and where they enter.
+/// Lets the executing CPU serve guests in ring 3: system calls, and the page attributes that the ABI promises. Of those only
+/// entries change that nobody has used yet.
 pub fn start() {
+    write_msr(msr::PAT, PAT);
+    // Programs may have their alignment checked; the hypervisor's own is not.
+    // SAFETY: the bit counts in ring 3 alone.
+    unsafe { Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK)) };
     const SYSTEM_CALLS: u64 = 1;
     write_msr(msr::EFER, read_msr(msr::EFER) | SYSTEM_CALLS);
 }
@@ -156,6 +167,7 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     }
     load_debug(pv);
     set_task_switched(pv.task_switched.get());
+    controls::load(pv, &vcpu.domain().arch);
 }
 
 /// Saves everything but the FPU and the address space.
@@ -165,6 +177,7 @@ pub fn save(cpu: &PerCpu, pv: &PvVcpu) {
     unsafe { *pv.frame.get() = (*gates.gate()).frame }
     save_segments(pv);
     forget_debug();
+    controls::unload(pv);
 }
 
 /// Puts the guest's descriptors in their place.
@@ -322,7 +335,6 @@ pub fn set_user_gs(selector: u16) {
 
 /// Whether the guest's next use of floating point is told to it.
 pub fn set_task_switched(on: bool) {
-    use x86_64::registers::control::{Cr0, Cr0Flags};
     // SAFETY: the hypervisor uses no floating point.
     unsafe { Cr0::update(|cr0| cr0.set(Cr0Flags::TASK_SWITCHED, on)) }
 }

@@ -151,6 +151,12 @@ pub struct PvVcpu {
     pub local_frames: UnsafeCell<ArrayVec<(usize, Mfn), 16>>,
     /// The privilege that ports ask for, as the guest set it.
     pub iopl: Cell<u8>,
+    /// The guest's bitmap of ports that its programs may use: its address in the kernel's space, and how many ports it tells of.
+    pub io_bitmap: Cell<(u64, u32)>,
+    /// TSC_AUX.
+    pub tsc_aux: Cell<u32>,
+    /// SPEC_CTRL, as the guest has it.
+    pub spec_ctrl: Cell<u32>,
     /// CR0.TS, as the guest has it.
     pub task_switched: Cell<bool>,
     /// CR4, as the guest has it.
@@ -199,6 +205,9 @@ impl PvVcpu {
             local: Cell::default(),
             local_frames: UnsafeCell::new(ArrayVec::new()),
             iopl: Cell::new(0),
+            io_bitmap: Cell::default(),
+            tsc_aux: Cell::default(),
+            spec_ctrl: Cell::default(),
             task_switched: Cell::new(false),
             cr4: Cell::new(0),
             cr2: Cell::new(0),

@@ -135,6 +135,23 @@ pub fn guests_have_controls() -> bool {
         .is_some_and(|plan| plan.switch || plan.guest_barrier)
 }
 
+/// What the CPU promises in ARCH_CAPABILITIES, or nothing.
+pub fn arch_capabilities() -> u64 {
+    const LEAF: u32 = 7;
+    let shown = cpuid(0, 0).eax >= LEAF
+        && cpuid(LEAF, 0).edx & crate::cpuid::features::leaf7_edx::ARCH_CAPABILITIES != 0;
+    match shown {
+        // SAFETY: CPUID shows the register.
+        true => unsafe { Msr::new(ARCH_CAPABILITIES).read() },
+        false => 0,
+    }
+}
+
+/// The hypervisor's own SPEC_CTRL.
+pub fn host_spec_ctrl() -> u64 {
+    HOST.load(Relaxed).into()
+}
+
 /// Forgets what branch predictors learned, where the CPU can.
 pub fn forget_branches() {
     if PLAN.get().is_some_and(|plan| plan.guest_barrier) {

@@ -24,8 +24,17 @@ fn meet(apart: i64, moves: impl Fn(i64) -> i64 + Send + Sync) -> Outcome {
                 offset.fetch_add(moves(by), Relaxed);
             });
         });
-        meeting.lead(nanos, LIMITS)
+        lead(&meeting, nanos, LIMITS)
     })
+}
+
+/// What comes out for the CPU that asks.
+fn lead(meeting: &Meeting, counter: impl Fn() -> u64, limits: Limits) -> Outcome {
+    let mut told = None;
+    let admission = meeting.lead(counter, limits, |outcome| told = Some(outcome));
+    let outcome = told.unwrap();
+    assert_eq!(admission, outcome.last.admission());
+    outcome
 }
 
 #[test]
@@ -66,10 +75,53 @@ fn a_cpu_that_never_answers_is_not_waited_for() {
         budget: 10,
         enough: 0,
     };
-    let outcome = meeting.lead(counter, limits);
+    let outcome = lead(&meeting, counter, limits);
     assert_eq!(outcome.last, Verdict::Silent);
-    // It comes after all, and is sent on.
-    meeting.follow(|| unreachable!(), |_| unreachable!());
+    // It comes after all, and is told to do nothing.
+    let admission = meeting.follow(|| unreachable!(), |_| unreachable!());
+    assert_eq!(admission, Admission::StaysOff);
+}
+
+#[test]
+fn a_cpu_whose_counter_runs_away_stays_off() {
+    let meeting = Meeting::new();
+    let ticks = AtomicU64::new(0);
+    let answers = AtomicU64::new(0);
+    let admissions = thread::scope(|scope| {
+        let other = scope
+            .spawn(|| meeting.follow(|| answers.fetch_add(1, Relaxed) << 40, |_| unreachable!()));
+        let counter = || ticks.fetch_add(1, Relaxed);
+        let own = meeting.lead(counter, LIMITS, |outcome| {
+            assert_eq!(outcome.last, Verdict::Unsteady);
+        });
+        (own, other.join().unwrap())
+    });
+    assert_eq!(admissions, (Admission::StaysOff, Admission::StaysOff));
+}
+
+#[test]
+fn a_cpu_goes_on_only_when_all_is_settled_for_it() {
+    let meeting = Meeting::new();
+    let start = Instant::now();
+    let nanos = || start.elapsed().as_nanos() as u64;
+    let (settled, gone) = (AtomicBool::new(false), AtomicBool::new(false));
+    let admission = thread::scope(|scope| {
+        scope.spawn(|| {
+            let admission = meeting.follow(|| nanos().wrapping_add(1 << 50), |_| {});
+            gone.store(true, Release);
+            assert_eq!(admission, Admission::Joins);
+            assert!(settled.load(Relaxed));
+        });
+        meeting.lead(nanos, LIMITS, |outcome| {
+            assert!(matches!(outcome.last, Verdict::Apart(_)), "{outcome:?}");
+            for _ in 0..1000 {
+                assert!(!gone.load(Acquire));
+                thread::yield_now();
+            }
+            settled.store(true, Relaxed);
+        })
+    });
+    assert_eq!(admission, Admission::Joins);
 }
 
 #[test]
@@ -96,7 +148,7 @@ fn a_late_answer_is_not_taken_for_that_of_the_next_question() {
             budget: 10,
             enough: 0,
         };
-        assert_eq!(meeting.lead(counter, limits).last, Verdict::Silent);
+        assert_eq!(lead(&meeting, counter, limits).last, Verdict::Silent);
         late.store(false, Release);
     });
 }
@@ -123,7 +175,7 @@ fn the_budget_ends_the_questions() {
             enough: u64::MAX,
         };
         assert!(matches!(
-            meeting.lead(counter, limits).last,
+            lead(&meeting, counter, limits).last,
             Verdict::Agree(_)
         ));
     });

@@ -92,6 +92,32 @@ pub struct DomainSpec<'a> {
     pub direct_map: bool,
     /// Which Xen interfaces it is told of.
     pub enhanced: Enhanced,
+    /// How it runs, where the node says so and the architecture leaves a choice (`mode` of Xen's hyperlaunch design).
+    pub mode: Option<DomainMode>,
+}
+
+/// How a domain runs, as its node says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainMode(pub u32);
+
+impl DomainMode {
+    /// Paravirtual; else in the CPU's virtualization.
+    #[must_use]
+    pub const fn is_paravirtual(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// It has emulated devices.
+    #[must_use]
+    pub const fn has_device_model(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// Its kernel is 64-bit code.
+    #[must_use]
+    pub const fn is_long(self) -> bool {
+        self.0 & 4 != 0
+    }
 }
 
 /// Everything that `/chosen` says.
@@ -405,6 +431,7 @@ fn domain<'a>(
         nr_spis: node.u32("nr_spis"),
         direct_map: node.has("direct-map"),
         enhanced,
+        mode: node.u32("mode").map(DomainMode),
     };
     Ok((spec, files.other))
 }

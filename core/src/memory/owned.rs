@@ -262,6 +262,8 @@ impl<H: Hal> Hypervisor<H> {
         };
         if domain.is_none_or(|domain| domain.is_pv()) {
             self.forget_machine_frame(mfn);
+        } else if H::PV && self.was_mapped_by_guests(mfn) {
+            self.hal.forget_frame(mfn);
         }
         self.hal.zero_frames(mfn, 0);
         self.memory.free(mfn, 0);
@@ -270,6 +272,12 @@ impl<H: Hal> Hypervisor<H> {
         if domain.memory.is_closed() {
             self.bury_if_empty(domain);
         }
+    }
+
+    /// Whether a paravirtual domain may have had a frame of another one in its page tables.
+    fn was_mapped_by_guests(&self, mfn: Mfn) -> bool {
+        let record = self.memory.record(mfn);
+        record.is_some_and(|record| record.last_unmapped() != Some(0))
     }
 
     /// The last use of a paravirtual domain's frame is over.

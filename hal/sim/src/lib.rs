@@ -367,6 +367,7 @@ impl Hal for Sim {
     }
 
     fn forget_frame(&self, mfn: Mfn) {
+        self.machine.tlbs.forget(mfn);
         let forgotten = self.machine.forgotten.lock();
         forgotten
             .unwrap_or_else(PoisonError::into_inner)

@@ -42,6 +42,8 @@ struct Tables {
     blocks: BTreeMap<u64, Block>,
     /// Table frames by the order of what each covers and its place.
     frames: BTreeMap<(Order, u64), Mfn>,
+    /// Guest frames below this can be had: none once the table frames were given back.
+    reach: u64,
 }
 
 /// The simulated second-level translation of one domain.
@@ -59,7 +61,13 @@ impl SimP2m {
         Self {
             limit,
             linear: false,
-            tables: Mutex::new(Rank::P2m, Tables::default()),
+            tables: Mutex::new(
+                Rank::P2m,
+                Tables {
+                    reach: limit,
+                    ..Tables::default()
+                },
+            ),
             faults,
         }
     }
@@ -81,16 +89,16 @@ impl SimP2m {
     pub fn table_frames(&self) -> usize {
         self.tables.lock().frames.len()
     }
-
-    fn check(&self, gfn: Gfn, count: u64) -> Result<(), P2mError> {
-        match gfn.0.checked_add(count) {
-            Some(end) if end <= self.limit => Ok(()),
-            _ => Err(P2mError::OutOfRange),
-        }
-    }
 }
 
 impl Tables {
+    fn check(&self, gfn: Gfn, count: u64) -> Result<(), P2mError> {
+        match gfn.0.checked_add(count) {
+            Some(end) if end <= self.reach => Ok(()),
+            _ => Err(P2mError::OutOfRange),
+        }
+    }
+
     fn find(&self, gfn: u64) -> Option<(u64, &Block)> {
         let (start, block) = self.blocks.range(..=gfn).next_back()?;
         (gfn - start < block.frames()).then_some((*start, block))
@@ -197,8 +205,8 @@ impl P2m for SimP2m {
         kind: P2mType,
         tables: &dyn TableFrames,
     ) -> Result<(), P2mError> {
-        self.check(gfn, count)?;
         let mut inner = self.tables.lock();
+        inner.check(gfn, count)?;
         inner.clear(gfn.0, count, tables, &self.faults)?;
         let mut done = 0;
         while done < count {
@@ -219,8 +227,9 @@ impl P2m for SimP2m {
     }
 
     fn unmap(&self, gfn: Gfn, count: u64, tables: &dyn TableFrames) -> Result<(), P2mError> {
-        self.check(gfn, count)?;
-        self.tables.lock().clear(gfn.0, count, tables, &self.faults)
+        let mut inner = self.tables.lock();
+        inner.check(gfn, count)?;
+        inner.clear(gfn.0, count, tables, &self.faults)
     }
 
     fn exchange(
@@ -229,8 +238,8 @@ impl P2m for SimP2m {
         new: Option<(Mfn, P2mType)>,
         tables: &dyn TableFrames,
     ) -> Result<Option<P2mEntry>, P2mError> {
-        self.check(gfn, 1)?;
         let mut inner = self.tables.lock();
+        inner.check(gfn, 1)?;
         let old = inner
             .find(gfn.0)
             .map(|(start, block)| block.entry(gfn.0 - start));
@@ -263,8 +272,8 @@ impl P2m for SimP2m {
         expected: (Mfn, P2mType),
         tables: &dyn TableFrames,
     ) -> Result<bool, P2mError> {
-        self.check(gfn, 1)?;
         let mut inner = self.tables.lock();
+        inner.check(gfn, 1)?;
         let is_expected = inner.find(gfn.0).is_some_and(|(start, block)| {
             let entry = block.entry(gfn.0 - start);
             (entry.mfn, entry.kind) == expected
@@ -294,6 +303,7 @@ impl P2m for SimP2m {
 
     fn release(&self, tables: &dyn TableFrames) {
         let mut inner = self.tables.lock();
+        inner.reach = 0;
         inner.blocks.clear();
         for (_, mfn) in std::mem::take(&mut inner.frames) {
             tables.free(mfn);
@@ -337,6 +347,8 @@ mod tests {
         assert_eq!(p2m.lookup(Gfn(0x234)).map(|e| e.mfn), Some(Mfn(0x434)));
         p2m.release(&tables);
         assert_eq!(tables.0.load(SeqCst), 0);
+        let again = p2m.map(Gfn(0), Mfn(0), 1, P2mType::RamRw, &tables);
+        assert_eq!(again, Err(P2mError::OutOfRange));
     }
 
     #[test]

@@ -74,6 +74,11 @@ impl Tlbs {
         });
     }
 
+    /// Drops every translation that leads to a frame.
+    pub(crate) fn forget(&self, mfn: Mfn) {
+        self.each(|tlb| tlb.entries.retain(|(leads_to, _)| *leads_to != mfn));
+    }
+
     /// How many flushes the hypervisor asked for by itself.
     pub fn forced(&self) -> u64 {
         self.flushes.load(SeqCst)

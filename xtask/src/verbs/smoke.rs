@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Result, ensure};
+use clap::Args;
 
 use crate::arch::Arch;
 use crate::boards::Stage;
 use crate::console::{Console, Echo};
 use crate::emulator::{Emulator, Machine, Terminal};
-use crate::prepare::MachineArgs;
+use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::rootfs;
 
 /// The time limit of one smoke run, unless `--timeout` says otherwise.
@@ -25,31 +25,11 @@ const BOCHS_LIMIT: u64 = 900;
 pub(crate) struct SmokeArgs {
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
-    /// How dom0 runs, on x86_64
-    #[arg(long, value_name = "KIND")]
-    pub(crate) dom0: Option<Dom0Kind>,
-}
-
-/// How dom0 runs on x86-64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Dom0Kind {
-    /// Paravirtualised
-    Pv,
-    /// In hardware, without emulated devices
-    Pvh,
 }
 
 /// Runs the smoke test; an error says what was wrong.
 pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
     let board = args.machine.board(arch)?;
-    match args.dom0 {
-        Some(_) if board.arch != Arch::X86_64 => bail!(
-            "--dom0 chooses how dom0 runs on x86_64; {} has one kind: leave it out",
-            board.name
-        ),
-        Some(Dom0Kind::Pv) => bail!("dom0 runs by PVH so far: use --dom0 pvh"),
-        _ => {}
-    }
     let machine = args.machine.machine(arch)?;
     let limit = args.machine.limit(match machine.on {
         Emulator::Qemu => LIMIT,
@@ -66,7 +46,12 @@ pub(crate) fn log_name(args: &SmokeArgs, board: &str) -> String {
         Emulator::Qemu => "",
         Emulator::Bochs => "-bochs",
     };
-    format!("smoke-{board}{on}{by}{emulator}")
+    let kind = match args.machine.dom0 {
+        Some(Dom0Kind::Pv) => "-pv",
+        Some(Dom0Kind::Pvh) => "-pvh",
+        None => "",
+    };
+    format!("smoke-{board}{kind}{on}{by}{emulator}")
 }
 
 /// Boots the machine and asks of it what its port has reached.

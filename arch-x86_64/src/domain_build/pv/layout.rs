@@ -110,7 +110,7 @@ impl fmt::Display for LayoutError {
                 f,
                 "{} MiB of memory do not hold kernel, ramdisk and page tables, which need {} MiB: raise dom0_mem (or the domain's \"memory\")",
                 frames >> 8,
-                (needed >> 8) + 1
+                needed.div_ceil(256)
             ),
             Self::Place(what, start, end) => write!(
                 f,

@@ -7,6 +7,7 @@
 //! [`start::PvStart`].
 
 pub mod frames;
+pub mod fuzz;
 pub mod hypercall_page;
 pub mod image;
 pub mod layout;

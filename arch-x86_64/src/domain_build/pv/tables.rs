@@ -24,6 +24,8 @@ const DIRTY: u64 = 1 << 6;
 const READ_ONLY: u64 = PRESENT | USER | ACCESSED;
 /// What they may write too, and tables in their upper tables.
 const READ_WRITE: u64 = READ_ONLY | WRITABLE | DIRTY;
+/// A leaf for the guest's kernel, which its programs do not see (bit 52, as page tables that were checked have it).
+const KERNEL: u64 = 1 << 52;
 
 /// A level of tables, by what an entry maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,8 +231,10 @@ impl TablePlan {
             let address = start + ((index as u64) << level.entry_shift());
             let (below, rights) = match level {
                 Level::L1 => match self.leaf(address) {
-                    Some(frame) if self.area_tables.contains(&frame.0) => (Some(frame), READ_ONLY),
-                    frame => (frame, READ_WRITE),
+                    Some(frame) if self.area_tables.contains(&frame.0) => {
+                        (Some(frame), READ_ONLY | KERNEL)
+                    }
+                    frame => (frame, READ_WRITE | KERNEL),
                 },
                 Level::L2 => (self.table(Level::L1, address), READ_WRITE),
                 Level::L3 | Level::L4 => (self.table(Level::L2, address), READ_WRITE),

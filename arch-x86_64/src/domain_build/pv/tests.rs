@@ -318,7 +318,17 @@ fn entries_have_the_bits_that_a_guest_in_ring_3_needs() {
     let second = built.memory.word(Mfn(third >> 12), 0);
     assert_eq!(second & 0xfff, 0x67);
     let leaf = built.memory.word(Mfn(second >> 12), 0);
-    assert_eq!((leaf & 0xfff, leaf >> 12), (0x67, built.mfn(Gfn(0)).0));
+    assert_eq!(leaf & 0xfff, 0x67);
+    assert_eq!(
+        leaf >> 12,
+        built.mfn(Gfn(0)).0 | 1 << 40,
+        "for the kernel only"
+    );
+    let tables = built.layout.tables.root().0;
+    let below = (tables >> 9) as usize;
+    let table = built.memory.word(Mfn(third >> 12), below);
+    let leaf = built.memory.word(Mfn(table >> 12), tables as usize % 512);
+    assert_eq!(leaf & 0xfff, 0x25, "a table is not written");
 }
 
 #[test]

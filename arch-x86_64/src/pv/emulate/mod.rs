@@ -1,13 +1,28 @@
 //! Instructions that a PV guest's kernel uses as if it ran in ring 0, and the hypervisor does for it.
+//!
+//! They arrive as exceptions: a protection fault, or an undefined instruction where the guest asked for it by Xen's prefix
+//! (`XEN_EMULATE_PREFIX`, `arch-x86/xen.h`). What is done, and for whom, follows Xen 4.17; all else is the guest's own exception.
+//! What can be judged without the machine ([`decode`], [`control`], [`msr`], [`port`]) is tested on the host.
 
-use super::run::Stopped;
+pub mod control;
+pub mod decode;
+pub mod msr;
+pub mod port;
 
-/// An instruction that the CPU does not have, or one with the prefix that asks for emulation. False: the guest gets the exception.
-pub fn undefined(_: &mut Stopped<'_>) -> bool {
-    false
-}
+#[cfg(target_os = "none")]
+pub mod controls;
+#[cfg(target_os = "none")]
+mod io;
+#[cfg(target_os = "none")]
+mod model;
+#[cfg(target_os = "none")]
+mod moves;
+#[cfg(target_os = "none")]
+mod place;
+#[cfg(target_os = "none")]
+mod serve;
+#[cfg(target_os = "none")]
+mod strings;
 
-/// An instruction that ring 3 may not use. True: it is done, or another exception was delivered.
-pub fn privileged(_: &mut Stopped<'_>) -> bool {
-    false
-}
+#[cfg(target_os = "none")]
+pub use serve::{privileged, undefined};

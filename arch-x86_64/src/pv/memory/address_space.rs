@@ -64,6 +64,15 @@ impl AddressSpace {
         read(&self.user)
     }
 
+    /// Every table that is held here, each as often as it is: for tests that count.
+    pub fn held(&self) -> impl Iterator<Item = Mfn> + '_ {
+        let leaving = self.leaving_count.load(Relaxed) as usize;
+        [&self.kernel, &self.user, &self.wanted]
+            .into_iter()
+            .chain(self.leaving.iter().take(leaving))
+            .filter_map(read)
+    }
+
     pub(super) fn set_kernel(&self, root: Option<Mfn>) {
         write(&self.kernel, root);
     }

@@ -29,7 +29,10 @@ pub const AVAILABLE: u64 = 7 << 9;
 /// The guest wanted this leaf entry for its kernel.
 pub const GUEST_KERNEL: u64 = 1 << 52;
 /// For guests to use, `GUEST_KERNEL` among them.
-pub const AVAILABLE_HIGH: u64 = 0x7ff << 52;
+pub const AVAILABLE_HIGH: u64 = 0x3ff << 52;
+/// The frame is a translated domain's: such frames are never page tables, and nothing counts who writes to them. Set by the
+/// hypervisor alone, so that what the entry holds follows from the entry.
+pub const UNTYPED: u64 = 1 << 62;
 /// Not to be executed.
 pub const NO_EXECUTE: u64 = 1 << 63;
 /// Where it leads.
@@ -43,6 +46,13 @@ pub const REFUSED_IN_TABLES: u64 = CACHE | GLOBAL;
 pub const SOFT: u64 = NO_EXECUTE | AVAILABLE_HIGH | AVAILABLE | GLOBAL | DIRTY | ACCESSED | USER;
 /// What the CPU sets.
 pub const BY_CPU: u64 = ACCESSED | DIRTY;
+
+/// Whether an entry holds a use of its frame as writable memory.
+#[inline(always)]
+#[must_use]
+pub const fn holds_writing(entry: u64) -> bool {
+    entry & (WRITABLE | UNTYPED) == WRITABLE
+}
 
 /// The frame that an entry leads to.
 #[inline(always)]
@@ -119,8 +129,8 @@ mod tests {
 
     #[test]
     fn what_changes_without_a_look_leads_to_the_same_frame_with_the_same_rights() {
-        assert_eq!(SOFT & (ADDRESS | PRESENT | WRITABLE | CACHE), 0);
-        let all = SOFT | ADDRESS | PRESENT | WRITABLE | CACHE;
+        assert_eq!(SOFT & (ADDRESS | PRESENT | WRITABLE | CACHE | UNTYPED), 0);
+        let all = SOFT | ADDRESS | PRESENT | WRITABLE | CACHE | UNTYPED;
         assert_eq!(all, u64::MAX);
     }
 }

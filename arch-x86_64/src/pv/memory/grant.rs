@@ -5,15 +5,18 @@
 //! the grant's stays until the guest ends the grant, which fails as long as the entry is not the one that the grant made.
 //! And no entry of another domain's frame is made by `mmu_update`: the frame is not its owner's.
 
-use xenolith_abi::grant_table::{EntryFlags, GrantStatus, MapFlags};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use xenolith_abi::grant_table::{GrantStatus, MapFlags};
 use xenolith_core::{
     Errno,
     grant::{PvMapping, PvPlace},
     guest::Caller,
+    memory::FrameRecord,
 };
 use xenolith_hal::{GuestVirt, Hal};
 
-use super::{EntryPlace, Machine, PageTables, Rights, entry, update::CpuBits};
+use super::{EntryPlace, Flush, Machine, PageTables, Rights, entry, update::CpuBits};
 
 /// What of an entry must be as the grant made it.
 const FIXED: u64 = entry::ADDRESS | entry::PRESENT | entry::WRITABLE;
@@ -27,9 +30,6 @@ fn wanted(mapping: &PvMapping) -> u64 {
     new |= bit(mapping.is_writable(), entry::WRITABLE);
     let user = mapping.flags.contains(MapFlags::APPLICATION_MAP);
     new |= bit(user, entry::USER);
-    new |= bit(mapping.cache.contains(EntryFlags::PWT), entry::PWT);
-    new |= bit(mapping.cache.contains(EntryFlags::PCD), entry::PCD);
-    new |= bit(mapping.cache.contains(EntryFlags::PAT), entry::PAT);
     new | (u64::from(mapping.flags.0) >> AVAILABLE & 7) << 9
 }
 
@@ -43,11 +43,14 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let failed = |_| GrantStatus::GeneralError;
         let place = self.place_of(caller, mapping.place).map_err(failed)?;
         let record = self.hv.memory.record(mapping.mfn);
-        let owner = record.and_then(|record| record.state().owner());
+        let state = record.map(FrameRecord::state);
+        let state = state.ok_or(GrantStatus::GeneralError)?;
         let rights = Rights {
-            owner: owner.ok_or(GrantStatus::GeneralError)?,
+            owner: state.owner().ok_or(GrantStatus::GeneralError)?,
             io: caller.domain(),
             refused: 0,
+            // The grant code uses it as writable by now, unless its owner is translated.
+            untyped: state.type_count() == 0,
         };
         let space = self.machine.address_space(caller.vcpu);
         self.with_l1(place, caller.domain().id(), space, |words| {
@@ -57,8 +60,13 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         .map_err(failed)
     }
 
-    /// Empties the entry again, or puts in its place the one that maps `new`, which is emptied instead. No TLB holds the
-    /// entry after this. An error when it is not as the grant made it: then nothing changes.
+    /// When this returns, no TLB holds an entry that [`PageTables::unmap_granted`] took from the caller.
+    pub fn flush_granted(self, caller: Caller<'_, H>) {
+        self.flush_all(caller, Flush::All);
+    }
+
+    /// Empties the entry again, or puts in its place the one that maps `new`, which is emptied instead. TLBs may hold the
+    /// entry until [`PageTables::flush_granted`]. An error when it is not as the grant made it: then nothing changes.
     pub fn unmap_granted(
         self,
         caller: Caller<'_, H>,
@@ -79,11 +87,10 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let replaced = self.with_l1(place, owner, space, |words| {
             let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
             loop {
-                let old = word.load(core::sync::atomic::Ordering::Relaxed);
+                let old = word.load(Relaxed);
                 if old & FIXED != expected {
                     return Err(Errno::EINVAL);
                 }
-                use core::sync::atomic::Ordering::{AcqRel, Relaxed};
                 if word.compare_exchange(old, stolen, AcqRel, Relaxed).is_ok() {
                     self.drop_leaf(old);
                     return Ok(());
@@ -94,13 +101,11 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             // What it held has no place any more.
             self.drop_leaf(stolen);
         }
-        self.hv.hal.flush_stale(self.hv.hal.tlb_stamp());
         replaced.map_err(failed)
     }
 
     /// Empties the entry that maps an address, and gives it with what it holds.
     fn steal(self, caller: Caller<'_, H>, address: GuestVirt) -> Result<u64, Errno> {
-        use core::sync::atomic::Ordering::AcqRel;
         let place = self.l1_entry(caller.vcpu, address)?;
         let (owner, space) = (
             caller.domain().id(),

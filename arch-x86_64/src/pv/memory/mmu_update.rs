@@ -94,7 +94,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
             frames.check(caller)?;
         }
         tables.check(caller)?;
-        let (table_domain, io) = (tables.domain(caller), frames.domain(caller));
+        let table_domain = tables.domain(caller);
         // While its tables change it does not end.
         let in_use = table_domain.memory.enter();
         if !table_domain.is_pv() || in_use.is_none() {
@@ -102,7 +102,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         }
         let updates = Updates {
             tables: table_domain.id(),
-            rights: self.rights(table_domain, frames.owner(caller), io),
+            rights: self.foreign_rights(table_domain, &frames, caller),
             own: self.own_rights(table_domain),
             space: self.machine.address_space(caller.vcpu),
         };

@@ -49,9 +49,6 @@ pub use owner::Rights;
 pub use trapped::{TrappedWrite, Written};
 pub use walk::EntryPlace;
 
-#[cfg(test)]
-mod tests;
-
 /// Entries of a table.
 pub const ENTRIES: usize = PAGE_SIZE / 8;
 

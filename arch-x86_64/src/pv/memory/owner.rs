@@ -13,6 +13,8 @@ pub struct Rights<'a, H: Hal> {
     pub io: &'a Domain<H>,
     /// Bits that a leaf entry may not have.
     pub refused: u64,
+    /// They are frames of a translated domain, whose use is not counted.
+    pub untyped: bool,
 }
 
 impl<H: Hal> Clone for Rights<'_, H> {
@@ -89,10 +91,32 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         io: &'d Domain<H>,
     ) -> Rights<'d, H> {
         let refused = match self.machine.may_set_cache(tables) {
-            true => 0,
-            false => entry::CACHE,
+            true => entry::UNTYPED,
+            false => entry::UNTYPED | entry::CACHE,
         };
-        Rights { owner, io, refused }
+        Rights {
+            owner,
+            io,
+            refused,
+            untyped: false,
+        }
+    }
+
+    /// What the tables of `tables` may map when their entries are about another domain, or what is no domain's.
+    pub(super) fn foreign_rights<'d>(
+        self,
+        tables: &Domain<H>,
+        named: &'d Named<H>,
+        caller: Caller<'d, H>,
+    ) -> Rights<'d, H> {
+        let untyped = match named {
+            Named::Other(domain) => !domain.is_pv(),
+            _ => false,
+        };
+        Rights {
+            untyped,
+            ..self.rights(tables, named.owner(caller), named.domain(caller))
+        }
     }
 
     /// What a domain's tables may map by themselves.

@@ -29,6 +29,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         }
         let mfn = entry::frame(new);
         let writable = new & entry::WRITABLE != 0;
+        if writable && rights.untyped {
+            return self.take_untyped(new, mfn, rights);
+        }
         let Some(record) = self.hv.memory.record(mfn) else {
             return self.take_device(new, mfn, rights);
         };
@@ -39,6 +42,22 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             self.set_cache(record, mfn, writable)?;
         }
         Ok(entry::leaf(new))
+    }
+
+    /// The counterpart for writing to a frame of a translated domain.
+    #[cold]
+    #[inline(never)]
+    fn take_untyped(self, new: u64, mfn: Mfn, rights: &Rights<'_, H>) -> Result<u64, Errno> {
+        let record = self.hv.memory.record(mfn);
+        let Some(record) = record.filter(|record| record.state().class() != Class::Reserved) else {
+            return self.take_device(new, mfn, rights);
+        };
+        let taken = self.hv.get_mapping(record, mfn, rights.owner, false);
+        taken.map_err(|_| Errno::EBUSY)?;
+        if new & entry::CACHE != 0 {
+            self.set_cache(record, mfn, false)?;
+        }
+        Ok(entry::leaf(new) | entry::UNTYPED)
     }
 
     /// What the quick way above did not do: waiting for another CPU, and memory of the machine.
@@ -100,7 +119,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         }
         let mfn = entry::frame(old);
         if let Some(record) = self.hv.memory.record(mfn) {
-            self.hv.put_mapping(record, mfn, old & entry::WRITABLE != 0);
+            self.hv.put_mapping(record, mfn, entry::holds_writing(old));
         }
     }
 
@@ -109,7 +128,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     pub(super) fn drop_writing(self, old: u64) {
         if let Some(record) = self.hv.memory.record(entry::frame(old)) {
             record.note_unmapped(self.hv.hal.tlb_stamp());
-            if record.state().owner().is_some() {
+            if record.state().owner().is_some() && entry::holds_writing(old) {
                 record.put_type();
             }
         }

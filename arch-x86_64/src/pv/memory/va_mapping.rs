@@ -36,8 +36,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         {
             return errno.into();
         }
-        let io = named.domain(caller);
-        let rights = self.rights(caller.domain(), named.owner(caller), io);
+        let rights = self.foreign_rights(caller.domain(), &named, caller);
         self.update_address(caller, GuestVirt(address), new, flags, &rights)
     }
 

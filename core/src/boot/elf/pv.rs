@@ -125,7 +125,7 @@ impl<'a> PvKernel<'a> {
                 return Err(PvError::Unaligned("INIT_P2M", at));
             }
             if !is_guests(at, at | PAGE_MASK) || (virt_base..end).contains(&at) {
-                return Err(PvError::Place(at, at));
+                return Err(PvError::List(at));
             }
         }
         if let Some(lowest) = number(ElfNote::HvStartLow)?

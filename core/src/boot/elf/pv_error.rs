@@ -23,6 +23,8 @@ pub enum PvError {
     Outside(&'static str, u64),
     /// Something would lie, from here to there, where a PV guest has no addresses, or where something else is.
     Place(u64, u64),
+    /// The list of frames would start where the kernel is, or where a PV guest has no addresses.
+    List(u64),
     /// It wants the hypervisor to be above this address.
     Hole(u64),
 }
@@ -60,7 +62,11 @@ impl fmt::Display for PvError {
             ),
             Self::Place(start, end) => write!(
                 f,
-                "it would lie at {start:#x} to {end:#x}, where a PV guest has no room for it; link the kernel elsewhere (VIRT_BASE, PADDR_OFFSET, INIT_P2M)"
+                "it would lie at {start:#x} to {end:#x}, where a PV guest has no room for it; link the kernel elsewhere (VIRT_BASE, PADDR_OFFSET)"
+            ),
+            Self::List(at) => write!(
+                f,
+                "ELF note 15 (INIT_P2M) gives {at:#x}, where the kernel is or a PV guest has no addresses; link the kernel again"
             ),
             Self::Hole(at) => write!(
                 f,

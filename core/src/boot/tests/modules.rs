@@ -156,6 +156,7 @@ fn domains_are_read_with_and_without_a_dom0() {
                 w.cells("memory", &[0, 131_072]);
                 w.u32("cpus", 2);
                 w.flag("vpl011");
+                w.u32("mode", 5);
                 w.text("xen,enhanced", "no-xenstore");
                 w.begin("module@4a000000");
                 w.texts("compatible", &["multiboot,kernel", "multiboot,module"]);
@@ -174,6 +175,8 @@ fn domains_are_read_with_and_without_a_dom0() {
             );
             assert!(domain.vpl011 && !domain.direct_map);
             assert_eq!(domain.enhanced, Enhanced::NoXenstore);
+            let mode = domain.mode.unwrap();
+            assert!(mode.is_paravirtual() && mode.is_long() && !mode.has_device_model());
             assert_eq!(domain.bootargs, "console=ttyAMA0");
             assert_eq!(domain.kernel.range.size(), 0x10_0000);
         },

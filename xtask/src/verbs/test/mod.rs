@@ -18,6 +18,7 @@ mod narrow;
 mod neighbours;
 mod pair;
 mod ports;
+mod pv_kernel;
 
 use std::process::ExitCode;
 use std::time::Instant;

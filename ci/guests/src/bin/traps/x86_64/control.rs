@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use xenolith_guests::arch::{self, exception, regs};
+use xenolith_guests::arch::{self, apic, exception, regs};
 use xenolith_guests::report::value;
 use xenolith_guests::{ensure, expect};
 
@@ -13,6 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     ("control.cr0", cr0),
     ("control.cr3", cr3),
     ("control.cr4", cr4),
+    ("control.cr8", cr8),
     ("control.lmsw_and_clts", lmsw),
     ("control.write_protection", write_protection),
     ("control.debug_registers", debug),
@@ -73,6 +74,17 @@ fn cr4() -> Outcome {
             format_args!("control.cr4_bit_{bit}_faults"),
             i64::from(fault.is_some()),
         );
+    }
+    Ok(())
+}
+
+/// The task priority, as the register and as the APIC have it. What more than four bits do, `apic.cr8_reserved_bits_fault` asks.
+fn cr8() -> Outcome {
+    for class in [5, 0xf, 0] {
+        regs::set_cr8(class);
+        let (back, apic) = (regs::cr8(), apic::read(apic::reg::TPR));
+        regs::set_cr8(0);
+        expect!((back, apic), (class, (class as u32) << 4));
     }
     Ok(())
 }

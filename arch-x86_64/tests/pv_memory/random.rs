@@ -1,0 +1,353 @@
+//! Random guests: several domains and CPUs, interrupts at any moment, and an audit after each step.
+//!
+//! Guests write garbage into whatever they may write, by the type system and by what their TLBs still hold, abandon calls
+//! half way, give frames up, map frames of each other by grant and by right, and die. `XENOLITH_SEED` repeats a run.
+
+use std::collections::HashMap;
+
+use xenolith_abi::{
+    grant_table::MapFlags,
+    x86_64::{MmuUpdate, MmuextOp},
+};
+use xenolith_arch_x86_64::pv::memory::{TrappedWrite, entry::*};
+use xenolith_core::{
+    grant::{PvMapping, PvPlace},
+    guest::Caller,
+    hypercall::Outcome,
+    memory::{Dropped, Place},
+};
+use xenolith_hal::{CpuId, GuestVirt, HostPhys, Mfn};
+use xenolith_sim::Sim;
+
+use super::{audit::Counts, rig::*};
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 20) % limit
+    }
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+    fn of<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len() as u64) as usize]
+    }
+}
+
+/// Few slots, so that requests meet.
+const SLOTS: [usize; 6] = [0, 1, 2, 255, 256, 511];
+const FRAMES: usize = 24;
+
+struct World {
+    rig: Rig,
+    random: Random,
+    /// The frames that each domain plays with.
+    pools: [Vec<Mfn>; 3],
+    /// What a vCPU was told to ask again.
+    again: HashMap<(u16, u16), (u64, [u64; 5])>,
+    /// What the grant code would hold: frame, granter's use.
+    granted: Vec<(Mfn, Counts)>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let rig = Rig::on(Sim::new(4, &[(Mfn(0x4_0000), 256)]));
+        let pools = [0, 1, 2].map(|dom| (0..FRAMES).map(|_| rig.frame(dom)).collect());
+        Self {
+            rig,
+            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            pools,
+            again: HashMap::new(),
+            granted: Vec::new(),
+        }
+    }
+
+    fn mfn(&mut self, dom: u16) -> Mfn {
+        let dom = match self.random.one_in(12) {
+            true => self.random.below(3) as u16,
+            false => dom,
+        };
+        let shared = self.rig.domains[usize::from(dom)].shared_info;
+        match self.random.below(30) {
+            0 => shared,
+            1 => DEVICE,
+            _ => self.random.of(&self.pools[usize::from(dom)]),
+        }
+    }
+
+    fn value(&mut self, dom: u16) -> u64 {
+        let flags = match self.random.below(12) {
+            0 => 0,
+            1..5 => RW,
+            5..9 => RO,
+            9 => PRESENT | WRITABLE,
+            10 => RW | 1 << self.random.below(12),
+            _ => RO | 1 << (52 + self.random.below(12)),
+        };
+        to(self.mfn(dom), flags)
+    }
+
+    fn slot(&mut self) -> usize {
+        self.random.of(&SLOTS)
+    }
+
+    /// The guest writes whatever it can write.
+    fn scribble(&mut self, dom: u16) {
+        let mfn = self.random.of(&self.pools[usize::from(dom)]);
+        let state = self.rig.state(mfn);
+        let table = state.frame_type().needs_validation() && state.type_count() > 0;
+        if !table || self.rig.machine.sim.tlbs().may_write(mfn) {
+            let (slot, value) = (self.slot(), self.value(dom));
+            self.rig.set(mfn, slot, value);
+        }
+    }
+
+    /// A guest's CPU walks its tables and remembers where they lead.
+    fn touch(&mut self, dom: u16, vcpu: u16) {
+        let Some(root) = self.rig.space(dom, vcpu).kernel() else {
+            return;
+        };
+        let (mut table, mut writable) = (root, true);
+        for level in (1..=4).rev() {
+            let slot = self.slot();
+            if level == 4 && (256..272).contains(&slot) {
+                return;
+            }
+            let found = self.rig.get(table, slot);
+            if found & PRESENT == 0 || self.rig.hv.memory.record(frame(found)).is_none() {
+                return;
+            }
+            writable &= found & WRITABLE != 0;
+            table = frame(found);
+        }
+        let tlbs = self.rig.machine.sim.tlbs();
+        tlbs.fill(CpuId(vcpu), table, writable);
+    }
+
+    fn updates(&mut self, dom: u16, vcpu: u16) -> (u64, [u64; 5]) {
+        let count = 1 + self.random.below(3);
+        let list: Vec<_> = (0..count)
+            .map(|_| MmuUpdate {
+                ptr: self.mfn(dom).base().0
+                    + self.slot() as u64 * 8
+                    + self.random.of(&[0, 0, 0, 2, 2, 1, 3, 4]),
+                val: self.value(dom),
+            })
+            .collect();
+        let foreign = match self.random.below(10) {
+            0 => self.random.below(4),
+            1 => (1 + self.random.below(3)) << 16 | self.random.of(&[SELF, 0, 1, 2]),
+            2 => 0x7ff1,
+            _ => SELF,
+        };
+        let at = self.rig.put(dom, vcpu, list.as_slice());
+        (1, [at, count, 0, foreign, 0])
+    }
+
+    fn operations(&mut self, dom: u16, vcpu: u16) -> (u64, [u64; 5]) {
+        let count = 1 + self.random.below(3);
+        let list: Vec<_> = (0..count)
+            .map(|_| MmuextOp {
+                cmd: self
+                    .random
+                    .of(&[0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 15, 15, 16, 17]),
+                arg1: match self.random.one_in(20) {
+                    true => 0,
+                    false => self.mfn(dom).0,
+                },
+                arg2: self.mfn(dom).0,
+                ..MmuextOp::default()
+            })
+            .collect();
+        let foreign = match self.random.below(10) {
+            0 => self.random.below(4),
+            _ => SELF,
+        };
+        let at = self.rig.put(dom, vcpu, list.as_slice());
+        (26, [at, count, 0, foreign, 0])
+    }
+
+    fn mapping(&mut self, dom: u16, vcpu: u16) -> (u64, [u64; 5]) {
+        let address = SLOTS.map(|slot| slot as u64);
+        let address = self.random.of(&address) << 39
+            | self.random.of(&address) << 30
+            | self.random.of(&address) << 21
+            | self.random.of(&address) << 12;
+        let address = ((address << 16) as i64 >> 16) as u64;
+        let flags = self.random.below(8);
+        let _ = vcpu;
+        (14, [address, self.value(dom), flags, 0, 0])
+    }
+
+    /// A frame of another domain is granted, mapped, and taken away again later.
+    fn grant(&mut self, dom: u16, vcpu: u16) {
+        let vcpu = self.rig.vcpu(dom, vcpu);
+        let at = self.mfn(dom).base().0 + self.slot() as u64 * 8;
+        let place = PvPlace::Entry(HostPhys(at));
+        let existing = !self.granted.is_empty() && self.random.one_in(2);
+        let caller = Caller {
+            hv: &self.rig.hv,
+            vcpu: &vcpu,
+        };
+        if existing {
+            let index = self.random.below(self.granted.len() as u64) as usize;
+            let (mfn, held) = self.granted[index];
+            let flags = match held.uses {
+                0 => MapFlags::HOST_MAP | MapFlags::READONLY,
+                _ => MapFlags::HOST_MAP,
+            };
+            let mapping = PvMapping { place, mfn, flags };
+            let tables = self.rig.tables();
+            let _ = match self.random.below(3) {
+                0 => tables.unmap_granted(caller, &mapping, None),
+                1 => tables.unmap_granted(caller, &mapping, Some(GuestVirt(0))),
+                _ => tables.map_granted(caller, &mapping),
+            };
+            tables.flush_granted(caller);
+            if self.random.one_in(4) {
+                self.granted.swap_remove(index);
+                let record = self.rig.record(mfn);
+                match record.put_mapping(held.uses == 1) {
+                    Dropped::Kept => {}
+                    dropped => self.rig.hv.frame_dropped(record, mfn, dropped),
+                }
+            }
+        } else if self.granted.len() < 6 {
+            let granter = self.random.below(3) as u16;
+            let mfn = self.random.of(&self.pools[usize::from(granter)]);
+            let writable = self.random.one_in(2);
+            let owner = self.rig.domains[usize::from(granter)].id();
+            if self.rig.record(mfn).get_mapping(owner, writable).is_ok() {
+                let held = Counts {
+                    references: 1,
+                    uses: writable.into(),
+                };
+                self.granted.push((mfn, held));
+            }
+        }
+    }
+
+    fn trap(&mut self, dom: u16, vcpu: u16) {
+        let size = self.random.of(&[1, 2, 4, 8]);
+        let write = TrappedWrite {
+            table: self.mfn(dom),
+            offset: self.slot() * 8 + (self.random.below(8) as usize & !(size - 1)),
+            value: self.value(dom),
+            size,
+            expected: self.random.one_in(3).then_some(0),
+        };
+        let (rights, space) = (self.rig.rights(dom), self.rig.space(dom, vcpu));
+        let _ = self.rig.tables().write_trapped(write, &rights, space);
+    }
+
+    fn descriptors(&mut self, dom: u16, vcpu: u16) {
+        let (mfn, owner) = (self.mfn(dom), self.rig.domains[usize::from(dom)].id());
+        let tables = self.rig.tables();
+        if tables.hold_descriptors(mfn, owner).is_ok() {
+            self.rig.audit(&self.with_one_more(mfn));
+            self.rig
+                .tables()
+                .drop_descriptors(mfn, self.rig.space(dom, vcpu));
+        }
+    }
+
+    fn with_one_more(&self, mfn: Mfn) -> Vec<(Mfn, Counts)> {
+        let one = Counts {
+            references: 1,
+            uses: 1,
+        };
+        let mut all = self.granted.clone();
+        all.push((mfn, one));
+        all
+    }
+
+    /// A frame is given back, and another one taken for it.
+    fn exchange(&mut self, dom: u16) {
+        let index = self.random.below(FRAMES as u64) as usize;
+        let pool = usize::from(dom);
+        let domain = &self.rig.domains[pool];
+        if let Ok(new) = self.rig.hv.allocate_for(domain, 0, Place::ANY) {
+            self.rig.hv.drop_allocation(domain, self.pools[pool][index]);
+            self.pools[pool][index] = new;
+        }
+    }
+
+    fn step(&mut self) {
+        let dom = self.random.below(3) as u16;
+        let vcpu = self.random.below(4) as u16;
+        let cpu = self.rig.machine.sim.cpu_record(CpuId(vcpu));
+        match self.random.one_in(3) {
+            true => cpu.interrupt_after(self.random.below(4)),
+            false => cpu.clear_interrupt(),
+        }
+        for _ in 0..3 {
+            self.scribble(dom);
+        }
+        self.touch(dom, vcpu);
+        let pending = self.again.remove(&(dom, vcpu));
+        let (nr, args) = match (pending, self.random.below(40)) {
+            (Some(call), 0..36) => call,
+            (_, 0..16) => self.updates(dom, vcpu),
+            (_, 16..29) => self.operations(dom, vcpu),
+            (_, 29..33) => self.mapping(dom, vcpu),
+            (_, 33..36) => return self.grant(dom, vcpu),
+            (_, 36) => return self.trap(dom, vcpu),
+            (_, 37) => return self.descriptors(dom, vcpu),
+            _ => return self.exchange(dom),
+        };
+        if let Outcome::Again(args) = self.rig.call_once(dom, vcpu, nr, args) {
+            self.again.insert((dom, vcpu), (nr, args));
+        }
+    }
+
+    fn run(seed: u64, steps: u64) -> u64 {
+        let mut world = Self::new(seed);
+        let mut tables = 0;
+        for _ in 0..steps {
+            world.step();
+            world.rig.audit(&world.granted);
+            let count = |mfn: &&Mfn| world.rig.state(**mfn).validated();
+            tables += world.pools[1].iter().filter(count).count() as u64;
+        }
+        world.rig.quiet();
+        for (mfn, held) in core::mem::take(&mut world.granted) {
+            let record = world.rig.record(mfn);
+            match record.put_mapping(held.uses == 1) {
+                Dropped::Kept => {}
+                dropped => world.rig.hv.frame_dropped(record, mfn, dropped),
+            }
+        }
+        for dom in [2, 0, 1] {
+            world.rig.destroy(dom);
+            world.rig.audit(&[]);
+        }
+        // All RAM but what is the machine's is free again.
+        assert_eq!(
+            world.rig.hv.memory.free_frames(),
+            256 - 16,
+            "something leaked"
+        );
+        tables
+    }
+}
+
+#[test]
+fn random_guests_never_write_a_table_and_leak_nothing() {
+    let given = std::env::var("XENOLITH_SEED").ok();
+    let given = given.and_then(|seed| seed.parse().ok());
+    let seeds = given.map_or(1..41, |seed: u64| seed..seed + 1);
+    let mut tables = 0;
+    for seed in seeds {
+        let run = || World::run(seed, 1500);
+        let ended = std::panic::catch_unwind(run);
+        tables += ended.unwrap_or_else(|_| panic!("failed: XENOLITH_SEED={seed}"));
+    }
+    assert!(tables > 1000, "the guests had only {tables} tables");
+}
