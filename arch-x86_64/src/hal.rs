@@ -4,9 +4,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
-    HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
-    DomId, sync::relax,
+    ArchTimer, AtomicOp, CpuId, DomId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
+    HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout, sync::relax,
 };
 
 use crate::{
