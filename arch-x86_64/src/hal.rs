@@ -290,7 +290,7 @@ impl Hal for X86_64 {
     }
 
     fn memory_map<'d>(&self, domain: &'d ArchDomain) -> Option<&'d [E820Entry]> {
-        Some(&domain.memory_map)
+        domain.pv.is_none().then_some(&domain.memory_map[..])
     }
 
     fn open_pirq(&self, domain: &ArchDomain, pirq: u32, share: bool) -> Result<(), Errno> {

@@ -231,10 +231,13 @@ fn upcall(cx: &mut Stopped<'_>) {
         bounce.segments = Some(segments);
         return cx.enter_kernel(bounce, &"segments that cannot be loaded");
     }
-    if pv.signals.nmi_waits() && !pv.in_nmi.get() && pv.nmi.get().address != 0 {
+    if pv.signals.nmi_waits() && !pv.in_nmi.get() {
         pv.signals.take_nmi();
-        pv.in_nmi.set(true);
-        return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+        // Without a handler it is lost.
+        if pv.nmi.get().address != 0 {
+            pv.in_nmi.set(true);
+            return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+        }
     }
     if cx.info_byte(PENDING, AtomicOp::Load) == 0 {
         flag.store(false, SeqCst);
