@@ -24,13 +24,13 @@ pub use cpu::*;
 pub use gate::{
     hypercall, hypercall_by_page, hypercall_from_32_bit_code, hypercall_page, is_amd, leaves,
 };
+pub use landing::{attempt, escape, fault_of};
 pub use paging::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
 pub use start_info::command_line;
 pub use timer::{
     apic_hertz, has_deadline, now, on_timer, ticks_per_second, timer_at, timer_every, timer_off,
     turns,
 };
-pub use landing::{attempt, escape, fault_of};
 pub use trap::{Fault, exception};
 
 pub use crate::xen::translated::{console_ring, frame_of, map_grant_frame, shared_info};

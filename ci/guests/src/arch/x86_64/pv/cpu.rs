@@ -12,8 +12,9 @@ use crate::xen::{errno, nr};
 
 /// CPUs that the runtime has stacks for.
 pub const MAX_CPUS: usize = 8;
-pub(super) const STACK_BYTES: usize = 32 * 1024;
-const USER_STACK_BYTES: u64 = 8192;
+pub(super) const STACK_BYTES: usize = 64 * 1024;
+/// What runs has this much of its stack; below that begins the stack of entries from user code.
+const OWN_STACK_BYTES: u64 = 40 * 1024;
 
 /// A frame that one CPU keeps for its own code to look at.
 pub struct Kept(UnsafeCell<Frame>);
@@ -145,7 +146,12 @@ pub(super) fn prepare(index: usize) {
 
 /// Has entries from user code use a stack well below what runs now.
 pub fn restore_user_stack(index: usize) {
-    stack_switch(selector::DATA, stack_top(index) - 2 * USER_STACK_BYTES);
+    stack_switch(selector::DATA, user_stack_top(index));
+}
+
+/// Where the stack of entries from user code begins.
+pub fn user_stack_top(index: usize) -> u64 {
+    stack_top(index) - OWN_STACK_BYTES
 }
 
 /// This CPU's own record.
@@ -265,7 +271,7 @@ pub fn context(index: usize) -> &'static mut Context {
     context.rsp = stack_top(index);
     context.ss = u64::from(selector::DATA);
     context.kernel_ss = u64::from(selector::DATA);
-    context.kernel_sp = stack_top(index) - USER_STACK_BYTES;
+    context.kernel_sp = stack_top(index) - OWN_STACK_BYTES;
     context.cr[3] = memory::frame_of(tables::root()) << 12;
     context.gs_base_kernel = (&raw const CPUS[index]) as u64;
     context

@@ -13,6 +13,8 @@ unsafe extern "C" {
 
 global_asm!(
     r#"
+    .global guest_gate_syscall
+    .global guest_gate_page
 guest_gate_syscall:
     syscall
     ret
@@ -39,10 +41,7 @@ pub fn leaves() -> u32 {
 
 /// Takes SYSCALL, with which everything begins.
 pub(super) fn init() {
-    GATE.store(
-        guest_gate_syscall as *const () as usize,
-        Ordering::Relaxed,
-    );
+    GATE.store(guest_gate_syscall as *const () as usize, Ordering::Relaxed);
 }
 
 /// Obeys the command line, and finds the hypervisor's leaves.

@@ -18,6 +18,7 @@ pub mod tables;
 mod timer;
 pub mod trap;
 pub mod upcall;
+pub mod user;
 
 use core::arch::asm;
 use core::arch::x86_64::CpuidResult;
@@ -35,9 +36,7 @@ pub use timer::{
     turns,
 };
 pub use trap::{Fault, exception};
-pub use upcall::{
-    ipi_send, irq_off, irq_on, irqs_are_on, on_event, on_ipi, wait, wait_and_take,
-};
+pub use upcall::{ipi_send, irq_off, irq_on, irqs_are_on, on_event, on_ipi, wait, wait_and_take};
 
 use crate::buffer::{PAGE, Page};
 use crate::xen::{SELF, grant, shared};

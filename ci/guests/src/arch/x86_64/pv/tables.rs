@@ -255,14 +255,8 @@ static GRANTS1: AtomicU64 = AtomicU64::new(0);
 pub(super) fn init() {
     for (start, table) in [(WINDOW, &WINDOW1), (GRANTS, &GRANTS1)] {
         let (level2, level1) = (empty_table(), empty_table());
-        must_update(
-            entry_address(start, 3),
-            entry_for(level2.frame(), TABLE),
-        );
-        must_update(
-            entry_address(start, 2),
-            entry_for(level1.frame(), TABLE),
-        );
+        must_update(entry_address(start, 3), entry_for(level2.frame(), TABLE));
+        must_update(entry_address(start, 2), entry_for(level1.frame(), TABLE));
         table.store(level1.address(), Ordering::Relaxed);
     }
 }

@@ -42,7 +42,11 @@ pub fn callback_op(command: u64, kind: u16, flags: u16, address: u64) -> i64 {
 
 /// Addresses of the runtime's entries for events, failsafe and system calls.
 pub fn callbacks() -> [u64; 3] {
-    [guest_event as *const () as u64, guest_failsafe as *const () as u64, guest_syscall as *const () as u64]
+    [
+        guest_event as *const () as u64,
+        guest_failsafe as *const () as u64,
+        guest_syscall as *const () as u64,
+    ]
 }
 
 /// Has the hypervisor call the runtime, with events masked at each entry.
