@@ -9,6 +9,8 @@ use super::trap::Fault;
 
 global_asm!(
     r#"
+    .global guest_attempt
+    .global guest_escape
     // Calls rsi(rdx) and returns 1; returns 0 instead when guest_escape is called meanwhile. rdi: the landing.
 guest_attempt:
     mov     [rdi], rbx
