@@ -3,11 +3,13 @@
 
 mod answers;
 mod callbacks;
+mod grants;
 mod memory;
 mod types;
 mod update;
+mod user;
 pub(crate) mod survey;
 
 use crate::Case;
 
-pub(crate) const TABLES: &[&[Case]] = &[callbacks::CASES, update::CASES, types::CASES, memory::CASES];
+pub(crate) const TABLES: &[&[Case]] = &[callbacks::CASES, update::CASES, types::CASES, memory::CASES, grants::CASES, user::CASES];
