@@ -46,6 +46,9 @@ pub fn register_vcpu_info(vcpu: usize, page: Page, offset: u32) -> i64 {
     struct Argument(u64, u32, u32);
     let mut argument = Argument(page.frame(), offset, 0);
     let address = (&raw mut argument) as u64;
+    // All is marked pending in the new place: an upcall must find it, and not the old one.
+    let on = arch::irqs_are_on();
+    arch::irq_off();
     let errno = hypercall(
         nr::VCPU_OP,
         [
@@ -58,6 +61,9 @@ pub fn register_vcpu_info(vcpu: usize, page: Page, offset: u32) -> i64 {
     );
     if errno == 0 {
         VCPU_INFO[vcpu].store(page.address() + u64::from(offset), Ordering::Relaxed);
+    }
+    if on {
+        arch::irq_on();
     }
     errno
 }

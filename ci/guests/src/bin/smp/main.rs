@@ -14,8 +14,11 @@ mod timer;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64/mod.rs"]
+mod special;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "pv/mod.rs"]
 mod special;
 
 guest!(main);

@@ -142,6 +142,8 @@ pub(super) fn prepare(index: usize) {
     trap::load();
     upcall::register_callbacks();
     restore_user_stack(index);
+    // A vCPU starts with a tick.
+    vcpu_call(vcpu_op::STOP_PERIODIC, index, 0);
 }
 
 /// Has entries from user code use a stack well below what runs now.

@@ -4,6 +4,7 @@
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
+use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::upcall::{callback, callback_op, callbacks, register_callbacks};
 use xenolith_guests::arch::{
     self, NON_CANONICAL, UNMAPPED, UPPER_HALF, exception, fault_of, hypercall, segment, selector, trap,
@@ -13,7 +14,6 @@ use xenolith_guests::expect;
 use xenolith_guests::xen::errno::{EFAULT, EINVAL, ENODEV, ENOSYS, EPERM};
 use xenolith_guests::xen::{call_at, nr};
 
-use super::answers::Answers;
 use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[

@@ -2,13 +2,13 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{self, bit, entry_for, flush, update_va_mapping};
 use xenolith_guests::arch::{self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, exception, fault_of};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::xen::grant::{self, entry, gnt, map_flag, op};
 use xenolith_guests::xen::own_domain;
 
-use super::answers::Answers;
 use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[

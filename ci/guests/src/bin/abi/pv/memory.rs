@@ -1,6 +1,7 @@
 //! `memory_op` where frames are the machine's: pages come and go under other numbers, are exchanged, and are found by the
 //! machine-to-physical table.
 
+use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{self, bit, entry_for, flush, update_va_mapping};
 use xenolith_guests::arch::{self, NON_CANONICAL, UNMAPPED, memory};
 use xenolith_guests::buffer::Page;
@@ -10,7 +11,6 @@ use xenolith_guests::xen::memory::{Reservation, op, reservation};
 use xenolith_guests::xen::{SELF, call, call_at, nr};
 use xenolith_guests::{ensure, expect};
 
-use super::answers::Answers;
 use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[

@@ -1,7 +1,6 @@
 //! What is so for PV guests only. Frames are the machine's here, tables change by hypercalls, and traps come by a table.
 #![allow(unsafe_code)] // Cases execute instructions that trap.
 
-mod answers;
 mod callbacks;
 mod grants;
 mod memory;

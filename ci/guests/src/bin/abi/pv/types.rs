@@ -3,6 +3,7 @@
 
 use core::arch::asm;
 
+use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{
     self, Ext, bit, empty_table, entry_address, entry_for, ext, machine_address, mmuext, mmuext_of,
 };
@@ -11,7 +12,6 @@ use xenolith_guests::buffer::Page;
 use xenolith_guests::xen::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH};
 use xenolith_guests::xen::{SELF, nr};
 
-use super::answers::Answers;
 use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[

@@ -1,5 +1,6 @@
 //! Changing table entries: `mmu_update` in its kinds, `update_va_mapping`, and what an entry may be.
 
+use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{
     self, Update, bit, entry_address, entry_for, flush, kind, leaf, machine_address, mmu_update, mmu_update_of,
     update_va_mapping,
@@ -11,7 +12,6 @@ use xenolith_guests::report::Why;
 use xenolith_guests::xen::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH};
 use xenolith_guests::xen::{SELF, nr, own_domain};
 
-use super::answers::Answers;
 use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[

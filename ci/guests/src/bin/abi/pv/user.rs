@@ -1,5 +1,6 @@
 //! User code under a PV kernel: system calls, software interrupts, faults, and what `iret` makes of odd frames.
 
+use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::user::{self, CODE, Iret, STACK_TOP};
 use xenolith_guests::arch::{
     self, Fault, NON_CANONICAL, UNMAPPED, UPPER_HALF, exception, hypercall, segment, selector, trap,
@@ -7,7 +8,6 @@ use xenolith_guests::arch::{
 use xenolith_guests::buffer::Page;
 use xenolith_guests::xen::nr;
 
-use super::answers::Answers;
 use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[

@@ -2,19 +2,19 @@
 
 use core::fmt;
 
-use xenolith_guests::console;
-use xenolith_guests::report::{Outcome, Why};
+use crate::console;
+use crate::report::{Outcome, Why};
 
 /// Counts the answers that differ.
 #[derive(Default)]
-pub(crate) struct Answers {
+pub struct Answers {
     asked: u32,
     differ: u32,
 }
 
 impl Answers {
     /// Takes one answer.
-    pub(crate) fn take<T: PartialEq + fmt::Debug>(
+    pub fn take<T: PartialEq + fmt::Debug>(
         &mut self,
         what: impl fmt::Display,
         got: T,
@@ -30,7 +30,7 @@ impl Answers {
     }
 
     /// What the case comes to.
-    pub(crate) fn end(self) -> Outcome {
+    pub fn end(self) -> Outcome {
         if self.differ == 0 {
             return Ok(());
         }
