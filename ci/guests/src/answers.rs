@@ -14,12 +14,7 @@ pub struct Answers {
 
 impl Answers {
     /// Takes one answer.
-    pub fn take<T: PartialEq + fmt::Debug>(
-        &mut self,
-        what: impl fmt::Display,
-        got: T,
-        wanted: T,
-    ) {
+    pub fn take<T: PartialEq + fmt::Debug>(&mut self, what: impl fmt::Display, got: T, wanted: T) {
         self.asked += 1;
         if got != wanted {
             self.differ += 1;

@@ -86,6 +86,14 @@ pub fn irq_off() {
     unsafe { asm!("msr daifset, #2", "isb") };
 }
 
+/// Whether this CPU takes interrupts.
+pub fn irqs_are_on() -> bool {
+    let mask: u64;
+    // SAFETY: a register read.
+    unsafe { asm!("mrs {}, daif", out(reg) mask, options(nomem, nostack)) };
+    mask >> 7 & 1 == 0
+}
+
 /// Sleeps until an interrupt is pending, masked or not.
 pub fn wait() {
     // SAFETY: WFI.

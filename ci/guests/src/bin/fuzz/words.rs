@@ -30,18 +30,23 @@ impl Words {
     pub(crate) fn new(seed: u64, buffers: Page, buffer_pages: u64, own_domain: u16) -> Self {
         let image = arch::image();
         // Small numbers must stay: an image low in memory protects half of the frames below it.
-        let live = image.start - BELOW.min(image.start / 2)..image.end + GAP / 2;
+        let mut live = image.start - BELOW.min(image.start / 2)..image.end + GAP / 2;
         let first = if image.start < BELOW {
             PLAIN
         } else {
             live.start
         };
+        let live_addresses = first..live.end;
+        #[cfg(pv)]
+        {
+            live = super::confine_pv::live();
+        }
         Self {
             state: seed | 1,
             buffers,
             buffer_bytes: buffer_pages * PAGE,
             own_domain,
-            live_addresses: first..live.end,
+            live_addresses,
             live,
             sacrifice: (image.end + GAP) & !(2 * MIB - 1),
         }
@@ -88,7 +93,10 @@ impl Words {
     fn is_harmless(&self, word: u64) -> bool {
         [word, word & 0xffff_ffff, word >> 32].iter().all(|&part| {
             let as_frame = part.saturating_mul(PAGE);
-            !self.live_addresses.contains(&part) && !self.live.contains(&as_frame)
+            let is_machine_address = !arch::IS_TRANSLATED && self.live.contains(&part);
+            !self.live_addresses.contains(&part)
+                && !self.live.contains(&as_frame)
+                && !is_machine_address
         })
     }
 
@@ -109,7 +117,8 @@ impl Words {
 
     /// A frame of the sacrificial range.
     pub(crate) fn frame(&mut self) -> u64 {
-        (self.sacrifice + self.below(SACRIFICE)) / PAGE
+        let address = self.sacrifice + self.below(SACRIFICE);
+        arch::frame_of(address)
     }
 
     /// An address in the sacrificial pages: a multiple of 8 mostly, of 4 always. Read at any other, the

@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering;
 use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::upcall::{callback, callback_op, callbacks, register_callbacks};
 use xenolith_guests::arch::{
-    self, NON_CANONICAL, UNMAPPED, UPPER_HALF, exception, fault_of, hypercall, segment, selector, trap,
-    vcpu_op,
+    self, NON_CANONICAL, UNMAPPED, UPPER_HALF, exception, fault_of, hypercall, segment, selector,
+    trap, vcpu_op,
 };
 use xenolith_guests::expect;
 use xenolith_guests::xen::errno::{EFAULT, EINVAL, ENODEV, ENOSYS, EPERM};
@@ -62,28 +62,93 @@ fn table_takes_effect() -> Outcome {
 fn bad_tables() -> Outcome {
     let mut answers = Answers::default();
     for address in [UNMAPPED, NON_CANONICAL, UPPER_HALF, u64::MAX - 15] {
-        answers.take(format_args!("table at {address:#x}"), call_at(nr::SET_TRAP_TABLE, address, 0), EFAULT);
+        answers.take(
+            format_args!("table at {address:#x}"),
+            call_at(nr::SET_TRAP_TABLE, address, 0),
+            EFAULT,
+        );
     }
     let plain = trap::entry_of(0x91);
     for (what, entry, wanted) in [
-        ("hypervisor address", trap::Entry { address: UPPER_HALF, ..plain }, 0),
-        ("no address", trap::Entry { address: NON_CANONICAL, ..plain }, EINVAL),
-        ("top of the lower half", trap::Entry { address: LAST_CANONICAL, ..plain }, 0),
-        ("top of the upper half", trap::Entry { address: u64::MAX, ..plain }, 0),
+        (
+            "hypervisor address",
+            trap::Entry {
+                address: UPPER_HALF,
+                ..plain
+            },
+            0,
+        ),
+        (
+            "no address",
+            trap::Entry {
+                address: NON_CANONICAL,
+                ..plain
+            },
+            EINVAL,
+        ),
+        (
+            "top of the lower half",
+            trap::Entry {
+                address: LAST_CANONICAL,
+                ..plain
+            },
+            0,
+        ),
+        (
+            "top of the upper half",
+            trap::Entry {
+                address: u64::MAX,
+                ..plain
+            },
+            0,
+        ),
         ("selector 0", trap::Entry { cs: 0, ..plain }, 0),
-        ("selector of ring 0", trap::Entry { cs: 0xe008, ..plain }, 0),
+        (
+            "selector of ring 0",
+            trap::Entry {
+                cs: 0xe008,
+                ..plain
+            },
+            0,
+        ),
         ("selector of a table", trap::Entry { cs: 0x0f, ..plain }, 0),
-        ("all flags", trap::Entry { flags: 0xff, ..plain }, 0),
+        (
+            "all flags",
+            trap::Entry {
+                flags: 0xff,
+                ..plain
+            },
+            0,
+        ),
     ] {
-        answers.take(what, trap::set_trap_table(&[entry, trap::Entry::default()]), wanted);
+        answers.take(
+            what,
+            trap::set_trap_table(&[entry, trap::Entry::default()]),
+            wanted,
+        );
     }
     // A table that ends in nothing: what came before counts.
-    let last = arch::map_page(0, xenolith_guests::buffer::Page::take().address(), arch::Access::ReadWrite) + 4096 - 16;
+    let last = arch::map_page(
+        0,
+        xenolith_guests::buffer::Page::take().address(),
+        arch::Access::ReadWrite,
+    ) + 4096
+        - 16;
     arch::unmap_page(1);
     arch::write64(last, 0x91 | 0x700 | u64::from(selector::CODE) << 16);
     arch::write64(last + 8, plain.address);
-    answers.take("a table without an end", call_at(nr::SET_TRAP_TABLE, last, 0), EFAULT);
-    trap::set_trap_table(&[trap::Entry { vector: 0x91, ..trap::Entry::default() }, trap::Entry::default()]);
+    answers.take(
+        "a table without an end",
+        call_at(nr::SET_TRAP_TABLE, last, 0),
+        EFAULT,
+    );
+    trap::set_trap_table(&[
+        trap::Entry {
+            vector: 0x91,
+            ..trap::Entry::default()
+        },
+        trap::Entry::default(),
+    ]);
     answers.end()
 }
 
@@ -98,14 +163,26 @@ fn int_n() -> Outcome {
     // SAFETY: traps.
     let without = faults_as(|| unsafe { asm!("int 0x93") });
     // SAFETY: traps.
-    answers.take("int3", faults_as(|| unsafe { asm!("int3") }), (exception::BREAKPOINT, 0));
+    answers.take(
+        "int3",
+        faults_as(|| unsafe { asm!("int3") }),
+        (exception::BREAKPOINT, 0),
+    );
     // SAFETY: traps.
-    answers.take("int 0x80", faults_as(|| unsafe { asm!("int 0x80") }), (0x80, 0));
+    answers.take(
+        "int 0x80",
+        faults_as(|| unsafe { asm!("int 0x80") }),
+        (0x80, 0),
+    );
     // QEMU 7.2 tells another vector than that of the instruction.
     if without == (exception::PROTECTION, 0x93 * 16 + 2) {
         return answers.end();
     }
-    answers.take("without an entry", without, (exception::PROTECTION, 0x93 * 8 + 2));
+    answers.take(
+        "without an entry",
+        without,
+        (exception::PROTECTION, 0x93 * 8 + 2),
+    );
     trap::set_trap_table(&[trap::Entry { flags: 7, ..plain }, trap::Entry::default()]);
     answers.take("open to users", int_92(), (0x92, 0));
     trap::set_trap_table(&[trap::Entry { flags: 5, ..plain }, trap::Entry::default()]);
@@ -113,27 +190,59 @@ fn int_n() -> Outcome {
     trap::set_trap_table(&[trap::Entry { flags: 4, ..plain }, trap::Entry::default()]);
     answers.take("of ring 0", int_92(), (exception::PROTECTION, 0x92 * 8 + 2));
     // SAFETY: traps.
-    answers.take("int 0x82", faults_as(|| unsafe { asm!("int 0x82") }), (exception::PROTECTION, 0x82 * 8 + 2));
+    answers.take(
+        "int 0x82",
+        faults_as(|| unsafe { asm!("int 0x82") }),
+        (exception::PROTECTION, 0x82 * 8 + 2),
+    );
     // SAFETY: traps.
-    answers.take("int 14", faults_as(|| unsafe { asm!("int 14") }), (exception::PROTECTION, 14 * 8 + 2));
+    answers.take(
+        "int 14",
+        faults_as(|| unsafe { asm!("int 14") }),
+        (exception::PROTECTION, 14 * 8 + 2),
+    );
     // SAFETY: traps.
-    answers.take("int 2", faults_as(|| unsafe { asm!("int 2") }), (exception::PROTECTION, 2 * 8 + 2));
+    answers.take(
+        "int 2",
+        faults_as(|| unsafe { asm!("int 2") }),
+        (exception::PROTECTION, 2 * 8 + 2),
+    );
     answers.end()
 }
 
 fn callback_addresses() -> Outcome {
     let mut answers = Answers::default();
-    let register = |kind: u16, address: u64| callback_op(callback::REGISTER, kind, callback::MASK_EVENTS, address);
-    for kind in [callback::EVENT, callback::FAILSAFE, callback::SYSCALL, callback::SYSENTER] {
-        for (address, wanted) in [(NON_CANONICAL, EINVAL), (UPPER_HALF, 0), (LAST_CANONICAL, 0), (u64::MAX, 0)] {
-            answers.take(format_args!("kind {kind} at {address:#x}"), register(kind, address), wanted);
+    let register = |kind: u16, address: u64| {
+        callback_op(callback::REGISTER, kind, callback::MASK_EVENTS, address)
+    };
+    for kind in [
+        callback::EVENT,
+        callback::FAILSAFE,
+        callback::SYSCALL,
+        callback::SYSENTER,
+    ] {
+        for (address, wanted) in [
+            (NON_CANONICAL, EINVAL),
+            (UPPER_HALF, 0),
+            (LAST_CANONICAL, 0),
+            (u64::MAX, 0),
+        ] {
+            answers.take(
+                format_args!("kind {kind} at {address:#x}"),
+                register(kind, address),
+                wanted,
+            );
         }
     }
     register_callbacks();
     callback_op(callback::UNREGISTER, callback::SYSENTER, 0, 0);
     for address in [UNMAPPED, NON_CANONICAL, UPPER_HALF] {
         for command in [callback::REGISTER, callback::UNREGISTER] {
-            answers.take(format_args!("command {command} at {address:#x}"), call_at(nr::CALLBACK_OP, command, address), EFAULT);
+            answers.take(
+                format_args!("command {command} at {address:#x}"),
+                call_at(nr::CALLBACK_OP, command, address),
+                EFAULT,
+            );
         }
     }
     answers.end()
@@ -142,8 +251,19 @@ fn callback_addresses() -> Outcome {
 fn callback_kinds() -> Outcome {
     let mut answers = Answers::default();
     let somewhere = callbacks()[2];
-    for (kind, wanted) in [(3, ENOSYS), (callback::SYSENTER, 0), (6, ENOSYS), (callback::SYSCALL_32, 0), (8, ENOSYS), (0xffff, ENOSYS)] {
-        answers.take(format_args!("register {kind}"), callback_op(callback::REGISTER, kind, 0, somewhere), wanted);
+    for (kind, wanted) in [
+        (3, ENOSYS),
+        (callback::SYSENTER, 0),
+        (6, ENOSYS),
+        (callback::SYSCALL_32, 0),
+        (8, ENOSYS),
+        (0xffff, ENOSYS),
+    ] {
+        answers.take(
+            format_args!("register {kind}"),
+            callback_op(callback::REGISTER, kind, 0, somewhere),
+            wanted,
+        );
     }
     for (kind, wanted) in [
         (callback::EVENT, EINVAL),
@@ -156,10 +276,18 @@ fn callback_kinds() -> Outcome {
         (callback::SYSCALL_32, EINVAL),
         (8, ENOSYS),
     ] {
-        answers.take(format_args!("unregister {kind}"), callback_op(callback::UNREGISTER, kind, 0, 0), wanted);
+        answers.take(
+            format_args!("unregister {kind}"),
+            callback_op(callback::UNREGISTER, kind, 0, 0),
+            wanted,
+        );
     }
     for command in [2, 3, 99] {
-        answers.take(format_args!("command {command}"), callback_op(command, callback::EVENT, 0, somewhere), ENOSYS);
+        answers.take(
+            format_args!("command {command}"),
+            callback_op(command, callback::EVENT, 0, somewhere),
+            ENOSYS,
+        );
     }
     answers.end()
 }
@@ -173,9 +301,21 @@ fn set_callbacks() -> Outcome {
     };
     answers.take("the runtime's", set([event, failsafe, system_call]), 0);
     for bad in [NON_CANONICAL, UPPER_HALF] {
-        answers.take(format_args!("event at {bad:#x}"), set([bad, failsafe, system_call]), 0);
-        answers.take(format_args!("failsafe at {bad:#x}"), set([event, bad, system_call]), 0);
-        answers.take(format_args!("system call at {bad:#x}"), set([event, failsafe, bad]), 0);
+        answers.take(
+            format_args!("event at {bad:#x}"),
+            set([bad, failsafe, system_call]),
+            0,
+        );
+        answers.take(
+            format_args!("failsafe at {bad:#x}"),
+            set([event, bad, system_call]),
+            0,
+        );
+        answers.take(
+            format_args!("system call at {bad:#x}"),
+            set([event, failsafe, bad]),
+            0,
+        );
     }
     register_callbacks();
     answers.end()
@@ -196,12 +336,24 @@ fn nmi() -> Outcome {
     answers.take("send", send(), 0);
     answers.take("one came", nmis() - before, 1);
     answers.take("unregister", call_at(nr::NMI_OP, 1, 0), 0);
-    answers.take("by callback_op", callback_op(callback::REGISTER, callback::NMI, 0, entry), 0);
+    answers.take(
+        "by callback_op",
+        callback_op(callback::REGISTER, callback::NMI, 0, entry),
+        0,
+    );
     answers.take("send again", send(), 0);
     answers.take("two came", nmis() - before, 2);
-    answers.take("take it back", callback_op(callback::UNREGISTER, callback::NMI, 0, 0), 0);
+    answers.take(
+        "take it back",
+        callback_op(callback::UNREGISTER, callback::NMI, 0, 0),
+        0,
+    );
     for (address, wanted) in [(NON_CANONICAL, EINVAL), (UPPER_HALF, 0)] {
-        answers.take(format_args!("nmi_op {address:#x}"), register(&mut [address, 0]), wanted);
+        answers.take(
+            format_args!("nmi_op {address:#x}"),
+            register(&mut [address, 0]),
+            wanted,
+        );
         answers.take(
             format_args!("callback {address:#x}"),
             callback_op(callback::REGISTER, callback::NMI, 0, address),
@@ -210,10 +362,18 @@ fn nmi() -> Outcome {
     }
     call_at(nr::NMI_OP, 1, 0);
     for sub in [2, 3, 99] {
-        answers.take(format_args!("nmi_op {sub}"), call_at(nr::NMI_OP, sub, 0), ENOSYS);
+        answers.take(
+            format_args!("nmi_op {sub}"),
+            call_at(nr::NMI_OP, sub, 0),
+            ENOSYS,
+        );
     }
     answers.take("at a bad pointer", call_at(nr::NMI_OP, 0, UNMAPPED), EFAULT);
-    answers.take("an argument to send", arch::vcpu_call(vcpu_op::SEND_NMI, 0, UNMAPPED), EINVAL);
+    answers.take(
+        "an argument to send",
+        arch::vcpu_call(vcpu_op::SEND_NMI, 0, UNMAPPED),
+        EINVAL,
+    );
     answers.end()
 }
 
@@ -237,18 +397,51 @@ fn stack_switch() -> Outcome {
 fn bases() -> Outcome {
     let mut answers = Answers::default();
     for which in [segment::FS, segment::GS_USER] {
-        for (base, wanted) in [(0, 0), (UNMAPPED, 0), (LAST_CANONICAL, 0), (UPPER_HALF, 0), (u64::MAX, 0), (NON_CANONICAL, EINVAL)] {
-            answers.take(format_args!("{which} at {base:#x}"), arch::set_segment_base(which, base), wanted);
+        for (base, wanted) in [
+            (0, 0),
+            (UNMAPPED, 0),
+            (LAST_CANONICAL, 0),
+            (UPPER_HALF, 0),
+            (u64::MAX, 0),
+            (NON_CANONICAL, EINVAL),
+        ] {
+            answers.take(
+                format_args!("{which} at {base:#x}"),
+                arch::set_segment_base(which, base),
+                wanted,
+            );
         }
     }
     let own = (&raw const *arch::this_cpu()) as u64;
-    answers.take("no base for the kernel's gs", arch::set_segment_base(segment::GS_KERNEL, NON_CANONICAL), EINVAL);
-    answers.take("its own", arch::set_segment_base(segment::GS_KERNEL, own), 0);
-    for (value, wanted) in [(0, 0), (3, 0), (u64::from(selector::DATA), 0), (0x0f, 0), (0x10_0000, 0)] {
-        answers.take(format_args!("user's gs {value:#x}"), arch::set_segment_base(segment::GS_USER_SELECTOR, value), wanted);
+    answers.take(
+        "no base for the kernel's gs",
+        arch::set_segment_base(segment::GS_KERNEL, NON_CANONICAL),
+        EINVAL,
+    );
+    answers.take(
+        "its own",
+        arch::set_segment_base(segment::GS_KERNEL, own),
+        0,
+    );
+    for (value, wanted) in [
+        (0, 0),
+        (3, 0),
+        (u64::from(selector::DATA), 0),
+        (0x0f, 0),
+        (0x10_0000, 0),
+    ] {
+        answers.take(
+            format_args!("user's gs {value:#x}"),
+            arch::set_segment_base(segment::GS_USER_SELECTOR, value),
+            wanted,
+        );
     }
     for which in [4, 5, 99, u64::MAX] {
-        answers.take(format_args!("which {which:#x}"), arch::set_segment_base(which, 0), EINVAL);
+        answers.take(
+            format_args!("which {which:#x}"),
+            arch::set_segment_base(which, 0),
+            EINVAL,
+        );
     }
     arch::set_segment_base(segment::GS_USER_SELECTOR, 0);
     arch::set_segment_base(segment::GS_USER, 0);
@@ -280,7 +473,11 @@ fn first_use() -> Outcome {
     answers.take("first use", no_op(), (exception::NO_DEVICE, 0));
     answers.take("second use", no_op(), NONE);
     answers.take("CR0.TS after the trap", arch::regs::cr0() >> 3 & 1, 0);
-    answers.take("set again", hypercall(nr::FPU_TASKSWITCH, [2, 0, 0, 0, 0]), 0);
+    answers.take(
+        "set again",
+        hypercall(nr::FPU_TASKSWITCH, [2, 0, 0, 0, 0]),
+        0,
+    );
     answers.take("clear", hypercall(nr::FPU_TASKSWITCH, [0, 0, 0, 0, 0]), 0);
     answers.take("use after that", no_op(), NONE);
     answers.end()
@@ -293,8 +490,16 @@ fn debug_registers() -> Outcome {
     for index in 0..4 {
         answers.take(format_args!("set {index}"), set(index, 0x1000 + index), 0);
         answers.take(format_args!("get {index}"), get(index), 0x1000 + index);
-        answers.take(format_args!("{index} of the hypervisor"), set(index, UPPER_HALF), EPERM);
-        answers.take(format_args!("{index} of nothing"), set(index, NON_CANONICAL), EPERM);
+        answers.take(
+            format_args!("{index} of the hypervisor"),
+            set(index, UPPER_HALF),
+            EPERM,
+        );
+        answers.take(
+            format_args!("{index} of nothing"),
+            set(index, NON_CANONICAL),
+            EPERM,
+        );
         answers.take(format_args!("clear {index}"), set(index, 0), 0);
     }
     answers.take("get 6", get(6), 0xffff_0ff0);
@@ -343,12 +548,29 @@ fn vm_assist() -> Outcome {
     let assist = |command: u64, kind: u64| hypercall(nr::VM_ASSIST, [command, kind, 0, 0, 0]);
     // 0: 4gb_segments, 1: 4gb_segments_notify, 2: writable_pagetables, 3: pae_extended_cr3, 4: architectural_iopl,
     // 5: runstate_update_flag, 32: m2p_strict.
-    for (kind, wanted) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, EINVAL), (31, EINVAL), (32, 0), (33, EINVAL), (63, EINVAL), (64, EINVAL)] {
+    for (kind, wanted) in [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (4, 0),
+        (5, 0),
+        (6, EINVAL),
+        (31, EINVAL),
+        (32, 0),
+        (33, EINVAL),
+        (63, EINVAL),
+        (64, EINVAL),
+    ] {
         answers.take(format_args!("enable {kind}"), assist(0, kind), wanted);
         answers.take(format_args!("disable {kind}"), assist(1, kind), wanted);
     }
     for command in [2, 3, 99] {
-        answers.take(format_args!("command {command}"), assist(command, 2), ENOSYS);
+        answers.take(
+            format_args!("command {command}"),
+            assist(command, 2),
+            ENOSYS,
+        );
     }
     answers.end()
 }

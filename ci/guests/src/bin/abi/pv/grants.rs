@@ -4,7 +4,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{self, bit, entry_for, flush, update_va_mapping};
-use xenolith_guests::arch::{self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, exception, fault_of};
+use xenolith_guests::arch::{
+    self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, exception, fault_of,
+};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::xen::grant::{self, entry, gnt, map_flag, op};
 use xenolith_guests::xen::own_domain;
@@ -76,7 +78,11 @@ fn at_an_address() -> Outcome {
     page.write::<u64>(0, 5);
     let mapped = map(WINDOW, HOST);
     answers.take("map", mapped.status, gnt::OKAY);
-    answers.take("the frame", tables::frame_in(tables::entry(0)), page.frame());
+    answers.take(
+        "the frame",
+        tables::frame_in(tables::entry(0)),
+        page.frame(),
+    );
     answers.take("bus address", mapped.bus_address, page.frame() << 12);
     answers.take("read", arch::read64(WINDOW), 5);
     arch::write64(WINDOW, 6);
@@ -86,11 +92,23 @@ fn at_an_address() -> Outcome {
     answers.take("gone", arch::is_nothing_at(WINDOW), true);
     let mapped = map(WINDOW + 0x10, HOST);
     answers.take("inside a page", mapped.status, gnt::OKAY);
-    answers.take("unmap at its start", unmap(WINDOW, mapped.handle), gnt::OKAY);
+    answers.take(
+        "unmap at its start",
+        unmap(WINDOW, mapped.handle),
+        gnt::OKAY,
+    );
     let mapped = map(WINDOW, HOST | map_flag::DEVICE_MAP);
     answers.take("for a device too", mapped.status, gnt::OKAY);
-    answers.take("unmap of the host's", unmap(WINDOW, mapped.handle), gnt::OKAY);
-    answers.take("in use by the device", grant::flags_of(reference()) & entry::READING, entry::READING);
+    answers.take(
+        "unmap of the host's",
+        unmap(WINDOW, mapped.handle),
+        gnt::OKAY,
+    );
+    answers.take(
+        "in use by the device",
+        grant::flags_of(reference()) & entry::READING,
+        entry::READING,
+    );
     let mut rest = grant::Unmap {
         bus_address: mapped.bus_address,
         handle: mapped.handle,
@@ -99,7 +117,11 @@ fn at_an_address() -> Outcome {
     };
     grant::one(op::UNMAP, &mut rest);
     answers.take("unmap of the device's", rest.status, gnt::OKAY);
-    answers.take("not in use", grant::flags_of(reference()) & (entry::READING | entry::WRITING), 0);
+    answers.take(
+        "not in use",
+        grant::flags_of(reference()) & (entry::READING | entry::WRITING),
+        0,
+    );
     grant::revoke(reference());
     answers.end()
 }
@@ -109,14 +131,26 @@ fn at_an_entry() -> Outcome {
     let page = granted(0);
     let mapped = map(place(3), BY_ENTRY);
     answers.take("map", mapped.status, gnt::OKAY);
-    answers.take("the frame", tables::frame_in(tables::entry(3)), page.frame());
+    answers.take(
+        "the frame",
+        tables::frame_in(tables::entry(3)),
+        page.frame(),
+    );
     arch::write64(WINDOW + 3 * 4096, 8);
     answers.take("written", page.read::<u64>(0), 8);
     answers.take("unmap", unmap(place(3), mapped.handle), gnt::OKAY);
     answers.take("the entry", tables::entry(3), 0);
     let mapped = map(place(3), BY_ENTRY);
-    answers.take("unmap at another entry", unmap(place(4), mapped.handle), gnt::GENERAL_ERROR);
-    answers.take("unmap by address", unmap(WINDOW + 3 * 4096, mapped.handle), gnt::GENERAL_ERROR);
+    answers.take(
+        "unmap at another entry",
+        unmap(place(4), mapped.handle),
+        gnt::GENERAL_ERROR,
+    );
+    answers.take(
+        "unmap by address",
+        unmap(WINDOW + 3 * 4096, mapped.handle),
+        gnt::GENERAL_ERROR,
+    );
     answers.take("unmap", unmap(place(3), mapped.handle), gnt::OKAY);
     grant::revoke(reference());
     answers.end()
@@ -141,19 +175,36 @@ fn read_only() -> Outcome {
 fn bad_places() -> Outcome {
     let mut answers = Answers::default();
     let page = granted(0);
-    for address in [UNMAPPED, NON_CANONICAL, UPPER_HALF, u64::MAX & !4095, 1 << 40] {
-        answers.take(format_args!("{address:#x}"), map(address, HOST).status, gnt::GENERAL_ERROR);
+    for address in [
+        UNMAPPED,
+        NON_CANONICAL,
+        UPPER_HALF,
+        u64::MAX & !4095,
+        1 << 40,
+    ] {
+        answers.take(
+            format_args!("{address:#x}"),
+            map(address, HOST).status,
+            gnt::GENERAL_ERROR,
+        );
     }
     for (what, at) in [
         ("a page that is no table", page.frame() << 12),
         ("no frame", 0xf_ffff_ffff << 12),
         ("a device", 0xb8 << 12),
         ("inside an entry", place(0) + 4),
-        ("an entry of level 2", tables::machine_address(tables::entry_address(WINDOW, 2).unwrap_or(0))),
+        (
+            "an entry of level 2",
+            tables::machine_address(tables::entry_address(WINDOW, 2).unwrap_or(0)),
+        ),
     ] {
         answers.take(what, map(at, BY_ENTRY).status, gnt::GENERAL_ERROR);
     }
-    answers.take("not in use", grant::flags_of(reference()) & (entry::READING | entry::WRITING), 0);
+    answers.take(
+        "not in use",
+        grant::flags_of(reference()) & (entry::READING | entry::WRITING),
+        0,
+    );
     grant::revoke(reference());
     answers.end()
 }
@@ -181,12 +232,32 @@ fn changed() -> Outcome {
     let page = granted(0);
     let mapped = map(WINDOW, HOST);
     answers.take("map", mapped.status, gnt::OKAY);
-    answers.take("cleared by the guest", update_va_mapping(WINDOW, 0, flush::INVLPG), 0);
-    answers.take("in use", grant::flags_of(reference()) & entry::WRITING, entry::WRITING);
+    answers.take(
+        "cleared by the guest",
+        update_va_mapping(WINDOW, 0, flush::INVLPG),
+        0,
+    );
+    answers.take(
+        "in use",
+        grant::flags_of(reference()) & entry::WRITING,
+        entry::WRITING,
+    );
     answers.take("unmap", unmap(WINDOW, mapped.handle), gnt::GENERAL_ERROR);
-    answers.take("put back", update_va_mapping(WINDOW, entry_for(page.frame(), bit::READ_WRITE), flush::INVLPG), 0);
+    answers.take(
+        "put back",
+        update_va_mapping(
+            WINDOW,
+            entry_for(page.frame(), bit::READ_WRITE),
+            flush::INVLPG,
+        ),
+        0,
+    );
     answers.take("unmap of that", unmap(WINDOW, mapped.handle), gnt::OKAY);
-    answers.take("not in use", grant::flags_of(reference()) & (entry::READING | entry::WRITING), 0);
+    answers.take(
+        "not in use",
+        grant::flags_of(reference()) & (entry::READING | entry::WRITING),
+        0,
+    );
     answers.take("clear", update_va_mapping(WINDOW, 0, flush::INVLPG), 0);
     grant::revoke(reference());
     answers.end()
@@ -234,14 +305,30 @@ fn no_table() -> Outcome {
     let mapped = map(WINDOW, HOST);
     answers.take("map", mapped.status, gnt::OKAY);
     tables::make_read_only(page);
-    answers.take("pin", tables::mmuext(tables::ext::PIN_L1, page.frame(), 0), -22);
+    answers.take(
+        "pin",
+        tables::mmuext(tables::ext::PIN_L1, page.frame(), 0),
+        -22,
+    );
     answers.take("unmap", unmap(WINDOW, mapped.handle), gnt::OKAY);
-    answers.take("pin after that", tables::mmuext(tables::ext::PIN_L1, page.frame(), 0), 0);
-    answers.take("map of a table", map(WINDOW, HOST).status, gnt::GENERAL_ERROR);
+    answers.take(
+        "pin after that",
+        tables::mmuext(tables::ext::PIN_L1, page.frame(), 0),
+        0,
+    );
+    answers.take(
+        "map of a table",
+        map(WINDOW, HOST).status,
+        gnt::GENERAL_ERROR,
+    );
     let mapped = map(WINDOW, HOST | map_flag::READ_ONLY);
     answers.take("map of a table to read", mapped.status, gnt::OKAY);
     answers.take("unmap", unmap(WINDOW, mapped.handle), gnt::OKAY);
-    answers.take("unpin", tables::mmuext(tables::ext::UNPIN, page.frame(), 0), 0);
+    answers.take(
+        "unpin",
+        tables::mmuext(tables::ext::UNPIN, page.frame(), 0),
+        0,
+    );
     tables::make_writable(page);
     grant::revoke(reference());
     answers.end()
@@ -253,8 +340,16 @@ fn table() -> Outcome {
     let table = arch::memory::frame_of(tables::window_entry(0));
     let copy = |target: u64| {
         let mut copy = grant::Copy {
-            source: grant::Side { place: source.frame(), domain: 0x7ff0, offset: 0 },
-            target: grant::Side { place: target, domain: 0x7ff0, offset: 0 },
+            source: grant::Side {
+                place: source.frame(),
+                domain: 0x7ff0,
+                offset: 0,
+            },
+            target: grant::Side {
+                place: target,
+                domain: 0x7ff0,
+                offset: 0,
+            },
             length: 8,
             ..grant::Copy::default()
         };
@@ -262,7 +357,11 @@ fn table() -> Outcome {
         copy.status
     };
     answers.take("copy to a table", copy(table), gnt::GENERAL_ERROR);
-    answers.take("copy to the shared-info page", copy(arch::start_info::start_info().shared_info >> 12), gnt::OKAY);
+    answers.take(
+        "copy to the shared-info page",
+        copy(arch::start_info::start_info().shared_info >> 12),
+        gnt::OKAY,
+    );
     answers.take("copy to no frame", copy(0xf_ffff_ffff), gnt::BAD_PAGE);
     answers.take("copy to a device", copy(0xb8), gnt::BAD_PAGE);
     grant::revoke(reference());

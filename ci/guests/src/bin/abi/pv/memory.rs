@@ -48,13 +48,33 @@ fn round_trip() -> Outcome {
     let before = current();
     for turn in 0..3 {
         let old = spare(0);
-        expect!(reservation(op::DECREASE_RESERVATION, &mut [old], 0), 1, "decrease");
+        expect!(
+            reservation(op::DECREASE_RESERVATION, &mut [old], 0),
+            1,
+            "decrease"
+        );
         expect!(current(), before - 1);
-        expect!(reservation(op::DECREASE_RESERVATION, &mut [old], 0), 0, "again");
-        expect!(tables::try_entry(0, entry_for(old, bit::READ_WRITE)) < 0, true, "it can be mapped");
+        expect!(
+            reservation(op::DECREASE_RESERVATION, &mut [old], 0),
+            0,
+            "again"
+        );
+        expect!(
+            tables::try_entry(0, entry_for(old, bit::READ_WRITE)) < 0,
+            true,
+            "it can be mapped"
+        );
         let mut frames = [SPARE];
-        expect!(reservation(op::POPULATE_PHYSMAP, &mut frames, 0), 1, "populate");
-        expect!(memory::physical_frame(frames[0]), SPARE, "machine to physical, turn {turn}");
+        expect!(
+            reservation(op::POPULATE_PHYSMAP, &mut frames, 0),
+            1,
+            "populate"
+        );
+        expect!(
+            memory::physical_frame(frames[0]),
+            SPARE,
+            "machine to physical, turn {turn}"
+        );
         note(SPARE, frames[0]);
         let address = tables::set_entry(0, entry_for(frames[0], bit::READ_WRITE));
         // A page that a living domain gave back is not cleared.
@@ -73,13 +93,23 @@ fn mapped() -> Outcome {
     let before = current();
     expect!(reservation(op::DECREASE_RESERVATION, &mut [frame], 0), 1);
     expect!(page.read::<u64>(0), 3, "it can still be read");
-    value("memory_pv.reservation_with_a_mapped_page_gone", current() - before);
+    value(
+        "memory_pv.reservation_with_a_mapped_page_gone",
+        current() - before,
+    );
     expect!(update_va_mapping(page.address(), 0, flush::INVLPG), 0);
     expect!(current(), before - 1, "once it is unmapped");
     let mut frames = [pfn];
     expect!(reservation(op::POPULATE_PHYSMAP, &mut frames, 0), 1);
     note(pfn, frames[0]);
-    expect!(update_va_mapping(page.address(), entry_for(frames[0], bit::READ_WRITE), flush::INVLPG), 0);
+    expect!(
+        update_va_mapping(
+            page.address(),
+            entry_for(frames[0], bit::READ_WRITE),
+            flush::INVLPG
+        ),
+        0
+    );
     page.write::<u64>(0, 4);
     expect!(current(), before);
     Ok(())
@@ -91,12 +121,20 @@ fn refused() -> Outcome {
     answers.take("no frame", decrease(BEYOND), 0);
     answers.take("a device", decrease(VGA), 0);
     let first = spare(1);
-    answers.take("stops at the bad one", reservation(op::DECREASE_RESERVATION, &mut [first, BEYOND, spare(2)], 0), 1);
+    answers.take(
+        "stops at the bad one",
+        reservation(op::DECREASE_RESERVATION, &mut [first, BEYOND, spare(2)], 0),
+        1,
+    );
     let mut frames = [SPARE + 1];
     answers.take("back", reservation(op::POPULATE_PHYSMAP, &mut frames, 0), 1);
     note(SPARE + 1, frames[0]);
     let before = current();
-    answers.take("a table in use", decrease(memory::frame_of(tables::window_entry(0))), 1);
+    answers.take(
+        "a table in use",
+        decrease(memory::frame_of(tables::window_entry(0))),
+        1,
+    );
     answers.take("it is still a table", tables::try_entry(0, 0), 0);
     value("memory_pv.reservation_without_a_table", current() - before);
     answers.end()
@@ -111,12 +149,24 @@ fn populate() -> Outcome {
     let increased = reservation(op::INCREASE_RESERVATION, &mut frames, 0);
     value("memory_pv.increase_of_one", increased);
     if increased == 1 {
-        answers.take("give it back", reservation(op::DECREASE_RESERVATION, &mut frames, 0), 1);
+        answers.take(
+            "give it back",
+            reservation(op::DECREASE_RESERVATION, &mut frames, 0),
+            1,
+        );
     }
     let mut out = [spare(4)];
-    answers.take("decrease", reservation(op::DECREASE_RESERVATION, &mut out, 0), 1);
+    answers.take(
+        "decrease",
+        reservation(op::DECREASE_RESERVATION, &mut out, 0),
+        1,
+    );
     let mut more = [SPARE + 4];
-    answers.take("populate a pfn that the list names", reservation(op::POPULATE_PHYSMAP, &mut more, 0), 1);
+    answers.take(
+        "populate a pfn that the list names",
+        reservation(op::POPULATE_PHYSMAP, &mut more, 0),
+        1,
+    );
     ensure!(more[0] != SPARE + 4, "the frame is not told");
     note(SPARE + 4, more[0]);
     answers.take("as much as before", current() >= before - 1, true);
@@ -131,7 +181,13 @@ struct Exchange {
     done: u64,
 }
 
-fn exchange_of(given: &mut [u64], given_order: u32, wanted: &mut [u64], wanted_order: u32, flags: u32) -> (i64, u64) {
+fn exchange_of(
+    given: &mut [u64],
+    given_order: u32,
+    wanted: &mut [u64],
+    wanted_order: u32,
+    flags: u32,
+) -> (i64, u64) {
     let side = |frames: &mut [u64], order: u32| Reservation {
         extents: frames.as_mut_ptr() as u64,
         count: frames.len() as u64,
@@ -153,23 +209,47 @@ fn exchange() -> Outcome {
     let before = current();
     let old = spare(8);
     let mut wanted = [SPARE + 8];
-    answers.take("one for one", exchange_of(&mut [old], 0, &mut wanted, 0, 0), (0, 1));
-    answers.take("machine to physical", memory::physical_frame(wanted[0]), SPARE + 8);
+    answers.take(
+        "one for one",
+        exchange_of(&mut [old], 0, &mut wanted, 0, 0),
+        (0, 1),
+    );
+    answers.take(
+        "machine to physical",
+        memory::physical_frame(wanted[0]),
+        SPARE + 8,
+    );
     note(SPARE + 8, wanted[0]);
     // Four single pages for four in a row, and back.
     let mut given = [16, 17, 18, 19].map(spare);
     let mut wanted = [SPARE + 16];
-    answers.take("four for an extent", exchange_of(&mut given, 0, &mut wanted, 2, 0), (0, 4));
+    answers.take(
+        "four for an extent",
+        exchange_of(&mut given, 0, &mut wanted, 2, 0),
+        (0, 4),
+    );
     for index in 0..4 {
-        answers.take(format_args!("page {index}"), memory::physical_frame(wanted[0] + index), SPARE + 16 + index);
+        answers.take(
+            format_args!("page {index}"),
+            memory::physical_frame(wanted[0] + index),
+            SPARE + 16 + index,
+        );
         note(SPARE + 16 + index, wanted[0] + index);
     }
     let mut pages = [16, 17, 18, 19].map(|index| SPARE + index);
-    answers.take("an extent for four", exchange_of(&mut [wanted[0]], 2, &mut pages, 0, 0), (0, 1));
+    answers.take(
+        "an extent for four",
+        exchange_of(&mut [wanted[0]], 2, &mut pages, 0, 0),
+        (0, 1),
+    );
     for (index, frame) in (0u64..).zip(pages) {
         note(SPARE + 16 + index, frame);
     }
-    answers.take("below 4 GiB", exchange_of(&mut [spare(8)], 0, &mut wanted, 0, 32), (0, 1));
+    answers.take(
+        "below 4 GiB",
+        exchange_of(&mut [spare(8)], 0, &mut wanted, 0, 32),
+        (0, 1),
+    );
     answers.take("it is", wanted[0] < 1 << 20, true);
     note(SPARE + 8, wanted[0]);
     answers.take("reservation", current(), before);
@@ -180,32 +260,100 @@ fn bad_exchange() -> Outcome {
     let mut answers = Answers::default();
     let good = spare(8);
     let pfn = SPARE + 8;
-    answers.take("no frame", exchange_of(&mut [BEYOND], 0, &mut [pfn], 0, 0), (EINVAL, 0));
-    answers.take("unequal sizes", exchange_of(&mut [good], 0, &mut [pfn, pfn], 0, 0), (EINVAL, 0));
-    answers.take("unequal orders", exchange_of(&mut [good], 0, &mut [pfn], 1, 0), (EINVAL, 0));
-    answers.take("a large order", exchange_of(&mut [good], 0, &mut [pfn], 40, 0), (EPERM, 0));
-    answers.take("orders both", exchange_of(&mut [good], 20, &mut [pfn], 20, 0), (EPERM, 0));
+    answers.take(
+        "no frame",
+        exchange_of(&mut [BEYOND], 0, &mut [pfn], 0, 0),
+        (EINVAL, 0),
+    );
+    answers.take(
+        "unequal sizes",
+        exchange_of(&mut [good], 0, &mut [pfn, pfn], 0, 0),
+        (EINVAL, 0),
+    );
+    answers.take(
+        "unequal orders",
+        exchange_of(&mut [good], 0, &mut [pfn], 1, 0),
+        (EINVAL, 0),
+    );
+    answers.take(
+        "a large order",
+        exchange_of(&mut [good], 0, &mut [pfn], 40, 0),
+        (EPERM, 0),
+    );
+    answers.take(
+        "orders both",
+        exchange_of(&mut [good], 20, &mut [pfn], 20, 0),
+        (EPERM, 0),
+    );
     let page = Page::take();
-    answers.take("a mapped page", exchange_of(&mut [page.frame()], 0, &mut [pfn], 0, 0), (EINVAL, 0));
-    answers.take("a table", exchange_of(&mut [memory::frame_of(tables::root())], 0, &mut [pfn], 0, 0), (EINVAL, 0));
-    answers.take("below 1 MiB", exchange_of(&mut [good], 0, &mut [pfn], 0, 1), (ENOMEM, 0));
+    answers.take(
+        "a mapped page",
+        exchange_of(&mut [page.frame()], 0, &mut [pfn], 0, 0),
+        (EINVAL, 0),
+    );
+    answers.take(
+        "a table",
+        exchange_of(&mut [memory::frame_of(tables::root())], 0, &mut [pfn], 0, 0),
+        (EINVAL, 0),
+    );
+    answers.take(
+        "below 1 MiB",
+        exchange_of(&mut [good], 0, &mut [pfn], 0, 1),
+        (ENOMEM, 0),
+    );
     let mut argument = Exchange {
-        given: Reservation { extents: UNMAPPED, count: 1, order: 0, flags: 0, domain: SELF },
-        wanted: Reservation { extents: UNMAPPED, count: 1, order: 0, flags: 0, domain: SELF },
+        given: Reservation {
+            extents: UNMAPPED,
+            count: 1,
+            order: 0,
+            flags: 0,
+            domain: SELF,
+        },
+        wanted: Reservation {
+            extents: UNMAPPED,
+            count: 1,
+            order: 0,
+            flags: 0,
+            domain: SELF,
+        },
         done: 0,
     };
-    answers.take("frames at a bad pointer", call(nr::MEMORY_OP, op::EXCHANGE, &mut argument), EFAULT);
+    answers.take(
+        "frames at a bad pointer",
+        call(nr::MEMORY_OP, op::EXCHANGE, &mut argument),
+        EFAULT,
+    );
     argument.done = 1;
-    answers.take("all done before", call(nr::MEMORY_OP, op::EXCHANGE, &mut argument), 0);
+    answers.take(
+        "all done before",
+        call(nr::MEMORY_OP, op::EXCHANGE, &mut argument),
+        0,
+    );
     argument.done = 2;
-    answers.take("more done than there are", call(nr::MEMORY_OP, op::EXCHANGE, &mut argument), EINVAL);
+    answers.take(
+        "more done than there are",
+        call(nr::MEMORY_OP, op::EXCHANGE, &mut argument),
+        EINVAL,
+    );
     argument.done = 0;
     argument.given.domain = 1234;
-    answers.take("unequal domains", call(nr::MEMORY_OP, op::EXCHANGE, &mut argument), EINVAL);
+    answers.take(
+        "unequal domains",
+        call(nr::MEMORY_OP, op::EXCHANGE, &mut argument),
+        EINVAL,
+    );
     argument.wanted.domain = 1234;
-    answers.take("nobody's", call(nr::MEMORY_OP, op::EXCHANGE, &mut argument), ESRCH);
+    answers.take(
+        "nobody's",
+        call(nr::MEMORY_OP, op::EXCHANGE, &mut argument),
+        ESRCH,
+    );
     for address in [UNMAPPED, NON_CANONICAL] {
-        answers.take(format_args!("at {address:#x}"), call_at(nr::MEMORY_OP, op::EXCHANGE, address), EFAULT);
+        answers.take(
+            format_args!("at {address:#x}"),
+            call_at(nr::MEMORY_OP, op::EXCHANGE, address),
+            EFAULT,
+        );
     }
     answers.end()
 }
@@ -213,7 +361,11 @@ fn bad_exchange() -> Outcome {
 fn tables_of_frames() -> Outcome {
     let mut answers = Answers::default();
     let mut mapping = [0u64; 3];
-    answers.take("mapping", call(nr::MEMORY_OP, op::MACHPHYS_MAPPING, &mut mapping), 0);
+    answers.take(
+        "mapping",
+        call(nr::MEMORY_OP, op::MACHPHYS_MAPPING, &mut mapping),
+        0,
+    );
     answers.take("start", mapping[0], memory::MACHINE_TO_PHYS);
     answers.take("end", mapping[1], 0xffff_8040_0000_0000);
     value("memory_pv.last_frame", mapping[2] as i64);
@@ -222,9 +374,17 @@ fn tables_of_frames() -> Outcome {
     let mut frames = [0u64; 4];
     let mut list = List(4, frames.as_mut_ptr() as u64, 77);
     answers.take("list", call(nr::MEMORY_OP, op::MACHPHYS_LIST, &mut list), 0);
-    answers.take("one for each 2 MiB of it", u64::from(list.2), (mapping[2] * 8 >> 21) + 1);
+    answers.take(
+        "one for each 2 MiB of it",
+        u64::from(list.2),
+        (mapping[2] * 8 >> 21) + 1,
+    );
     let first = frames[0];
-    answers.take("as an own frame", tables::try_entry(0, entry_for(first, bit::READ)), EBUSY);
+    answers.take(
+        "as an own frame",
+        tables::try_entry(0, entry_for(first, bit::READ)),
+        EBUSY,
+    );
     let map = |bits: u64| {
         let at = tables::machine_address(tables::window_entry(0));
         let value = entry_for(first, bits);
@@ -233,11 +393,19 @@ fn tables_of_frames() -> Outcome {
     answers.take("mapped to write", map(bit::READ_WRITE), EBUSY);
     answers.take("mapped to read", map(bit::READ), 0);
     if tables::entry(0) != 0 {
-        answers.take("it is the table", arch::read64(arch::WINDOW + 8), memory::physical_frame(1));
+        answers.take(
+            "it is the table",
+            arch::read64(arch::WINDOW + 8),
+            memory::physical_frame(1),
+        );
     }
     arch::unmap_page(0);
     let mut list = List(4, UNMAPPED, 0);
-    answers.take("list at a bad pointer", call(nr::MEMORY_OP, op::MACHPHYS_LIST, &mut list), EFAULT);
+    answers.take(
+        "list at a bad pointer",
+        call(nr::MEMORY_OP, op::MACHPHYS_LIST, &mut list),
+        EFAULT,
+    );
     answers.end()
 }
 
@@ -254,13 +422,29 @@ fn in_multicall() -> Outcome {
         domain: SELF,
     };
     let at = (&raw mut argument) as u64;
-    let unmap = Entry(nr::UPDATE_VA_MAPPING, 7, [arch::WINDOW, 0, flush::INVLPG, 0, 0, 0]);
-    let mut calls = [Entry(nr::MEMORY_OP, 7, [op::DECREASE_RESERVATION, at, 0, 0, 0, 0]), unmap];
-    expect!(arch::hypercall(nr::MULTICALL, [calls.as_mut_ptr() as u64, 2, 0, 0, 0]), 0);
+    let unmap = Entry(
+        nr::UPDATE_VA_MAPPING,
+        7,
+        [arch::WINDOW, 0, flush::INVLPG, 0, 0, 0],
+    );
+    let mut calls = [
+        Entry(nr::MEMORY_OP, 7, [op::DECREASE_RESERVATION, at, 0, 0, 0, 0]),
+        unmap,
+    ];
+    expect!(
+        arch::hypercall(nr::MULTICALL, [calls.as_mut_ptr() as u64, 2, 0, 0, 0]),
+        0
+    );
     expect!(calls.map(|call| call.1), [1, 0]);
     frames[0] = SPARE + 5;
-    let mut calls = [Entry(nr::MEMORY_OP, 7, [op::POPULATE_PHYSMAP, at, 0, 0, 0, 0]), unmap];
-    expect!(arch::hypercall(nr::MULTICALL, [calls.as_mut_ptr() as u64, 2, 0, 0, 0]), 0);
+    let mut calls = [
+        Entry(nr::MEMORY_OP, 7, [op::POPULATE_PHYSMAP, at, 0, 0, 0, 0]),
+        unmap,
+    ];
+    expect!(
+        arch::hypercall(nr::MULTICALL, [calls.as_mut_ptr() as u64, 2, 0, 0, 0]),
+        0
+    );
     expect!(calls.map(|call| call.1), [1, 0]);
     // SAFETY: the call wrote it.
     let frame = unsafe { frames.as_ptr().read_volatile() };
@@ -274,8 +458,16 @@ fn physmap() -> Outcome {
     use xenolith_guests::xen::memory::{add_to_physmap, remove_from_physmap, space};
     let mut answers = Answers::default();
     let frame = Page::take().frame();
-    answers.take("shared info", add_to_physmap(space::SHARED_INFO, 0, frame), EACCES);
-    answers.take("grant table", add_to_physmap(space::GRANT_TABLE, 0, frame), EACCES);
+    answers.take(
+        "shared info",
+        add_to_physmap(space::SHARED_INFO, 0, frame),
+        EACCES,
+    );
+    answers.take(
+        "grant table",
+        add_to_physmap(space::GRANT_TABLE, 0, frame),
+        EACCES,
+    );
     answers.take("remove", remove_from_physmap(frame), EACCES);
     answers.end()
 }

@@ -4,11 +4,18 @@
 mod callbacks;
 mod grants;
 mod memory;
+pub(crate) mod survey;
 mod types;
 mod update;
 mod user;
-pub(crate) mod survey;
 
 use crate::Case;
 
-pub(crate) const TABLES: &[&[Case]] = &[callbacks::CASES, update::CASES, types::CASES, memory::CASES, grants::CASES, user::CASES];
+pub(crate) const TABLES: &[&[Case]] = &[
+    callbacks::CASES,
+    update::CASES,
+    types::CASES,
+    memory::CASES,
+    grants::CASES,
+    user::CASES,
+];

@@ -7,7 +7,9 @@ use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{
     self, Ext, bit, empty_table, entry_address, entry_for, ext, machine_address, mmuext, mmuext_of,
 };
-use xenolith_guests::arch::{self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, fault_of, hypercall, memory, regs, user};
+use xenolith_guests::arch::{
+    self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, fault_of, hypercall, memory, regs, user,
+};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::xen::errno::{EBUSY, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH};
 use xenolith_guests::xen::{SELF, nr};
@@ -63,19 +65,47 @@ fn pins() -> Outcome {
     let tree = tree();
     for (level, page) in (1u32..).zip(tree.iter().rev()) {
         let command = ext::PIN_L1 + level - 1;
-        answers.take(format_args!("pin of level {level}"), mmuext(command, page.frame(), 0), 0);
-        answers.take(format_args!("pin of level {level} again"), mmuext(command, page.frame(), 0), EINVAL);
-        answers.take(format_args!("level {level} made writable"), tables::make_writable(*page), EBUSY);
+        answers.take(
+            format_args!("pin of level {level}"),
+            mmuext(command, page.frame(), 0),
+            0,
+        );
+        answers.take(
+            format_args!("pin of level {level} again"),
+            mmuext(command, page.frame(), 0),
+            EINVAL,
+        );
+        answers.take(
+            format_args!("level {level} made writable"),
+            tables::make_writable(*page),
+            EBUSY,
+        );
         for other in 0..4 {
             if other != command {
-                answers.take(format_args!("level {level} pinned by command {other}"), mmuext(other, page.frame(), 0), EINVAL);
+                answers.take(
+                    format_args!("level {level} pinned by command {other}"),
+                    mmuext(other, page.frame(), 0),
+                    EINVAL,
+                );
             }
         }
     }
     for (level, page) in (1u32..=4).rev().zip(tree.iter()) {
-        answers.take(format_args!("unpin of level {level}"), mmuext(ext::UNPIN, page.frame(), 0), 0);
-        answers.take(format_args!("unpin of level {level} again"), mmuext(ext::UNPIN, page.frame(), 0), EINVAL);
-        answers.take(format_args!("level {level} made writable"), tables::make_writable(*page), 0);
+        answers.take(
+            format_args!("unpin of level {level}"),
+            mmuext(ext::UNPIN, page.frame(), 0),
+            0,
+        );
+        answers.take(
+            format_args!("unpin of level {level} again"),
+            mmuext(ext::UNPIN, page.frame(), 0),
+            EINVAL,
+        );
+        answers.take(
+            format_args!("level {level} made writable"),
+            tables::make_writable(*page),
+            0,
+        );
     }
     answers.end()
 }
@@ -84,16 +114,44 @@ fn bad_pins() -> Outcome {
     let mut answers = Answers::default();
     let writable = Page::take();
     for command in [ext::PIN_L1, ext::PIN_L2, ext::PIN_L3, ext::PIN_L4] {
-        answers.take(format_args!("{command} of a writable page"), mmuext(command, writable.frame(), 0), EINVAL);
-        answers.take(format_args!("{command} of no frame"), mmuext(command, BEYOND, 0), EINVAL);
-        answers.take(format_args!("{command} of a device"), mmuext(command, VGA, 0), EINVAL);
+        answers.take(
+            format_args!("{command} of a writable page"),
+            mmuext(command, writable.frame(), 0),
+            EINVAL,
+        );
+        answers.take(
+            format_args!("{command} of no frame"),
+            mmuext(command, BEYOND, 0),
+            EINVAL,
+        );
+        answers.take(
+            format_args!("{command} of a device"),
+            mmuext(command, VGA, 0),
+            EINVAL,
+        );
     }
-    answers.take("unpin of a page", mmuext(ext::UNPIN, writable.frame(), 0), EINVAL);
+    answers.take(
+        "unpin of a page",
+        mmuext(ext::UNPIN, writable.frame(), 0),
+        EINVAL,
+    );
     answers.take("unpin of no frame", mmuext(ext::UNPIN, BEYOND, 0), EINVAL);
     let empty = empty_table();
-    answers.take("pin for DOMID_IO", mmuext_of(&[Ext::new(ext::PIN_L1, empty.frame(), 0)], 0x7ff1).0, EINVAL);
-    answers.take("pin for DOMID_XEN", mmuext_of(&[Ext::new(ext::PIN_L1, empty.frame(), 0)], 0x7ff2).0, EINVAL);
-    answers.take("pin for nobody", mmuext_of(&[Ext::new(ext::PIN_L1, empty.frame(), 0)], NOBODY).0, ESRCH);
+    answers.take(
+        "pin for DOMID_IO",
+        mmuext_of(&[Ext::new(ext::PIN_L1, empty.frame(), 0)], 0x7ff1).0,
+        EINVAL,
+    );
+    answers.take(
+        "pin for DOMID_XEN",
+        mmuext_of(&[Ext::new(ext::PIN_L1, empty.frame(), 0)], 0x7ff2).0,
+        EINVAL,
+    );
+    answers.take(
+        "pin for nobody",
+        mmuext_of(&[Ext::new(ext::PIN_L1, empty.frame(), 0)], NOBODY).0,
+        ESRCH,
+    );
     answers.take("writable again", tables::make_writable(empty), 0);
     answers.end()
 }
@@ -103,18 +161,78 @@ fn garbage() -> Outcome {
     let good = Page::take();
     let itself = table(&[]);
     for (what, command, entry, wanted) in [
-        ("level 1 with no frame", ext::PIN_L1, entry_for(BEYOND, bit::READ), EPERM),
-        ("level 1 with a device", ext::PIN_L1, entry_for(VGA, bit::READ_WRITE), 0),
-        ("level 1 with a table, writable", ext::PIN_L1, entry_for(memory::frame_of(tables::root()), bit::READ_WRITE), EBUSY),
-        ("level 1 with a table, read-only", ext::PIN_L1, entry_for(memory::frame_of(tables::root()), bit::READ), 0),
-        ("level 2 with a page", ext::PIN_L2, entry_for(good.frame(), bit::TABLE), EINVAL),
-        ("level 2 with a large page", ext::PIN_L2, bit::TABLE | bit::LARGE, EINVAL),
-        ("level 3 with a page", ext::PIN_L3, entry_for(good.frame(), bit::TABLE), EINVAL),
-        ("level 3 with a large page", ext::PIN_L3, bit::TABLE | bit::LARGE, EINVAL),
-        ("level 4 with a page", ext::PIN_L4, entry_for(good.frame(), bit::TABLE), EINVAL),
-        ("level 4 with no frame", ext::PIN_L4, entry_for(BEYOND, bit::TABLE), EINVAL),
-        ("level 4 with the current root", ext::PIN_L4, entry_for(memory::frame_of(tables::root()), bit::TABLE), EINVAL),
-        ("level 4 with the current root, read-only", ext::PIN_L4, entry_for(memory::frame_of(tables::root()), bit::READ), 0),
+        (
+            "level 1 with no frame",
+            ext::PIN_L1,
+            entry_for(BEYOND, bit::READ),
+            EPERM,
+        ),
+        (
+            "level 1 with a device",
+            ext::PIN_L1,
+            entry_for(VGA, bit::READ_WRITE),
+            0,
+        ),
+        (
+            "level 1 with a table, writable",
+            ext::PIN_L1,
+            entry_for(memory::frame_of(tables::root()), bit::READ_WRITE),
+            EBUSY,
+        ),
+        (
+            "level 1 with a table, read-only",
+            ext::PIN_L1,
+            entry_for(memory::frame_of(tables::root()), bit::READ),
+            0,
+        ),
+        (
+            "level 2 with a page",
+            ext::PIN_L2,
+            entry_for(good.frame(), bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 2 with a large page",
+            ext::PIN_L2,
+            bit::TABLE | bit::LARGE,
+            EINVAL,
+        ),
+        (
+            "level 3 with a page",
+            ext::PIN_L3,
+            entry_for(good.frame(), bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 3 with a large page",
+            ext::PIN_L3,
+            bit::TABLE | bit::LARGE,
+            EINVAL,
+        ),
+        (
+            "level 4 with a page",
+            ext::PIN_L4,
+            entry_for(good.frame(), bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 4 with no frame",
+            ext::PIN_L4,
+            entry_for(BEYOND, bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 4 with the current root",
+            ext::PIN_L4,
+            entry_for(memory::frame_of(tables::root()), bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 4 with the current root, read-only",
+            ext::PIN_L4,
+            entry_for(memory::frame_of(tables::root()), bit::READ),
+            0,
+        ),
         ("all ones, not present", ext::PIN_L1, u64::MAX - 1, 0),
         ("all ones", ext::PIN_L1, u64::MAX, EINVAL),
     ] {
@@ -122,9 +240,17 @@ fn garbage() -> Outcome {
         let errno = mmuext(command, page.frame(), 0);
         answers.take(what, errno, wanted);
         if errno == 0 {
-            answers.take(format_args!("{what}, unpin"), mmuext(ext::UNPIN, page.frame(), 0), 0);
+            answers.take(
+                format_args!("{what}, unpin"),
+                mmuext(ext::UNPIN, page.frame(), 0),
+                0,
+            );
         }
-        answers.take(format_args!("{what}, writable again"), tables::make_writable(page), 0);
+        answers.take(
+            format_args!("{what}, writable again"),
+            tables::make_writable(page),
+            0,
+        );
     }
     answers.take("writable again", tables::make_writable(itself), 0);
     answers.end()
@@ -136,8 +262,14 @@ fn failed_pin() -> Outcome {
     let data = Page::take();
     let level1 = table(&[(0, entry_for(data.frame(), bit::READ_WRITE))]);
     let good2 = table(&[(0, entry_for(level1.frame(), bit::TABLE))]);
-    let bad2 = table(&[(0, entry_for(level1.frame(), bit::TABLE)), (511, entry_for(data.frame(), bit::TABLE))]);
-    let level3 = table(&[(0, entry_for(good2.frame(), bit::TABLE)), (1, entry_for(bad2.frame(), bit::TABLE))]);
+    let bad2 = table(&[
+        (0, entry_for(level1.frame(), bit::TABLE)),
+        (511, entry_for(data.frame(), bit::TABLE)),
+    ]);
+    let level3 = table(&[
+        (0, entry_for(good2.frame(), bit::TABLE)),
+        (1, entry_for(bad2.frame(), bit::TABLE)),
+    ]);
     let level4 = table(&[(0, entry_for(level3.frame(), bit::TABLE))]);
     for _ in 0..3 {
         answers.take("pin", mmuext(ext::PIN_L4, level4.frame(), 0), EINVAL);
@@ -161,29 +293,70 @@ fn roots() -> Outcome {
     let copy = Page::take();
     for index in 0..512 {
         let in_hypervisor = (256..272).contains(&index);
-        let entry = if in_hypervisor { 0 } else { arch::read64(tables::root() + index * 8) };
+        let entry = if in_hypervisor {
+            0
+        } else {
+            arch::read64(tables::root() + index * 8)
+        };
         copy.write(index * 8, entry);
     }
-    answers.take("a writable root", mmuext(ext::NEW_BASEPTR, copy.frame(), 0), EINVAL);
+    answers.take(
+        "a writable root",
+        mmuext(ext::NEW_BASEPTR, copy.frame(), 0),
+        EINVAL,
+    );
     answers.take("read-only", tables::make_read_only(copy), 0);
-    answers.take("a root that is not pinned", mmuext(ext::NEW_BASEPTR, copy.frame(), 0), 0);
-    answers.take("CR3 names the copy", tables::frame_in(regs::cr3()), copy.frame());
-    answers.take("the root in use made writable", tables::make_writable(copy), EBUSY);
+    answers.take(
+        "a root that is not pinned",
+        mmuext(ext::NEW_BASEPTR, copy.frame(), 0),
+        0,
+    );
+    answers.take(
+        "CR3 names the copy",
+        tables::frame_in(regs::cr3()),
+        copy.frame(),
+    );
+    answers.take(
+        "the root in use made writable",
+        tables::make_writable(copy),
+        EBUSY,
+    );
     answers.take("back", mmuext(ext::NEW_BASEPTR, root, 0), 0);
     answers.take("the copy is writable again", tables::make_writable(copy), 0);
     let lower = empty_table();
     answers.take("pin", mmuext(ext::PIN_L1, lower.frame(), 0), 0);
-    for (what, frame, wanted) in [("level 1", lower.frame(), EINVAL), ("no frame", BEYOND, EINVAL), ("a device", VGA, EINVAL), ("frame 0", 0, EINVAL)] {
-        answers.take(format_args!("{what} as root"), mmuext(ext::NEW_BASEPTR, frame, 0), wanted);
+    for (what, frame, wanted) in [
+        ("level 1", lower.frame(), EINVAL),
+        ("no frame", BEYOND, EINVAL),
+        ("a device", VGA, EINVAL),
+        ("frame 0", 0, EINVAL),
+    ] {
+        answers.take(
+            format_args!("{what} as root"),
+            mmuext(ext::NEW_BASEPTR, frame, 0),
+            wanted,
+        );
         let wanted = if frame == 0 { 0 } else { wanted };
-        answers.take(format_args!("{what} as user's root"), mmuext(ext::NEW_USER_BASEPTR, frame, 0), wanted);
+        answers.take(
+            format_args!("{what} as user's root"),
+            mmuext(ext::NEW_USER_BASEPTR, frame, 0),
+            wanted,
+        );
     }
-    answers.take("the kernel's as user's root", mmuext(ext::NEW_USER_BASEPTR, root, 0), 0);
+    answers.take(
+        "the kernel's as user's root",
+        mmuext(ext::NEW_USER_BASEPTR, root, 0),
+        0,
+    );
     answers.take("the user's", user::use_root(), 0);
     answers.take("the user's again", user::use_root(), 0);
     let base = regs::cr3();
     answers.take("CR3 set", fault_of(|| regs::set_cr3(base)), None);
-    answers.take("CR3 set to no root", fault_of(|| regs::set_cr3(lower.frame() << 12)).is_some(), true);
+    answers.take(
+        "CR3 set to no root",
+        fault_of(|| regs::set_cr3(lower.frame() << 12)).is_some(),
+        true,
+    );
     answers.take("CR3 is as it was", regs::cr3(), base);
     answers.take("unpin", mmuext(ext::UNPIN, lower.frame(), 0), 0);
     answers.take("writable again", tables::make_writable(lower), 0);
@@ -197,23 +370,51 @@ fn flushes() -> Outcome {
     for (what, command, first, second, wanted) in [
         ("local", ext::TLB_FLUSH_LOCAL, 0, 0, 0),
         ("local, one page", ext::INVLPG_LOCAL, WINDOW, 0, 0),
-        ("local, the hypervisor's page", ext::INVLPG_LOCAL, UPPER_HALF, 0, 0),
+        (
+            "local, the hypervisor's page",
+            ext::INVLPG_LOCAL,
+            UPPER_HALF,
+            0,
+            0,
+        ),
         ("local, no page", ext::INVLPG_LOCAL, NON_CANONICAL, 0, 0),
         ("some", ext::TLB_FLUSH_MULTI, 0, mask, 0),
         ("some, bad mask", ext::TLB_FLUSH_MULTI, 0, UNMAPPED, EINVAL),
         ("one page on some", ext::INVLPG_MULTI, WINDOW, mask, 0),
-        ("one page on some, bad mask", ext::INVLPG_MULTI, WINDOW, UNMAPPED, EINVAL),
-        ("the hypervisor's page on some", ext::INVLPG_MULTI, UPPER_HALF, mask, 0),
+        (
+            "one page on some, bad mask",
+            ext::INVLPG_MULTI,
+            WINDOW,
+            UNMAPPED,
+            EINVAL,
+        ),
+        (
+            "the hypervisor's page on some",
+            ext::INVLPG_MULTI,
+            UPPER_HALF,
+            mask,
+            0,
+        ),
         ("all", ext::TLB_FLUSH_ALL, 0, 0, 0),
         ("one page on all", ext::INVLPG_ALL, WINDOW, 0, 0),
-        ("the hypervisor's page on all", ext::INVLPG_ALL, UPPER_HALF, 0, 0),
+        (
+            "the hypervisor's page on all",
+            ext::INVLPG_ALL,
+            UPPER_HALF,
+            0,
+            0,
+        ),
         ("caches", ext::FLUSH_CACHE, 0, 0, 0),
         ("caches of all", ext::FLUSH_CACHE_GLOBAL, 0, 0, 0),
     ] {
         answers.take(what, mmuext(command, first, second), wanted);
     }
     for domain in [0x7ff1, 0x7ff2] {
-        answers.take(format_args!("for {domain:#x}"), mmuext_of(&[Ext::new(ext::TLB_FLUSH_LOCAL, 0, 0)], domain).0, EPERM);
+        answers.take(
+            format_args!("for {domain:#x}"),
+            mmuext_of(&[Ext::new(ext::TLB_FLUSH_LOCAL, 0, 0)], domain).0,
+            EPERM,
+        );
     }
     answers.end()
 }
@@ -224,20 +425,56 @@ fn clear_and_copy() -> Outcome {
     first.fill(0x11);
     second.fill(0x22);
     answers.take("clear", mmuext(ext::CLEAR_PAGE, first.frame(), 0), 0);
-    answers.take("it is clear", (first.read::<u64>(0), first.read::<u64>(4088)), (0, 0));
-    answers.take("copy", mmuext(ext::COPY_PAGE, first.frame(), second.frame()), 0);
-    answers.take("it is copied", first.read::<u64>(4088), 0x2222_2222_2222_2222);
+    answers.take(
+        "it is clear",
+        (first.read::<u64>(0), first.read::<u64>(4088)),
+        (0, 0),
+    );
+    answers.take(
+        "copy",
+        mmuext(ext::COPY_PAGE, first.frame(), second.frame()),
+        0,
+    );
+    answers.take(
+        "it is copied",
+        first.read::<u64>(4088),
+        0x2222_2222_2222_2222,
+    );
     let table = empty_table();
     answers.take("pin", mmuext(ext::PIN_L1, table.frame(), 0), 0);
-    answers.take("clear a table", mmuext(ext::CLEAR_PAGE, table.frame(), 0), EINVAL);
-    answers.take("copy to a table", mmuext(ext::COPY_PAGE, table.frame(), first.frame()), EINVAL);
-    answers.take("copy from a table", mmuext(ext::COPY_PAGE, first.frame(), table.frame()), 0);
+    answers.take(
+        "clear a table",
+        mmuext(ext::CLEAR_PAGE, table.frame(), 0),
+        EINVAL,
+    );
+    answers.take(
+        "copy to a table",
+        mmuext(ext::COPY_PAGE, table.frame(), first.frame()),
+        EINVAL,
+    );
+    answers.take(
+        "copy from a table",
+        mmuext(ext::COPY_PAGE, first.frame(), table.frame()),
+        0,
+    );
     answers.take("unpin", mmuext(ext::UNPIN, table.frame(), 0), 0);
     answers.take("writable again", tables::make_writable(table), 0);
     for frame in [BEYOND, VGA] {
-        answers.take(format_args!("clear {frame:#x}"), mmuext(ext::CLEAR_PAGE, frame, 0), EINVAL);
-        answers.take(format_args!("copy to {frame:#x}"), mmuext(ext::COPY_PAGE, frame, first.frame()), EINVAL);
-        answers.take(format_args!("copy from {frame:#x}"), mmuext(ext::COPY_PAGE, first.frame(), frame), EINVAL);
+        answers.take(
+            format_args!("clear {frame:#x}"),
+            mmuext(ext::CLEAR_PAGE, frame, 0),
+            EINVAL,
+        );
+        answers.take(
+            format_args!("copy to {frame:#x}"),
+            mmuext(ext::COPY_PAGE, frame, first.frame()),
+            EINVAL,
+        );
+        answers.take(
+            format_args!("copy from {frame:#x}"),
+            mmuext(ext::COPY_PAGE, first.frame(), frame),
+            EINVAL,
+        );
     }
     answers.end()
 }
@@ -245,10 +482,18 @@ fn clear_and_copy() -> Outcome {
 fn bad_calls() -> Outcome {
     let mut answers = Answers::default();
     for command in [14, 21, 99, u32::MAX] {
-        answers.take(format_args!("command {command}"), mmuext(command, 0, 0), ENOSYS);
+        answers.take(
+            format_args!("command {command}"),
+            mmuext(command, 0, 0),
+            ENOSYS,
+        );
     }
     for command in [ext::MARK_SUPER, ext::UNMARK_SUPER] {
-        answers.take(format_args!("command {command}"), mmuext(command, 0, 0), EOPNOTSUPP);
+        answers.take(
+            format_args!("command {command}"),
+            mmuext(command, 0, 0),
+            EOPNOTSUPP,
+        );
     }
     let operation = Ext::new(ext::TLB_FLUSH_LOCAL, 0, 0);
     answers.take("none", mmuext_of(&[], own()), (0, 0));
@@ -260,7 +505,11 @@ fn bad_calls() -> Outcome {
     );
     answers.take("for nobody", mmuext_of(&[operation], NOBODY).0, ESRCH);
     for address in [UNMAPPED, NON_CANONICAL, UPPER_HALF] {
-        answers.take(format_args!("at {address:#x}"), hypercall(nr::MMUEXT_OP, [address, 1, 0, own(), 0]), EFAULT);
+        answers.take(
+            format_args!("at {address:#x}"),
+            hypercall(nr::MMUEXT_OP, [address, 1, 0, own(), 0]),
+            EFAULT,
+        );
     }
     answers.end()
 }
@@ -282,51 +531,144 @@ fn descriptors() -> Outcome {
     answers.take("a page that is writable", set_gdt(&[frame], 512), EINVAL);
     tables::make_read_only(page);
     answers.take("read-only", set_gdt(&[frame], 512), 0);
-    answers.take("then it is not writable", tables::make_writable(page), EBUSY);
+    answers.take(
+        "then it is not writable",
+        tables::make_writable(page),
+        EBUSY,
+    );
     answers.take("nor a table", mmuext(ext::PIN_L1, frame, 0), EINVAL);
     let load = |selector: u16| {
         // SAFETY: es is used by nothing; a bad selector faults.
-        fault_of(|| unsafe { asm!("mov es, {:x}", in(reg) selector, options(nostack)) }).map(|fault| (fault.vector, fault.error))
+        fault_of(|| unsafe { asm!("mov es, {:x}", in(reg) selector, options(nostack)) })
+            .map(|fault| (fault.vector, fault.error))
     };
     answers.take("a selector of it", load(0x13), None);
     answers.take("with the privilege of ring 0", load(0x10), None);
     answers.take("an empty one", load(0x1b), Some((13, 0x18)));
     answers.take("the last", load(0xffb), Some((13, 0xff8)));
-    answers.take("the hypervisor's flat data", load(arch::selector::DATA), None);
-    answers.take("one of the hypervisor's own", load(0xe00b), Some((13, 0xe008)));
+    answers.take(
+        "the hypervisor's flat data",
+        load(arch::selector::DATA),
+        None,
+    );
+    answers.take(
+        "one of the hypervisor's own",
+        load(0xe00b),
+        Some((13, 0xe008)),
+    );
     load(0);
-    answers.take("two pages, the second none", set_gdt(&[frame, BEYOND], 1024), EINVAL);
+    answers.take(
+        "two pages, the second none",
+        set_gdt(&[frame, BEYOND], 1024),
+        EINVAL,
+    );
     answers.take("too many entries", set_gdt(&[frame; 15], 512 * 15), EINVAL);
     answers.take("one entry", set_gdt(&[frame], 1), 0);
     answers.take("beyond it", load(0x13), None);
     answers.take("none", set_gdt(&[], 0), 0);
     load(0);
-    answers.take("a selector of none", load(0x13).map(|fault| fault.0), Some(13));
-    answers.take("frames at a bad pointer", hypercall(nr::SET_GDT, [UNMAPPED, 512, 0, 0, 0]), EFAULT);
+    answers.take(
+        "a selector of none",
+        load(0x13).map(|fault| fault.0),
+        Some(13),
+    );
+    answers.take(
+        "frames at a bad pointer",
+        hypercall(nr::SET_GDT, [UNMAPPED, 512, 0, 0, 0]),
+        EFAULT,
+    );
     answers.take("writable again", tables::make_writable(page), 0);
     // What descriptors may be.
     // Rings 0 to 2 become 3, and a gate of ring 0 for all is for nobody.
     for (what, descriptor, becomes, wanted) in [
-        ("code of ring 0", 0x00af_9b00_0000_ffff, 0x00af_fb00_0000_ffff, 0),
-        ("data of ring 0", 0x00cf_9300_0000_ffff, 0x00cf_f300_0000_ffff, 0),
-        ("data of ring 1", 0x00cf_b300_0000_ffff, 0x00cf_f300_0000_ffff, 0),
-        ("task state", 0x0000_8900_0000_0067, 0x0000_8900_0000_0067, EINVAL),
-        ("local table", 0x0000_8200_0000_0067, 0x0000_8200_0000_0067, EINVAL),
-        ("call gate to ring 3", 0x0000_ec00_e033_0000, 0x0000_8c00_e033_0000, 0),
-        ("call gate of ring 0", 0x0000_8c00_e033_0000, 0x0000_8c00_e033_0000, 0),
-        ("call gate to the hypervisor's code", 0x0000_ec00_e008_0000, 0x0000_ec00_e008_0000, EINVAL),
-        ("interrupt gate", 0x0000_ee00_e033_0000, 0x0000_ee00_e033_0000, EINVAL),
-        ("not present", 0x0000_0900_0000_0067, 0x0000_0900_0000_0067, 0),
-        ("16-bit code", 0x008f_fb00_0000_ffff, 0x008f_fb00_0000_ffff, 0),
-        ("conforming code", 0x00af_ff00_0000_ffff, 0x00af_ff00_0000_ffff, 0),
+        (
+            "code of ring 0",
+            0x00af_9b00_0000_ffff,
+            0x00af_fb00_0000_ffff,
+            0,
+        ),
+        (
+            "data of ring 0",
+            0x00cf_9300_0000_ffff,
+            0x00cf_f300_0000_ffff,
+            0,
+        ),
+        (
+            "data of ring 1",
+            0x00cf_b300_0000_ffff,
+            0x00cf_f300_0000_ffff,
+            0,
+        ),
+        (
+            "task state",
+            0x0000_8900_0000_0067,
+            0x0000_8900_0000_0067,
+            EINVAL,
+        ),
+        (
+            "local table",
+            0x0000_8200_0000_0067,
+            0x0000_8200_0000_0067,
+            EINVAL,
+        ),
+        (
+            "call gate to ring 3",
+            0x0000_ec00_e033_0000,
+            0x0000_8c00_e033_0000,
+            0,
+        ),
+        (
+            "call gate of ring 0",
+            0x0000_8c00_e033_0000,
+            0x0000_8c00_e033_0000,
+            0,
+        ),
+        (
+            "call gate to the hypervisor's code",
+            0x0000_ec00_e008_0000,
+            0x0000_ec00_e008_0000,
+            EINVAL,
+        ),
+        (
+            "interrupt gate",
+            0x0000_ee00_e033_0000,
+            0x0000_ee00_e033_0000,
+            EINVAL,
+        ),
+        (
+            "not present",
+            0x0000_0900_0000_0067,
+            0x0000_0900_0000_0067,
+            0,
+        ),
+        (
+            "16-bit code",
+            0x008f_fb00_0000_ffff,
+            0x008f_fb00_0000_ffff,
+            0,
+        ),
+        (
+            "conforming code",
+            0x00af_ff00_0000_ffff,
+            0x00af_ff00_0000_ffff,
+            0,
+        ),
     ] {
         let page = table(&[(1, descriptor)]);
         let errno = set_gdt(&[page.frame()], 512);
         answers.take(what, errno, wanted);
         let now = page.read::<u64>(8);
-        answers.take(format_args!("{what} afterwards"), now, if errno == 0 { becomes } else { descriptor });
+        answers.take(
+            format_args!("{what} afterwards"),
+            now,
+            if errno == 0 { becomes } else { descriptor },
+        );
         set_gdt(&[], 0);
-        answers.take(format_args!("{what}, writable again"), tables::make_writable(page), 0);
+        answers.take(
+            format_args!("{what}, writable again"),
+            tables::make_writable(page),
+            0,
+        );
     }
     answers.end()
 }
@@ -334,19 +676,28 @@ fn descriptors() -> Outcome {
 fn update_descriptor() -> Outcome {
     let mut answers = Answers::default();
     let page = table(&[]);
-    let update = |at: u64, descriptor: u64| hypercall(nr::UPDATE_DESCRIPTOR, [at, descriptor, 0, 0, 0]);
+    let update =
+        |at: u64, descriptor: u64| hypercall(nr::UPDATE_DESCRIPTOR, [at, descriptor, 0, 0, 0]);
     let base = page.frame() << 12;
     answers.take("a page without a use", update(base + 8, CODE_64), 0);
     answers.take("it is there", page.read::<u64>(8), CODE_64);
     answers.take("as the table", set_gdt(&[page.frame()], 512), 0);
     answers.take("a descriptor of it", update(base + 16, DATA), 0);
     answers.take("it is there", page.read::<u64>(16), DATA);
-    answers.take("a task state", update(base + 24, 0x0000_8900_0000_0067), EINVAL);
+    answers.take(
+        "a task state",
+        update(base + 24, 0x0000_8900_0000_0067),
+        EINVAL,
+    );
     answers.take("clear", update(base + 16, 0), 0);
     answers.take("not aligned", update(base + 4, 0), EINVAL);
     answers.take("no frame", update(BEYOND << 12, 0), EINVAL);
     answers.take("a device", update(VGA << 12, 0), EINVAL);
-    answers.take("a table", update(machine_address(entry_address(WINDOW, 1).unwrap_or(0)), 0), EINVAL);
+    answers.take(
+        "a table",
+        update(machine_address(entry_address(WINDOW, 1).unwrap_or(0)), 0),
+        EINVAL,
+    );
     set_gdt(&[], 0);
     answers.take("writable again", tables::make_writable(page), 0);
     answers.end()
@@ -359,7 +710,8 @@ fn local_descriptors() -> Outcome {
     let set = |at: u64, entries: u64| mmuext(ext::SET_LDT, at, entries);
     let load = |selector: u16| {
         // SAFETY: es is used by nothing; a bad selector faults.
-        fault_of(|| unsafe { asm!("mov es, {:x}", in(reg) selector, options(nostack)) }).map(|fault| (fault.vector, fault.error))
+        fault_of(|| unsafe { asm!("mov es, {:x}", in(reg) selector, options(nostack)) })
+            .map(|fault| (fault.vector, fault.error))
     };
     answers.take("set", set(at, 512), 0);
     answers.take("a table with a task state", load(0x17), Some((14, 0)));
@@ -368,7 +720,11 @@ fn local_descriptors() -> Outcome {
     let at = page.address();
     answers.take("set a good one", set(at, 512), 0);
     answers.take("a selector", load(0x17), None);
-    answers.take("then it is not writable", tables::make_writable(page), EBUSY);
+    answers.take(
+        "then it is not writable",
+        tables::make_writable(page),
+        EBUSY,
+    );
     load(0);
     answers.take("not aligned", set(at + 8, 512), EINVAL);
     answers.take("too many", set(at, 8193), EINVAL);

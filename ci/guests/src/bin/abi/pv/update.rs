@@ -2,10 +2,12 @@
 
 use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{
-    self, Update, bit, entry_address, entry_for, flush, kind, leaf, machine_address, mmu_update, mmu_update_of,
-    update_va_mapping,
+    self, Update, bit, entry_address, entry_for, flush, kind, leaf, machine_address, mmu_update,
+    mmu_update_of, update_va_mapping,
 };
-use xenolith_guests::arch::{self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, exception, fault_of, hypercall, memory};
+use xenolith_guests::arch::{
+    self, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, exception, fault_of, hypercall, memory,
+};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::expect;
 use xenolith_guests::report::Why;
@@ -65,10 +67,16 @@ fn changes() -> Outcome {
     first.write::<u64>(0, 1);
     second.write::<u64>(0, 2);
     for (page, value) in [(first, 1), (second, 2), (first, 1)] {
-        expect!(mmu_update(place(0), entry_for(page.frame(), bit::READ_WRITE)), 0);
+        expect!(
+            mmu_update(place(0), entry_for(page.frame(), bit::READ_WRITE)),
+            0
+        );
         tables::mmuext(tables::ext::INVLPG_LOCAL, WINDOW, 0);
         expect!(Page::at(WINDOW).read::<u64>(0), value);
-        expect!(tables::entry(0) & KEPT, entry_for(page.frame(), bit::READ_WRITE) & KEPT);
+        expect!(
+            tables::entry(0) & KEPT,
+            entry_for(page.frame(), bit::READ_WRITE) & KEPT
+        );
     }
     expect!(mmu_update(place(0), 0), 0, "clear");
     tables::mmuext(tables::ext::INVLPG_LOCAL, WINDOW, 0);
@@ -82,9 +90,19 @@ fn changes() -> Outcome {
     // An entry has the user bit, asked for or not, and a user's page is global.
     let page = entry_for(first.frame(), bit::PRESENT | bit::WRITABLE);
     expect!(mmu_update(place(0), page), 0, "without the user bit");
-    xenolith_guests::report::value("mmu.bits_added_to_a_kernel_page", (tables::entry(0) ^ page) as i64);
-    expect!(mmu_update(place(0), page | bit::USER), 0, "with the user bit");
-    xenolith_guests::report::value("mmu.bits_added_to_a_user_page", (tables::entry(0) ^ page) as i64);
+    xenolith_guests::report::value(
+        "mmu.bits_added_to_a_kernel_page",
+        (tables::entry(0) ^ page) as i64,
+    );
+    expect!(
+        mmu_update(place(0), page | bit::USER),
+        0,
+        "with the user bit"
+    );
+    xenolith_guests::report::value(
+        "mmu.bits_added_to_a_user_page",
+        (tables::entry(0) ^ page) as i64,
+    );
     expect!(mmu_update(place(0), 0), 0, "clear");
     Ok(())
 }
@@ -92,13 +110,34 @@ fn changes() -> Outcome {
 fn several() -> Outcome {
     let mut answers = Answers::default();
     let page = entry_for(Page::take().frame(), bit::READ_WRITE);
-    let good = |slot: usize, value: u64| Update { at: place(slot), value };
+    let good = |slot: usize, value: u64| Update {
+        at: place(slot),
+        value,
+    };
     answers.take("none", mmu_update_of(&[], own()), (0, 0));
-    answers.take("three", mmu_update_of(&[good(0, page), good(1, page), good(2, page)], own()), (0, 3));
-    let bad = Update { at: place(3), value: entry_for(BEYOND, bit::READ_WRITE) };
-    answers.take("the third is bad", mmu_update_of(&[good(0, 0), good(1, 0), bad, good(2, 0)], own()), (EPERM, 2));
-    answers.take("what is behind it is not done", tables::entry(2) & KEPT, page & KEPT);
-    let no_count = hypercall(nr::MMU_UPDATE, [(&raw const *[good(2, 0)].as_ptr()) as u64, 1, 0, own(), 0]);
+    answers.take(
+        "three",
+        mmu_update_of(&[good(0, page), good(1, page), good(2, page)], own()),
+        (0, 3),
+    );
+    let bad = Update {
+        at: place(3),
+        value: entry_for(BEYOND, bit::READ_WRITE),
+    };
+    answers.take(
+        "the third is bad",
+        mmu_update_of(&[good(0, 0), good(1, 0), bad, good(2, 0)], own()),
+        (EPERM, 2),
+    );
+    answers.take(
+        "what is behind it is not done",
+        tables::entry(2) & KEPT,
+        page & KEPT,
+    );
+    let no_count = hypercall(
+        nr::MMU_UPDATE,
+        [(&raw const *[good(2, 0)].as_ptr()) as u64, 1, 0, own(), 0],
+    );
     answers.take("without a place for the count", no_count, 0);
     let many = [good(0, 0); 200];
     answers.take("two hundred", mmu_update_of(&many, own()), (0, 200));
@@ -111,15 +150,43 @@ fn bad_entries() -> Outcome {
     let set = |entry: u64| mmu_update(place(0), entry);
     for (what, entry, wanted) in [
         ("no such frame", entry_for(BEYOND, bit::READ_WRITE), EPERM),
-        ("no such frame, read-only", entry_for(BEYOND, bit::READ), EPERM),
+        (
+            "no such frame, read-only",
+            entry_for(BEYOND, bit::READ),
+            EPERM,
+        ),
         ("global", entry_for(page, bit::READ_WRITE | bit::GLOBAL), 0),
         ("pat", entry_for(page, bit::READ_WRITE | bit::LARGE), 0),
-        ("write-through", entry_for(page, bit::READ_WRITE | bit::WRITE_THROUGH), 0),
-        ("no cache", entry_for(page, bit::READ_WRITE | bit::NO_CACHE), 0),
-        ("no execute", entry_for(page, bit::READ_WRITE | bit::NO_EXECUTE), 0),
-        ("first free bit", entry_for(page, bit::READ_WRITE | 1 << 9), 0),
-        ("second free bit", entry_for(page, bit::READ_WRITE | 1 << 10), 0),
-        ("third free bit", entry_for(page, bit::READ_WRITE | 1 << 11), 0),
+        (
+            "write-through",
+            entry_for(page, bit::READ_WRITE | bit::WRITE_THROUGH),
+            0,
+        ),
+        (
+            "no cache",
+            entry_for(page, bit::READ_WRITE | bit::NO_CACHE),
+            0,
+        ),
+        (
+            "no execute",
+            entry_for(page, bit::READ_WRITE | bit::NO_EXECUTE),
+            0,
+        ),
+        (
+            "first free bit",
+            entry_for(page, bit::READ_WRITE | 1 << 9),
+            0,
+        ),
+        (
+            "second free bit",
+            entry_for(page, bit::READ_WRITE | 1 << 10),
+            0,
+        ),
+        (
+            "third free bit",
+            entry_for(page, bit::READ_WRITE | 1 << 11),
+            0,
+        ),
         ("bit 52", entry_for(page, bit::READ_WRITE | 1 << 52), 0),
         ("bit 58", entry_for(page, bit::READ_WRITE | 1 << 58), 0),
         ("bit 59", entry_for(page, bit::READ_WRITE | 1 << 59), 0),
@@ -147,22 +214,33 @@ fn bad_places() -> Outcome {
     }
     answers.take("a page stays as it is", page.read::<u64>(0), 0);
     // Memory that is no table can be written so.
-    answers.take("a word of a page", mmu_update(page.frame() << 12 | 8, 77), 0);
+    answers.take(
+        "a word of a page",
+        mmu_update(page.frame() << 12 | 8, 77),
+        0,
+    );
     answers.take("is written", page.read::<u64>(8), 77);
     answers.end()
 }
 
 fn bad_pointers() -> Outcome {
     let mut answers = Answers::default();
-    let request = [Update { at: place(0), value: 0 }];
+    let request = [Update {
+        at: place(0),
+        value: 0,
+    }];
     for address in [UNMAPPED, NON_CANONICAL, UPPER_HALF] {
-        let call = |count: u64, done: u64| hypercall(nr::MMU_UPDATE, [address, count, done, own(), 0]);
+        let call =
+            |count: u64, done: u64| hypercall(nr::MMU_UPDATE, [address, count, done, own(), 0]);
         answers.take(format_args!("one at {address:#x}"), call(1, 0), EFAULT);
         let wanted = if address == UNMAPPED { 0 } else { EFAULT };
         answers.take(format_args!("none at {address:#x}"), call(0, 0), wanted);
         answers.take(
             format_args!("count at {address:#x}"),
-            hypercall(nr::MMU_UPDATE, [request.as_ptr() as u64, 1, address, own(), 0]),
+            hypercall(
+                nr::MMU_UPDATE,
+                [request.as_ptr() as u64, 1, address, own(), 0],
+            ),
             0,
         );
     }
@@ -176,10 +254,18 @@ fn bad_pointers() -> Outcome {
         (own() | (u64::from(own_domain()) + 1) << 16, 0),
         (own() | (NOBODY + 1) << 16, ESRCH),
     ] {
-        answers.take(format_args!("domain {domain:#x}"), mmu_update_of(&request, domain).0, wanted);
+        answers.take(
+            format_args!("domain {domain:#x}"),
+            mmu_update_of(&request, domain).0,
+            wanted,
+        );
     }
     for unknown in [kind::NO_TRANSLATE] {
-        answers.take(format_args!("kind {unknown}"), mmu_update(place(0) | unknown, 0), 0);
+        answers.take(
+            format_args!("kind {unknown}"),
+            mmu_update(place(0) | unknown, 0),
+            0,
+        );
     }
     answers.end()
 }
@@ -193,7 +279,10 @@ fn preserves() -> Outcome {
     tables::mmuext(tables::ext::INVLPG_LOCAL, WINDOW, 0);
     arch::write64(WINDOW, 1);
     expect!(tables::entry(0) & marks, marks, "written");
-    expect!(mmu_update(place(0) | kind::PRESERVE_AD, bare | bit::NO_EXECUTE), 0);
+    expect!(
+        mmu_update(place(0) | kind::PRESERVE_AD, bare | bit::NO_EXECUTE),
+        0
+    );
     expect!(tables::entry(0) & marks, marks, "kept");
     expect!(tables::entry(0) >> 63, 1, "changed");
     expect!(mmu_update(place(0), bare), 0);
@@ -213,10 +302,26 @@ fn machphys() -> Outcome {
     answers.take("seen", memory::physical_frame(frame), before);
     answers.take("no such frame", set(BEYOND, 1), EINVAL);
     answers.take("a device's", set(VGA, 1), EINVAL);
-    answers.take("through DOMID_IO", mmu_update_of(&[Update { at: frame << 12 | kind::MACHPHYS, value: before }], IO).0, EINVAL);
+    answers.take(
+        "through DOMID_IO",
+        mmu_update_of(
+            &[Update {
+                at: frame << 12 | kind::MACHPHYS,
+                value: before,
+            }],
+            IO,
+        )
+        .0,
+        EINVAL,
+    );
     let entry = memory::MACHINE_TO_PHYS + frame * 8;
-    let fault = fault_of(|| arch::write64(entry, 1)).map(|fault| (fault.vector, fault.error, fault.address == entry));
-    answers.take("it cannot be written", fault, Some((exception::PAGE, 3, true)));
+    let fault = fault_of(|| arch::write64(entry, 1))
+        .map(|fault| (fault.vector, fault.error, fault.address == entry));
+    answers.take(
+        "it cannot be written",
+        fault,
+        Some((exception::PAGE, 3, true)),
+    );
     answers.end()
 }
 
@@ -226,24 +331,83 @@ fn never_writable() -> Outcome {
     let root = memory::frame_of(tables::root());
     for (what, frame) in [("level 1", table), ("the root", root)] {
         for level_bits in [bit::READ_WRITE, bit::PRESENT | bit::WRITABLE] {
-            answers.take(format_args!("{what}, by mmu_update"), mmu_update(place(0), entry_for(frame, level_bits)), EBUSY);
-            answers.take(format_args!("{what}, by address"), update_va_mapping(WINDOW, entry_for(frame, level_bits), 0), EBUSY);
+            answers.take(
+                format_args!("{what}, by mmu_update"),
+                mmu_update(place(0), entry_for(frame, level_bits)),
+                EBUSY,
+            );
+            answers.take(
+                format_args!("{what}, by address"),
+                update_va_mapping(WINDOW, entry_for(frame, level_bits), 0),
+                EBUSY,
+            );
         }
-        answers.take(format_args!("{what}, to read"), mmu_update(place(0), entry_for(frame, bit::READ)), 0);
-        answers.take(format_args!("{what}, read-only made writable"), mmu_update(place(0), entry_for(frame, bit::READ_WRITE)), EBUSY);
+        answers.take(
+            format_args!("{what}, to read"),
+            mmu_update(place(0), entry_for(frame, bit::READ)),
+            0,
+        );
+        answers.take(
+            format_args!("{what}, read-only made writable"),
+            mmu_update(place(0), entry_for(frame, bit::READ_WRITE)),
+            EBUSY,
+        );
         answers.take(format_args!("{what}, clear"), mmu_update(place(0), 0), 0);
     }
     // A page that is mapped to be written cannot become a table.
     let page = Page::take();
-    answers.take("a writable page as level 1", mmu_update(at_level(WINDOW + (4 << 21), 2)?, entry_for(page.frame(), bit::TABLE)), EINVAL);
+    answers.take(
+        "a writable page as level 1",
+        mmu_update(
+            at_level(WINDOW + (4 << 21), 2)?,
+            entry_for(page.frame(), bit::TABLE),
+        ),
+        EINVAL,
+    );
     answers.take("read-only", tables::make_read_only(page), 0);
-    answers.take("still mapped elsewhere", mmu_update(place(0), entry_for(page.frame(), bit::READ_WRITE)), 0);
-    answers.take("as level 1", mmu_update(at_level(WINDOW + (4 << 21), 2)?, entry_for(page.frame(), bit::TABLE)), EINVAL);
+    answers.take(
+        "still mapped elsewhere",
+        mmu_update(place(0), entry_for(page.frame(), bit::READ_WRITE)),
+        0,
+    );
+    answers.take(
+        "as level 1",
+        mmu_update(
+            at_level(WINDOW + (4 << 21), 2)?,
+            entry_for(page.frame(), bit::TABLE),
+        ),
+        EINVAL,
+    );
     answers.take("not any more", mmu_update(place(0), 0), 0);
-    answers.take("now it can", mmu_update(at_level(WINDOW + (4 << 21), 2)?, entry_for(page.frame(), bit::TABLE)), 0);
-    answers.take("then it is not writable", tables::make_writable(page), EBUSY);
-    answers.take("nor a table of another level", mmu_update(at_level(WINDOW + (16 << 30), 3).unwrap_or(0), entry_for(page.frame(), bit::TABLE)), EINVAL);
-    answers.take("but twice of the same", mmu_update(at_level(WINDOW + (6 << 21), 2)?, entry_for(page.frame(), bit::TABLE)), 0);
+    answers.take(
+        "now it can",
+        mmu_update(
+            at_level(WINDOW + (4 << 21), 2)?,
+            entry_for(page.frame(), bit::TABLE),
+        ),
+        0,
+    );
+    answers.take(
+        "then it is not writable",
+        tables::make_writable(page),
+        EBUSY,
+    );
+    answers.take(
+        "nor a table of another level",
+        mmu_update(
+            at_level(WINDOW + (16 << 30), 3).unwrap_or(0),
+            entry_for(page.frame(), bit::TABLE),
+        ),
+        EINVAL,
+    );
+    answers.take(
+        "but twice of the same",
+        mmu_update(
+            at_level(WINDOW + (6 << 21), 2)?,
+            entry_for(page.frame(), bit::TABLE),
+        ),
+        0,
+    );
     answers.take("clear", mmu_update(at_level(WINDOW + (6 << 21), 2)?, 0), 0);
     answers.take("clear", mmu_update(at_level(WINDOW + (4 << 21), 2)?, 0), 0);
     answers.take("writable again", tables::make_writable(page), 0);
@@ -258,23 +422,98 @@ fn upper_levels() -> Outcome {
     let level3 = at_level(16 << 30, 3)?;
     let level4 = at_level(8 << 39, 4)?;
     for (what, at, entry, wanted) in [
-        ("2 MiB page", level2, entry_for(page & !0x1ff, bit::TABLE | bit::LARGE), EINVAL),
-        ("1 GiB page", level3, entry_for(0, bit::TABLE | bit::LARGE), EINVAL),
-        ("level 4 with the large bit", level4, entry_for(table.frame(), bit::TABLE | bit::LARGE), EINVAL),
-        ("level 2 to no frame", level2, entry_for(BEYOND, bit::TABLE), EINVAL),
-        ("level 3 to a device", level3, entry_for(VGA, bit::TABLE), EINVAL),
-        ("level 4 to an empty table", level4, entry_for(table.frame(), bit::TABLE), 0),
-        ("the same as level 3 of another slot", at_level(9 << 39, 4)?, entry_for(table.frame(), bit::TABLE), 0),
-        ("the same as level 2", level3, entry_for(table.frame(), bit::TABLE), EINVAL),
-        ("level 4 with a free bit", level4, entry_for(table.frame(), bit::TABLE | 1 << 10), 0),
-        ("level 4 without the user bit", level4, entry_for(table.frame(), bit::PRESENT | bit::WRITABLE), 0),
-        ("level 4 read-only", level4, entry_for(table.frame(), bit::READ), 0),
-        ("level 4 with no execute", level4, entry_for(table.frame(), bit::TABLE | bit::NO_EXECUTE), 0),
-        ("level 4 global", level4, entry_for(table.frame(), bit::TABLE | bit::GLOBAL), EINVAL),
+        (
+            "2 MiB page",
+            level2,
+            entry_for(page & !0x1ff, bit::TABLE | bit::LARGE),
+            EINVAL,
+        ),
+        (
+            "1 GiB page",
+            level3,
+            entry_for(0, bit::TABLE | bit::LARGE),
+            EINVAL,
+        ),
+        (
+            "level 4 with the large bit",
+            level4,
+            entry_for(table.frame(), bit::TABLE | bit::LARGE),
+            EINVAL,
+        ),
+        (
+            "level 2 to no frame",
+            level2,
+            entry_for(BEYOND, bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 3 to a device",
+            level3,
+            entry_for(VGA, bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 4 to an empty table",
+            level4,
+            entry_for(table.frame(), bit::TABLE),
+            0,
+        ),
+        (
+            "the same as level 3 of another slot",
+            at_level(9 << 39, 4)?,
+            entry_for(table.frame(), bit::TABLE),
+            0,
+        ),
+        (
+            "the same as level 2",
+            level3,
+            entry_for(table.frame(), bit::TABLE),
+            EINVAL,
+        ),
+        (
+            "level 4 with a free bit",
+            level4,
+            entry_for(table.frame(), bit::TABLE | 1 << 10),
+            0,
+        ),
+        (
+            "level 4 without the user bit",
+            level4,
+            entry_for(table.frame(), bit::PRESENT | bit::WRITABLE),
+            0,
+        ),
+        (
+            "level 4 read-only",
+            level4,
+            entry_for(table.frame(), bit::READ),
+            0,
+        ),
+        (
+            "level 4 with no execute",
+            level4,
+            entry_for(table.frame(), bit::TABLE | bit::NO_EXECUTE),
+            0,
+        ),
+        (
+            "level 4 global",
+            level4,
+            entry_for(table.frame(), bit::TABLE | bit::GLOBAL),
+            EINVAL,
+        ),
         ("clear one", level4, 0, 0),
         ("clear the other", at_level(9 << 39, 4)?, 0, 0),
-        ("a page that is not a table any more, as level 2", level3, entry_for(table.frame(), bit::TABLE), 0),
-        ("level 3 with no cache", level3, entry_for(table.frame(), bit::TABLE | bit::NO_CACHE), EINVAL),
+        (
+            "a page that is not a table any more, as level 2",
+            level3,
+            entry_for(table.frame(), bit::TABLE),
+            0,
+        ),
+        (
+            "level 3 with no cache",
+            level3,
+            entry_for(table.frame(), bit::TABLE | bit::NO_CACHE),
+            EINVAL,
+        ),
         ("clear it", level3, 0, 0),
     ] {
         answers.take(what, mmu_update(at, entry), wanted);
@@ -288,9 +527,21 @@ fn hypervisor_slots() -> Outcome {
     let table = tables::empty_table();
     let root = memory::frame_of(tables::root()) << 12;
     for slot in [255, 256, 257, 260, 263, 271, 272] {
-        let wanted = if (256..272).contains(&slot) { EINVAL } else { 0 };
-        answers.take(format_args!("slot {slot}"), mmu_update(root + slot * 8, entry_for(table.frame(), bit::TABLE)), wanted);
-        answers.take(format_args!("slot {slot} cleared"), mmu_update(root + slot * 8, 0), wanted);
+        let wanted = if (256..272).contains(&slot) {
+            EINVAL
+        } else {
+            0
+        };
+        answers.take(
+            format_args!("slot {slot}"),
+            mmu_update(root + slot * 8, entry_for(table.frame(), bit::TABLE)),
+            wanted,
+        );
+        answers.take(
+            format_args!("slot {slot} cleared"),
+            mmu_update(root + slot * 8, 0),
+            wanted,
+        );
     }
     answers.take("writable again", tables::make_writable(table), 0);
     answers.end()
@@ -300,11 +551,19 @@ fn linear() -> Outcome {
     let mut answers = Answers::default();
     let root = memory::frame_of(tables::root());
     let at = (root << 12) + 300 * 8;
-    answers.take("writable", mmu_update(at, entry_for(root, bit::TABLE)), EINVAL);
+    answers.take(
+        "writable",
+        mmu_update(at, entry_for(root, bit::TABLE)),
+        EINVAL,
+    );
     answers.take("read-only", mmu_update(at, entry_for(root, bit::READ)), 0);
     let window = 0xffff_0000_0000_0000 | 300 << 39 | 300 << 30 | 300 << 21 | 300 << 12;
     let entry = arch::read64(window + 300 * 8);
-    answers.take("the root read through itself", tables::frame_in(entry), root);
+    answers.take(
+        "the root read through itself",
+        tables::frame_in(entry),
+        root,
+    );
     answers.take("clear", mmu_update(at, 0), 0);
     answers.end()
 }
@@ -312,16 +571,47 @@ fn linear() -> Outcome {
 fn others_frames() -> Outcome {
     let mut answers = Answers::default();
     let set = |frame: u64, bits: u64, domain: u64| {
-        mmu_update_of(&[Update { at: place(0), value: entry_for(frame, bits) }], domain).0
+        mmu_update_of(
+            &[Update {
+                at: place(0),
+                value: entry_for(frame, bits),
+            }],
+            domain,
+        )
+        .0
     };
     // Frames of devices belong to DOMID_IO; dom0 may map them as its own too.
-    answers.take("a device as its own", set(VGA, bit::READ_WRITE | bit::NO_CACHE, own()), 0);
-    answers.take("a device of DOMID_IO", set(VGA, bit::READ_WRITE | bit::NO_CACHE, IO), 0);
-    answers.take("an own page of DOMID_IO", set(Page::take().frame(), bit::READ_WRITE, IO), EBUSY);
-    answers.take("an own page of DOMID_XEN", set(Page::take().frame(), bit::READ_WRITE, XEN), EBUSY);
-    answers.take("the local APIC", set(0xfee00, bit::READ_WRITE | bit::NO_CACHE, own()), EPERM);
+    answers.take(
+        "a device as its own",
+        set(VGA, bit::READ_WRITE | bit::NO_CACHE, own()),
+        0,
+    );
+    answers.take(
+        "a device of DOMID_IO",
+        set(VGA, bit::READ_WRITE | bit::NO_CACHE, IO),
+        0,
+    );
+    answers.take(
+        "an own page of DOMID_IO",
+        set(Page::take().frame(), bit::READ_WRITE, IO),
+        EBUSY,
+    );
+    answers.take(
+        "an own page of DOMID_XEN",
+        set(Page::take().frame(), bit::READ_WRITE, XEN),
+        EBUSY,
+    );
+    answers.take(
+        "the local APIC",
+        set(0xfee00, bit::READ_WRITE | bit::NO_CACHE, own()),
+        EPERM,
+    );
     let shared = arch::start_info::start_info().shared_info >> 12;
-    answers.take("the shared-info page", set(shared, bit::READ_WRITE, own()), 0);
+    answers.take(
+        "the shared-info page",
+        set(shared, bit::READ_WRITE, own()),
+        0,
+    );
     answers.take("clear", mmu_update(place(0), 0), 0);
     answers.end()
 }
@@ -333,26 +623,51 @@ fn trapped_write() -> Outcome {
     let mut answers = Answers::default();
     let at = tables::window_entry(0);
     let page = entry_for(Page::take().frame(), bit::READ_WRITE);
-    let store = |value: u64| fault_of(|| arch::write64(at, value)).map(|fault| (fault.vector, fault.error, fault.address == at));
+    let store = |value: u64| {
+        fault_of(|| arch::write64(at, value))
+            .map(|fault| (fault.vector, fault.error, fault.address == at))
+    };
     let refused = Some((exception::PAGE, 3, true));
     assist(1);
     answers.take("without the assist", store(page), None);
     answers.take("assist", assist(0), 0);
     answers.take("a good entry", store(page), None);
     answers.take("it is there", tables::entry(0) & KEPT, page & KEPT);
-    answers.take("a bad entry", store(entry_for(BEYOND, bit::READ_WRITE)), refused);
+    answers.take(
+        "a bad entry",
+        store(entry_for(BEYOND, bit::READ_WRITE)),
+        refused,
+    );
     answers.take("it is still there", tables::entry(0) & KEPT, page & KEPT);
-    answers.take("four bytes", fault_of(|| arch::write32(at, page as u32)), None);
+    answers.take(
+        "four bytes",
+        fault_of(|| arch::write32(at, page as u32)),
+        None,
+    );
     answers.take("one byte", fault_of(|| arch::write8(at, page as u8)), None);
-    answers.take("two bytes across words", fault_of(|| arch::write16(at + 7, 0)).map(|fault| fault.vector), Some(exception::PAGE));
+    answers.take(
+        "two bytes across words",
+        fault_of(|| arch::write16(at + 7, 0)).map(|fault| fault.vector),
+        Some(exception::PAGE),
+    );
     answers.take("it is still the same", tables::entry(0) & KEPT, page & KEPT);
     answers.take("clear", store(0), None);
-    answers.take("a table of level 2", fault_of(|| arch::write64(entry_address(WINDOW, 2).unwrap_or(0) + 8, 0)).map(|fault| fault.error), Some(3));
+    answers.take(
+        "a table of level 2",
+        fault_of(|| arch::write64(entry_address(WINDOW, 2).unwrap_or(0) + 8, 0))
+            .map(|fault| fault.error),
+        Some(3),
+    );
     // Xchg and compare-and-exchange are emulated too.
     let exchange = fault_of(|| {
         // SAFETY: an aligned entry of a table that the hypervisor guards.
         let word = unsafe { core::sync::atomic::AtomicU64::from_ptr(at as *mut u64) };
-        let _ = word.compare_exchange(0, page, core::sync::atomic::Ordering::SeqCst, core::sync::atomic::Ordering::SeqCst);
+        let _ = word.compare_exchange(
+            0,
+            page,
+            core::sync::atomic::Ordering::SeqCst,
+            core::sync::atomic::Ordering::SeqCst,
+        );
     });
     answers.take("compare and exchange", exchange, None);
     answers.take("it is there", tables::entry(0) & KEPT, page & KEPT);
@@ -366,41 +681,106 @@ fn va_update() -> Outcome {
     let page = Page::take();
     page.write::<u64>(0, 0x77);
     let entry = entry_for(page.frame(), bit::READ_WRITE);
-    for flags in [flush::INVLPG, flush::TLB, flush::INVLPG | flush::ALL, flush::TLB | flush::ALL] {
-        answers.take(format_args!("flags {flags}"), update_va_mapping(WINDOW, entry, flags), 0);
-        answers.take(format_args!("seen with flags {flags}"), Page::at(WINDOW).read::<u64>(0), 0x77);
-        answers.take(format_args!("clear with flags {flags}"), update_va_mapping(WINDOW, 0, flags), 0);
-        answers.take(format_args!("gone with flags {flags}"), arch::is_nothing_at(WINDOW), true);
+    for flags in [
+        flush::INVLPG,
+        flush::TLB,
+        flush::INVLPG | flush::ALL,
+        flush::TLB | flush::ALL,
+    ] {
+        answers.take(
+            format_args!("flags {flags}"),
+            update_va_mapping(WINDOW, entry, flags),
+            0,
+        );
+        answers.take(
+            format_args!("seen with flags {flags}"),
+            Page::at(WINDOW).read::<u64>(0),
+            0x77,
+        );
+        answers.take(
+            format_args!("clear with flags {flags}"),
+            update_va_mapping(WINDOW, 0, flags),
+            0,
+        );
+        answers.take(
+            format_args!("gone with flags {flags}"),
+            arch::is_nothing_at(WINDOW),
+            true,
+        );
     }
-    answers.take("an address inside the page", update_va_mapping(WINDOW + 0x123, entry, flush::INVLPG), 0);
-    answers.take("seen", leaf(WINDOW).map(|entry| entry & KEPT), Some(entry & KEPT));
+    answers.take(
+        "an address inside the page",
+        update_va_mapping(WINDOW + 0x123, entry, flush::INVLPG),
+        0,
+    );
+    answers.take(
+        "seen",
+        leaf(WINDOW).map(|entry| entry & KEPT),
+        Some(entry & KEPT),
+    );
     answers.take("unknown kind of flush", update_va_mapping(WINDOW, 0, 3), 0);
     let mask = [1u64];
     let by_mask = mask.as_ptr() as u64;
-    answers.take("flush of some", update_va_mapping(WINDOW, 0, flush::INVLPG | by_mask), 0);
-    answers.take("flush of some at a bad pointer", update_va_mapping(WINDOW, 0, flush::TLB | UNMAPPED), EFAULT);
+    answers.take(
+        "flush of some",
+        update_va_mapping(WINDOW, 0, flush::INVLPG | by_mask),
+        0,
+    );
+    answers.take(
+        "flush of some at a bad pointer",
+        update_va_mapping(WINDOW, 0, flush::TLB | UNMAPPED),
+        EFAULT,
+    );
     answers.end()
 }
 
 fn va_bad() -> Outcome {
     let mut answers = Answers::default();
-    for address in [UNMAPPED, NON_CANONICAL, UPPER_HALF, u64::MAX, WINDOW + (1 << 30)] {
-        answers.take(format_args!("address {address:#x}"), update_va_mapping(address, 0, 0), EINVAL);
+    for address in [
+        UNMAPPED,
+        NON_CANONICAL,
+        UPPER_HALF,
+        u64::MAX,
+        WINDOW + (1 << 30),
+    ] {
+        answers.take(
+            format_args!("address {address:#x}"),
+            update_va_mapping(address, 0, 0),
+            EINVAL,
+        );
     }
-    answers.take("no such frame", update_va_mapping(WINDOW, entry_for(BEYOND, bit::READ), 0), EPERM);
+    answers.take(
+        "no such frame",
+        update_va_mapping(WINDOW, entry_for(BEYOND, bit::READ), 0),
+        EPERM,
+    );
     answers.end()
 }
 
 fn va_other() -> Outcome {
     let mut answers = Answers::default();
-    let call = |domain: u64| hypercall(nr::UPDATE_VA_MAPPING_OTHERDOMAIN, [WINDOW, 0, 0, domain, 0]);
+    let call =
+        |domain: u64| hypercall(nr::UPDATE_VA_MAPPING_OTHERDOMAIN, [WINDOW, 0, 0, domain, 0]);
     let device = |domain: u64| {
         hypercall(
             nr::UPDATE_VA_MAPPING_OTHERDOMAIN,
-            [WINDOW, entry_for(VGA, bit::READ | bit::NO_CACHE), flush::INVLPG, domain, 0],
+            [
+                WINDOW,
+                entry_for(VGA, bit::READ | bit::NO_CACHE),
+                flush::INVLPG,
+                domain,
+                0,
+            ],
         )
     };
-    for (domain, wanted) in [(own(), 0), (IO, 0), (XEN, 0), (NOBODY, ESRCH), (0, ESRCH), (0x7fff, ESRCH)] {
+    for (domain, wanted) in [
+        (own(), 0),
+        (IO, 0),
+        (XEN, 0),
+        (NOBODY, ESRCH),
+        (0, ESRCH),
+        (0x7fff, ESRCH),
+    ] {
         answers.take(format_args!("domain {domain:#x}"), call(domain), wanted);
     }
     answers.take("a device of DOMID_IO", device(IO), 0);

@@ -50,11 +50,19 @@ fn set_timer() -> Outcome {
         ensure!(arch::system_time_at(arch::now()) >= at, "too early");
     }
     let before = fired();
-    expect!(hypercall(nr::SET_TIMER_OP, [1, 0, 0, 0, 0]), 0, "in the past");
+    expect!(
+        hypercall(nr::SET_TIMER_OP, [1, 0, 0, 0, 0]),
+        0,
+        "in the past"
+    );
     ensure!(cpus::wait_for(|| fired() == before + 1), "it did not fire");
     let at = arch::system_time_at(arch::now() + arch::ticks_per_second() / 100);
     expect!(hypercall(nr::SET_TIMER_OP, [at, 0, 0, 0, 0]), 0);
-    expect!(hypercall(nr::SET_TIMER_OP, [0, 0, 0, 0, 0]), 0, "taken back");
+    expect!(
+        hypercall(nr::SET_TIMER_OP, [0, 0, 0, 0, 0]),
+        0,
+        "taken back"
+    );
     let soon = arch::now() + arch::ticks_per_second() / 50;
     cpus::wait_for(|| arch::now() > soon);
     expect!(fired(), before + 1, "after it was taken back");
@@ -80,17 +88,41 @@ fn refused() -> Outcome {
         word = [first, second];
         arch::vcpu_call(operation, vcpu, word.as_mut_ptr() as u64)
     };
-    answers.take("a period of 1 ns", with(vcpu_op::SET_PERIODIC, 0, 1, 0), EINVAL);
-    answers.take("a period of 1 ms less 1 ns", with(vcpu_op::SET_PERIODIC, 0, 999_999, 0), EINVAL);
-    answers.take("a very long one", with(vcpu_op::SET_PERIODIC, 0, u64::MAX, 0), EINVAL);
-    answers.take("of nobody", with(vcpu_op::SET_PERIODIC, 4000, 10_000_000, 0), ENOENT);
-    answers.take("in the past, though only in the future", with(vcpu_op::SET_SINGLESHOT, 0, 1, 1), 0);
+    answers.take(
+        "a period of 1 ns",
+        with(vcpu_op::SET_PERIODIC, 0, 1, 0),
+        EINVAL,
+    );
+    answers.take(
+        "a period of 1 ms less 1 ns",
+        with(vcpu_op::SET_PERIODIC, 0, 999_999, 0),
+        EINVAL,
+    );
+    answers.take(
+        "a very long one",
+        with(vcpu_op::SET_PERIODIC, 0, u64::MAX, 0),
+        EINVAL,
+    );
+    answers.take(
+        "of nobody",
+        with(vcpu_op::SET_PERIODIC, 4000, 10_000_000, 0),
+        ENOENT,
+    );
+    answers.take(
+        "in the past, though only in the future",
+        with(vcpu_op::SET_SINGLESHOT, 0, 1, 1),
+        0,
+    );
     for operation in [vcpu_op::SET_PERIODIC, vcpu_op::SET_SINGLESHOT] {
         let errno = arch::vcpu_call(operation, 0, arch::UNMAPPED);
         answers.take(format_args!("{operation} at a bad pointer"), errno, EFAULT);
     }
     if arch::cpu_count() > 1 {
-        answers.take("another's timer", with(vcpu_op::SET_SINGLESHOT, 1, u64::MAX, 0), EINVAL);
+        answers.take(
+            "another's timer",
+            with(vcpu_op::SET_SINGLESHOT, 1, u64::MAX, 0),
+            EINVAL,
+        );
     }
     arch::timer_off();
     answers.end()
@@ -122,7 +154,11 @@ fn down_and_up() -> Outcome {
             cpus::wait_for(|| arch::cpu_is_off(index)),
             "vcpu {index} is not off"
         );
-        expect!(WENT_ON[index].load(Ordering::SeqCst), 0, "vcpu {index} ran on");
+        expect!(
+            WENT_ON[index].load(Ordering::SeqCst),
+            0,
+            "vcpu {index} ran on"
+        );
         expect!(arch::vcpu_call(vcpu_op::UP, index, 0), 0, "up");
         ensure!(
             cpus::wait_for(|| cpus::is_idle(index)),

@@ -33,7 +33,9 @@ macro_rules! each {
 
 fn emulated() -> Outcome {
     let mut answers = Answers::default();
-    each!(answers, FINE,
+    each!(
+        answers,
+        FINE,
         ("wbinvd", "wbinvd"),
         ("clts", "clts"),
         ("rdtsc", "rdtsc"),
@@ -45,7 +47,9 @@ fn emulated() -> Outcome {
 
 fn refused() -> Outcome {
     let mut answers = Answers::default();
-    each!(answers, PROTECTION,
+    each!(
+        answers,
+        PROTECTION,
         ("hlt", "hlt"),
         ("cli", "cli"),
         ("sti", "sti"),
@@ -58,8 +62,13 @@ fn refused() -> Outcome {
         ("swapgs", "swapgs"),
         ("sysretq", "xor ecx, ecx; sysretq"),
     );
-    each!(answers, UNDEFINED,
-        ("monitor", "xor eax, eax; xor ecx, ecx; xor edx, edx; monitor"),
+    each!(
+        answers,
+        UNDEFINED,
+        (
+            "monitor",
+            "xor eax, eax; xor ecx, ecx; xor edx, edx; monitor"
+        ),
         ("rsm", "rsm"),
     );
     answers.end()
@@ -71,46 +80,87 @@ fn not_virtualizable() -> Outcome {
     let mut table = [0u8; 16];
     let at = table.as_mut_ptr();
     // SAFETY: stores ten bytes.
-    answers.take("sgdt", told(|| unsafe { asm!("sgdt [{}]", in(reg) at, options(nostack)) }), FINE);
+    answers.take(
+        "sgdt",
+        told(|| unsafe { asm!("sgdt [{}]", in(reg) at, options(nostack)) }),
+        FINE,
+    );
     // SAFETY: as above.
-    answers.take("sidt", told(|| unsafe { asm!("sidt [{}]", in(reg) at, options(nostack)) }), FINE);
+    answers.take(
+        "sidt",
+        told(|| unsafe { asm!("sidt [{}]", in(reg) at, options(nostack)) }),
+        FINE,
+    );
     let mut word: u64 = 0;
     // SAFETY: register reads.
-    answers.take("sldt", told(|| unsafe { asm!("sldt {}", out(reg) word, options(nostack)) }), FINE);
+    answers.take(
+        "sldt",
+        told(|| unsafe { asm!("sldt {}", out(reg) word, options(nostack)) }),
+        FINE,
+    );
     answers.take("the local table", word, 0);
     // SAFETY: as above.
-    answers.take("str", told(|| unsafe { asm!("str {}", out(reg) word, options(nostack)) }), FINE);
+    answers.take(
+        "str",
+        told(|| unsafe { asm!("str {}", out(reg) word, options(nostack)) }),
+        FINE,
+    );
     // SAFETY: as above.
-    answers.take("smsw", told(|| unsafe { asm!("smsw {}", out(reg) word, options(nostack)) }), FINE);
+    answers.take(
+        "smsw",
+        told(|| unsafe { asm!("smsw {}", out(reg) word, options(nostack)) }),
+        FINE,
+    );
     let flags = regs::flags();
-    answers.take("the flags tell of interrupts and not of their mask", flags & 0x200, 0x200);
+    answers.take(
+        "the flags tell of interrupts and not of their mask",
+        flags & 0x200,
+        0x200,
+    );
     // SAFETY: the interrupt flag is not ring 3's, and stays.
     unsafe { asm!("pushfq", "and qword ptr [rsp], ~0x200", "popfq") };
     answers.take("popf leaves them", regs::flags() & 0x200, 0x200);
     let rights: u32;
     // SAFETY: looks at a selector.
-    unsafe { asm!("lar {:e}, {:e}", out(reg) rights, in(reg) u32::from(arch::selector::CODE), options(nostack)) };
+    unsafe {
+        asm!("lar {:e}, {:e}", out(reg) rights, in(reg) u32::from(arch::selector::CODE), options(nostack))
+    };
     answers.take("lar", rights & 0xff00, 0xfb00);
     let limit: u32;
     // SAFETY: as above.
-    unsafe { asm!("lsl {:e}, {:e}", out(reg) limit, in(reg) u32::from(arch::selector::DATA), options(nostack)) };
+    unsafe {
+        asm!("lsl {:e}, {:e}", out(reg) limit, in(reg) u32::from(arch::selector::DATA), options(nostack))
+    };
     answers.take("lsl", limit, u32::MAX);
     let (code, stack): (u16, u16);
     // SAFETY: register reads.
-    unsafe { asm!("mov {:x}, cs", "mov {:x}, ss", out(reg) code, out(reg) stack, options(nostack)) };
-    answers.take("cs and ss", (code, stack), (arch::selector::CODE, arch::selector::DATA));
+    unsafe {
+        asm!("mov {:x}, cs", "mov {:x}, ss", out(reg) code, out(reg) stack, options(nostack))
+    };
+    answers.take(
+        "cs and ss",
+        (code, stack),
+        (arch::selector::CODE, arch::selector::DATA),
+    );
     answers.end()
 }
 
 fn virtual_machines() -> Outcome {
     let mut answers = Answers::default();
-    each!(answers, UNDEFINED,
+    each!(
+        answers,
+        UNDEFINED,
         ("vmcall", "vmcall"),
         ("vmmcall", "vmmcall"),
         ("vmlaunch", "vmlaunch"),
         ("vmread", ".byte 0x0f, 0x78, 0xc0"),
     );
-    for (name, code) in [("vmrun", 0xd8), ("vmload", 0xda), ("stgi", 0xdc), ("clgi", 0xdd)] {
+    for (name, code) in [
+        ("vmrun", 0xd8),
+        ("vmload", 0xda),
+        ("stgi", 0xdc),
+        ("clgi", 0xdd),
+    ] {
         let fault = match code {
             // SAFETY: traps.
             0xd8 => told(|| unsafe { asm!(".byte 0x0f, 0x01, 0xd8") }),
@@ -132,10 +182,14 @@ fn time_stamp() -> Outcome {
     let second = arch::now();
     answers.take("it goes on", second > first, true);
     // SAFETY: a counter that there is not.
-    let counter = told(|| unsafe { asm!("rdpmc", in("ecx") 0x7777, out("eax") _, out("edx") _, options(nostack)) });
+    let counter = told(|| unsafe {
+        asm!("rdpmc", in("ecx") 0x7777, out("eax") _, out("edx") _, options(nostack))
+    });
     answers.take("rdpmc of none", counter, PROTECTION);
     // SAFETY: reads the counter and the number of the CPU.
-    let scp = told(|| unsafe { asm!("rdtscp", out("eax") _, out("ecx") _, out("edx") _, options(nostack)) });
+    let scp = told(|| unsafe {
+        asm!("rdtscp", out("eax") _, out("ecx") _, out("edx") _, options(nostack))
+    });
     value("instructions.rdtscp_vector", scp.0 as i64);
     answers.end()
 }
@@ -143,19 +197,68 @@ fn time_stamp() -> Outcome {
 fn cpuid() -> Outcome {
     let mut answers = Answers::default();
     let (plain, forced) = (regs::cpuid(0, 0), arch::forced_cpuid(0, 0));
-    answers.take("vendor", (forced.ebx, forced.ecx, forced.edx), (plain.ebx, plain.ecx, plain.edx));
+    answers.take(
+        "vendor",
+        (forced.ebx, forced.ecx, forced.edx),
+        (plain.ebx, plain.ecx, plain.edx),
+    );
     let one = arch::forced_cpuid(1, 0);
     answers.take("hypervisor bit", one.ecx >> 31, 1);
-    for (what, bit, wanted) in [("fpu", 0, 1), ("vme", 1, 0), ("tsc", 4, 1), ("msr", 5, 1), ("pae", 6, 1), ("apic", 9, 1), ("sep", 11, 0), ("mtrr", 12, 1), ("pge", 13, 0), ("pat", 16, 1), ("pse36", 17, 0), ("sse2", 26, 1)] {
+    for (what, bit, wanted) in [
+        ("fpu", 0, 1),
+        ("vme", 1, 0),
+        ("tsc", 4, 1),
+        ("msr", 5, 1),
+        ("pae", 6, 1),
+        ("apic", 9, 1),
+        ("sep", 11, 0),
+        ("mtrr", 12, 1),
+        ("pge", 13, 0),
+        ("pat", 16, 1),
+        ("pse36", 17, 0),
+        ("sse2", 26, 1),
+    ] {
         answers.take(what, one.edx >> bit & 1, wanted);
     }
-    for (what, bit, wanted) in [("monitor", 3, 0), ("vmx", 5, 0), ("smx", 6, 0), ("pcid", 17, 0), ("x2apic", 21, 0), ("tsc deadline", 24, 0)] {
-        value(format_args!("cpuid.{}", what), i64::from(one.ecx >> bit & 1));
+    for (what, bit, wanted) in [
+        ("monitor", 3, 0),
+        ("vmx", 5, 0),
+        ("smx", 6, 0),
+        ("pcid", 17, 0),
+        ("x2apic", 21, 0),
+        ("tsc deadline", 24, 0),
+    ] {
+        value(
+            format_args!("cpuid.{}", what),
+            i64::from(one.ecx >> bit & 1),
+        );
         let _ = wanted;
     }
-    for leaf in [0u32, 1, 2, 4, 5, 6, 7, 0xa, 0xb, 0xd, 0x8000_0000, 0x8000_0001, 0x8000_0007, 0x8000_0008, 0x8000_000a, 0x8000_001f] {
+    for leaf in [
+        0u32,
+        1,
+        2,
+        4,
+        5,
+        6,
+        7,
+        0xa,
+        0xb,
+        0xd,
+        0x8000_0000,
+        0x8000_0001,
+        0x8000_0007,
+        0x8000_0008,
+        0x8000_000a,
+        0x8000_001f,
+    ] {
         let told = arch::forced_cpuid(leaf, 0);
-        for (register, word) in [("eax", told.eax), ("ebx", told.ebx), ("ecx", told.ecx), ("edx", told.edx)] {
+        for (register, word) in [
+            ("eax", told.eax),
+            ("ebx", told.ebx),
+            ("ecx", told.ecx),
+            ("edx", told.edx),
+        ] {
             value(format_args!("cpuid.{leaf:x}.{register}"), i64::from(word));
         }
     }
@@ -180,17 +283,29 @@ fn hypervisor_leaves() -> Outcome {
     value("cpuid.pv_limits.eax", i64::from(pv.eax));
     value("cpuid.pv_limits.ebx", i64::from(pv.ebx));
     let beyond = arch::forced_cpuid(highest + 1, 0);
-    answers.take("beyond them", (beyond.eax, beyond.ebx, beyond.ecx, beyond.edx), (0, 0, 0, 0));
+    answers.take(
+        "beyond them",
+        (beyond.eax, beyond.ebx, beyond.ecx, beyond.edx),
+        (0, 0, 0, 0),
+    );
     answers.end()
 }
 
 /// The prefix is an undefined instruction with bytes behind; all else with it stays one.
 fn prefixes() -> Outcome {
     let mut answers = Answers::default();
-    each!(answers, UNDEFINED,
-        ("the prefix before nothing of its kind", "ud2; .byte 0x78, 0x65, 0x6e; nop; nop"),
+    each!(
+        answers,
+        UNDEFINED,
+        (
+            "the prefix before nothing of its kind",
+            "ud2; .byte 0x78, 0x65, 0x6e; nop; nop"
+        ),
         ("half a prefix", "ud2; .byte 0x78, 0x65; cpuid"),
-        ("the prefix before rdmsr", "ud2; .byte 0x78, 0x65, 0x6e; rdmsr"),
+        (
+            "the prefix before rdmsr",
+            "ud2; .byte 0x78, 0x65, 0x6e; rdmsr"
+        ),
         ("the prefix before hlt", "ud2; .byte 0x78, 0x65, 0x6e; hlt"),
     );
     answers.end()

@@ -33,7 +33,13 @@ fn set_iopl(level: u32) -> i64 {
 fn without() -> Outcome {
     let mut answers = Answers::default();
     answers.take("level 0", set_iopl(0), 0);
-    answers.take("in", told(|| { regs::in8(NO_PORT); }), PROTECTION);
+    answers.take(
+        "in",
+        told(|| {
+            regs::in8(NO_PORT);
+        }),
+        PROTECTION,
+    );
     answers.take("out", told(|| regs::out8(NO_PORT, 0)), PROTECTION);
     answers.take("level 4", set_iopl(4), EINVAL);
     answers.end()
@@ -50,16 +56,24 @@ fn with() -> Outcome {
     answers.take("out of a long", told(|| regs::out32(NO_PORT, 1)), FINE);
     let mut byte: u8 = 0;
     // SAFETY: an immediate port, the diagnostic one.
-    answers.take("immediate port", told(|| unsafe { asm!("in al, 0x80", out("al") byte, options(nostack)) }), FINE);
+    answers.take(
+        "immediate port",
+        told(|| unsafe { asm!("in al, 0x80", out("al") byte, options(nostack)) }),
+        FINE,
+    );
     let _ = byte;
     // The upper half of eax stays at a byte, and goes at a long.
     let wide: u64;
     // SAFETY: a port read.
-    unsafe { asm!("in al, dx", in("dx") NO_PORT, inout("rax") u64::MAX << 8 => wide, options(nostack)) };
+    unsafe {
+        asm!("in al, dx", in("dx") NO_PORT, inout("rax") u64::MAX << 8 => wide, options(nostack))
+    };
     answers.take("what a byte leaves", wide, u64::MAX);
     let wide: u64;
     // SAFETY: a port read.
-    unsafe { asm!("in eax, dx", in("dx") NO_PORT, inout("rax") u64::MAX << 8 => wide, options(nostack)) };
+    unsafe {
+        asm!("in eax, dx", in("dx") NO_PORT, inout("rax") u64::MAX << 8 => wide, options(nostack))
+    };
     answers.take("what a long leaves", wide, 0xffff_ffff);
     set_iopl(0);
     answers.end()
@@ -89,7 +103,11 @@ fn strings() -> Outcome {
     let fault = arch::fault_of(|| unsafe {
         asm!("insb", in("dx") NO_PORT, inout("rdi") arch::UNMAPPED => _, options(nostack))
     });
-    answers.take("insb to nothing", fault.map(|fault| (fault.vector, fault.error, fault.address)), Some((exception::PAGE, 2, arch::UNMAPPED)));
+    answers.take(
+        "insb to nothing",
+        fault.map(|fault| (fault.vector, fault.error, fault.address)),
+        Some((exception::PAGE, 2, arch::UNMAPPED)),
+    );
     // SAFETY: none, backwards.
     let fault = told(|| unsafe {
         asm!("std", "rep insw", "cld", in("dx") NO_PORT, inout("rdi") page.address() + 64 => left.0, inout("rcx") 2u64 => left.1, options(nostack))
@@ -104,12 +122,30 @@ fn strings() -> Outcome {
 fn hidden() -> Outcome {
     let mut answers = Answers::default();
     set_iopl(1);
-    for (what, port) in [("interrupt controller", 0x20), ("timer", 0x40), ("the hypervisor's serial port", 0x3f8)] {
+    for (what, port) in [
+        ("interrupt controller", 0x20),
+        ("timer", 0x40),
+        ("the hypervisor's serial port", 0x3f8),
+    ] {
         answers.take(format_args!("{what}: in"), regs::in8(port), 0xff);
-        answers.take(format_args!("{what}: out"), told(|| regs::out8(port, 0)), FINE);
+        answers.take(
+            format_args!("{what}: out"),
+            told(|| regs::out8(port, 0)),
+            FINE,
+        );
     }
-    for (what, port) in [("real-time clock", 0x70), ("keyboard", 0x64), ("PCI", 0xcfc)] {
-        answers.take(format_args!("{what}: in"), told(|| { regs::in8(port); }), FINE);
+    for (what, port) in [
+        ("real-time clock", 0x70),
+        ("keyboard", 0x64),
+        ("PCI", 0xcfc),
+    ] {
+        answers.take(
+            format_args!("{what}: in"),
+            told(|| {
+                regs::in8(port);
+            }),
+            FINE,
+        );
     }
     for port in [0x40, 0x42, 0x43, 0x61, 0xcf8] {
         let seen = told(|| {
@@ -137,14 +173,26 @@ fn from_user() -> Outcome {
     struct Map(u64, u32);
     let map = Page::take();
     map.fill(0xff);
-    answers.take("a map", call(nr::PHYSDEV_OP, SET_BITMAP, &mut Map(map.address(), 65536)), 0);
+    answers.take(
+        "a map",
+        call(nr::PHYSDEV_OP, SET_BITMAP, &mut Map(map.address(), 65536)),
+        0,
+    );
     answers.take("with its bit set", run(), exception::PROTECTION);
     // The map is of 8 KiB; this port's bit is on its first page.
     let at = u64::from(NO_PORT / 8);
     map.write::<u8>(at, map.read::<u8>(at) & !(1 << (NO_PORT % 8)));
     answers.take("with its bit clear", run(), exception::BREAKPOINT);
-    answers.take("a map of too many ports", call(nr::PHYSDEV_OP, SET_BITMAP, &mut Map(map.address(), 65537)), EINVAL);
-    answers.take("no map", call(nr::PHYSDEV_OP, SET_BITMAP, &mut Map(0, 0)), 0);
+    answers.take(
+        "a map of too many ports",
+        call(nr::PHYSDEV_OP, SET_BITMAP, &mut Map(map.address(), 65537)),
+        EINVAL,
+    );
+    answers.take(
+        "no map",
+        call(nr::PHYSDEV_OP, SET_BITMAP, &mut Map(0, 0)),
+        0,
+    );
     answers.take("without a map", run(), exception::PROTECTION);
     answers.end()
 }
