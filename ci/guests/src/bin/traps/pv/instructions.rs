@@ -54,7 +54,6 @@ fn refused() -> Outcome {
         ("cli", "cli"),
         ("sti", "sti"),
         ("invlpg", "invlpg [rsi]"),
-        ("invd", "invd"),
         ("lgdt", "lgdt [rsi]"),
         ("lidt", "lidt [rsi]"),
         ("lldt", "xor eax, eax; lldt ax"),
