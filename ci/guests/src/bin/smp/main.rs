@@ -32,6 +32,8 @@ fn main() {
     if arch::cpu_count() > 1 {
         report.cases(cpu::CASES);
         report.cases(special::RUNNING);
+        #[cfg(pv)]
+        report.cases(special::TOGETHER);
         report.cases(ipi::CASES);
         report.cases(timer::CASES);
         report.cases(events::CASES);
