@@ -30,7 +30,7 @@ impl Words {
     pub(crate) fn new(seed: u64, buffers: Page, buffer_pages: u64, own_domain: u16) -> Self {
         let image = arch::image();
         // Small numbers must stay: an image low in memory protects half of the frames below it.
-        let mut live = image.start - BELOW.min(image.start / 2)..image.end + GAP / 2;
+        let live = image.start - BELOW.min(image.start / 2)..image.end + GAP / 2;
         let first = if image.start < BELOW {
             PLAIN
         } else {
@@ -38,9 +38,7 @@ impl Words {
         };
         let live_addresses = first..live.end;
         #[cfg(pv)]
-        {
-            live = super::confine_pv::live();
-        }
+        let live = super::confine_pv::live();
         Self {
             state: seed | 1,
             buffers,

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Cases execute instructions that trap.
 
 mod callbacks;
+mod classes;
 mod grants;
 mod memory;
 pub(crate) mod survey;
@@ -18,4 +19,5 @@ pub(crate) const TABLES: &[&[Case]] = &[
     memory::CASES,
     grants::CASES,
     user::CASES,
+    classes::CASES,
 ];

@@ -5,13 +5,14 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use xenolith_guests::answers::Answers;
 use xenolith_guests::arch::tables::{
-    self, Update, bit, entry_for, ext, flush, machine_address, mmu_update_of, mmuext, update_va_mapping,
+    self, Update, bit, entry_for, ext, flush, machine_address, mmu_update_of, mmuext,
+    update_va_mapping,
 };
 use xenolith_guests::arch::{self, fault_of, memory};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::report::{Outcome, value};
-use xenolith_guests::xen::memory::{op, reservation};
 use xenolith_guests::xen::SELF;
+use xenolith_guests::xen::memory::{op, reservation};
 use xenolith_guests::{cpus, ensure};
 
 use super::Case;
@@ -20,10 +21,16 @@ pub(crate) const CASES: &[Case] = &[
     ("races.pins_of_one_tree", same_tree),
     ("races.writable_against_table", writable_or_table),
     ("races.one_entry_written_by_both", same_entry),
-    ("races.an_entry_changes_while_its_table_is_pinned", entry_while_pinned),
+    (
+        "races.an_entry_changes_while_its_table_is_pinned",
+        entry_while_pinned,
+    ),
     ("races.a_page_goes_while_it_is_mapped", goes_while_mapped),
     ("races.two_levels_for_one_page", two_levels),
-    ("races.a_stale_translation_writes_no_table", stale_translation),
+    (
+        "races.a_stale_translation_writes_no_table",
+        stale_translation,
+    ),
     ("races.flushes_reach_the_other_cpu", flush_reaches),
 ];
 
@@ -171,7 +178,10 @@ fn same_entry() -> Outcome {
         let at = machine_address(tables::window_entry(0));
         let value = entry_for(page(own).frame(), bit::READ_WRITE);
         let clear = Update { at, value: 0 };
-        mmu_update_of(&[Update { at, value }, clear, Update { at, value }], u64::from(SELF));
+        mmu_update_of(
+            &[Update { at, value }, clear, Update { at, value }],
+            u64::from(SELF),
+        );
     }
     begin(|_| {
         for _ in 0..ROUNDS {
@@ -186,7 +196,11 @@ fn same_entry() -> Outcome {
     end()?;
     let mut answers = Answers::default();
     let frame = tables::frame_in(tables::entry(0));
-    answers.take("one of the two", frame == page(0).frame() || frame == page(1).frame(), true);
+    answers.take(
+        "one of the two",
+        frame == page(0).frame() || frame == page(1).frame(),
+        true,
+    );
     answers.take("clear", tables::try_entry(0, 0), 0);
     for index in 0..2 {
         answers.take("read-only", tables::make_read_only(page(index)), 0);
@@ -203,16 +217,29 @@ fn entry_while_pinned() -> Outcome {
     keep(0, target);
     keep(1, Page::take());
     begin(|_| {
-        let (at, good) = (page(0).frame() << 12, entry_for(page(1).frame(), bit::READ_WRITE));
+        let (at, good) = (
+            page(0).frame() << 12,
+            entry_for(page(1).frame(), bit::READ_WRITE),
+        );
         while STOP.load(Ordering::SeqCst) == 0 {
             for slot in [0, 100, 511] {
                 let place = at + slot * 8;
-                let value = if COUNT.fetch_add(1, Ordering::SeqCst) % 2 == 0 { good } else { 0 };
+                let value = if COUNT.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+                    good
+                } else {
+                    0
+                };
                 mmu_update_of(&[Update { at: place, value }], u64::from(SELF));
             }
         }
         for slot in [0, 100, 511] {
-            mmu_update_of(&[Update { at: at + slot * 8, value: 0 }], u64::from(SELF));
+            mmu_update_of(
+                &[Update {
+                    at: at + slot * 8,
+                    value: 0,
+                }],
+                u64::from(SELF),
+            );
         }
     });
     let mut pinned = 0;
@@ -240,7 +267,10 @@ fn goes_while_mapped() -> Outcome {
         for _ in 0..ROUNDS {
             meet();
             let frame = memory::machine_frame(SPARE);
-            ANSWER.store(tables::try_entry(1, entry_for(frame, bit::READ_WRITE)), Ordering::SeqCst);
+            ANSWER.store(
+                tables::try_entry(1, entry_for(frame, bit::READ_WRITE)),
+                Ordering::SeqCst,
+            );
             meet();
             tables::try_entry(1, 0);
             meet();
@@ -319,7 +349,10 @@ fn stale_translation() -> Outcome {
                 COUNT.fetch_add(1, Ordering::SeqCst);
             }
         });
-        ensure!(cpus::wait_for(|| COUNT.load(Ordering::SeqCst) > 10), "cpu 1 does not write");
+        ensure!(
+            cpus::wait_for(|| COUNT.load(Ordering::SeqCst) > 10),
+            "cpu 1 does not write"
+        );
         // The entry goes without a flush.
         let gone = update_va_mapping(arch::WINDOW + 2 * 4096, 0, flush::NONE);
         let pinned = mmuext(ext::PIN_L1, target.frame(), 0);
@@ -348,7 +381,10 @@ fn flush_reaches() -> Outcome {
     begin(|_| {
         for _ in 0..ROUNDS {
             meet();
-            ANSWER.store(arch::read64(arch::WINDOW + 3 * 4096) as i64, Ordering::SeqCst);
+            ANSWER.store(
+                arch::read64(arch::WINDOW + 3 * 4096) as i64,
+                Ordering::SeqCst,
+            );
             meet();
         }
     });
