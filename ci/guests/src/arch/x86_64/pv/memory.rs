@@ -38,7 +38,7 @@ pub fn frame_of(address: u64) -> u64 {
             return machine_frame(pfn);
         }
     }
-    tables::leaf(address).map_or(u64::MAX, |entry| tables::frame_in(entry))
+    tables::leaf(address).map_or(u64::MAX, tables::frame_in)
 }
 
 /// Virtual address of a machine frame of this domain, where the domain builder mapped it.

@@ -3,19 +3,23 @@
 
 mod callbacks;
 mod classes;
+mod descriptors;
 mod grants;
 mod memory;
 pub(crate) mod survey;
 mod types;
 mod update;
 mod user;
+mod va;
 
 use crate::Case;
 
 pub(crate) const TABLES: &[&[Case]] = &[
     callbacks::CASES,
     update::CASES,
+    va::CASES,
     types::CASES,
+    descriptors::CASES,
     memory::CASES,
     grants::CASES,
     user::CASES,

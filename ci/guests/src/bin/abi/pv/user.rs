@@ -516,7 +516,7 @@ fn frames() -> Outcome {
         (
             "unknown flags of the frame",
             Iret {
-                flags: u64::MAX & !0x100,
+                flags: !0x100,
                 ..Iret::USER
             },
             plain,

@@ -224,7 +224,7 @@ fn entry_while_pinned() -> Outcome {
         while STOP.load(Ordering::SeqCst) == 0 {
             for slot in [0, 100, 511] {
                 let place = at + slot * 8;
-                let value = if COUNT.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+                let value = if COUNT.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
                     good
                 } else {
                     0
