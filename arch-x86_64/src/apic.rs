@@ -40,8 +40,16 @@ enum Access {
 
 static ACCESS: Once<Access> = Once::new();
 
+/// Where every CPU has its registers in memory.
+static PLACE: AtomicU64 = AtomicU64::new(0);
+
 /// APIC number of each CPU.
 static IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+/// Whether the registers are in the page with this address.
+pub fn is_at(page: HostPhys) -> bool {
+    page.frame() == HostPhys(PLACE.load(Relaxed)).frame()
+}
 
 fn read_msr(number: u32) -> u64 {
     // SAFETY: the registers read here exist on every CPU with a local APIC, and reading them changes nothing.
@@ -57,6 +65,7 @@ fn write_msr(number: u32, value: u64) {
 /// firmware has switched on stays.
 pub fn init(registers: HostPhys, x2apic: bool) -> Result<(), &'static str> {
     const HAS_X2APIC: u32 = 1 << 21;
+    PLACE.store(registers.0, Relaxed);
     let exists = cpuid(1, 0).ecx & HAS_X2APIC != 0;
     let is_on = read_msr(APIC_BASE) & X2APIC_ON != 0;
     if is_on && !x2apic {

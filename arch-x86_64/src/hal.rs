@@ -4,9 +4,9 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, E820Entry, Fault, Features, Gfn, GuestPhys, GuestVirt, Hal,
-    HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
-    DomId, sync::relax,
+    ArchTimer, AtomicOp, CpuId, DomId, E820Entry, Errno, Fault, Features, Gfn, GuestPhys,
+    GuestVirt, Hal, HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
+    sync::relax,
 };
 
 use crate::{
@@ -293,7 +293,21 @@ impl Hal for X86_64 {
         Some(&domain.memory_map)
     }
 
+    fn open_pirq(&self, domain: &ArchDomain, pirq: u32, share: bool) -> Result<(), Errno> {
+        let pirqs = domain.pirqs.as_ref().ok_or(Errno::EINVAL)?;
+        pirqs.open(self, pirq, share)
+    }
+
+    fn close_pirq(&self, domain: &ArchDomain, pirq: u32) {
+        if let Some(pirqs) = &domain.pirqs {
+            pirqs.close(self, pirq);
+        }
+    }
+
     fn release_domain(&self, domain: &ArchDomain) {
+        if let (Some(pirqs), Some(cpu)) = (&domain.pirqs, PerCpu::try_current()) {
+            pirqs.release(cpu.hv);
+        }
         if domain.owns_devices {
             irq::release();
         }

@@ -17,6 +17,7 @@ use xenolith_hal::{
 };
 
 use crate::mm::hyp::Hyp;
+pub use crate::pirq::Line;
 
 #[allow(missing_docs, reason = "the fields are those of the manual")]
 mod fields {
@@ -40,16 +41,8 @@ const FIRST_ENTRY: u32 = 0x10;
 const SELECT: usize = 0;
 const WINDOW: usize = 0x10;
 
-/// How a line signals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// As long as it is up, not at its change.
-    pub level: bool,
-    /// Low is up.
-    pub active_low: bool,
-}
-
 struct Controller {
+    address: u64,
     registers: usize,
     lines: Range<u32>,
 }
@@ -96,6 +89,7 @@ pub fn init(places: &[(u64, u32)]) -> Result<(), &'static str> {
         let registers = Hyp::map_device(HostPhys(*address), PAGE_SIZE as u64)
             .map_err(|_| "out of page tables for an IOAPIC")? as usize;
         let mut controller = Controller {
+            address: *address,
             registers,
             lines: *first..*first,
         };
@@ -138,6 +132,30 @@ pub fn open(line: u32, how: Line, vector: u8, apic: u8) {
     let entry: LocalRegisterCopy<u64, Redirection::Register> =
         LocalRegisterCopy::new(tock_registers::interfaces::Readable::get(&entry));
     with_line(line, |controller| controller.set_entry(line, entry.get()));
+}
+
+/// Reads a register of the controller at a physical address; none where there is no controller.
+pub fn read(address: u64, register: u32) -> Option<u32> {
+    let all = CONTROLLERS.get()?.lock();
+    let controller = all.iter().find(|c| c.address == address)?;
+    Some(controller.read(register & 0xff))
+}
+
+/// The line that a register of the controller at a physical address sets up, and whether the register is the lower half of its
+/// entry. None where there is no such controller or entry.
+pub fn line_of(address: u64, register: u32) -> Option<(u32, bool)> {
+    let all = CONTROLLERS.get()?.lock();
+    let controller = all.iter().find(|c| c.address == address)?;
+    let entry = register.checked_sub(FIRST_ENTRY)?;
+    let line = controller.lines.start.checked_add(entry / 2)?;
+    let is_one = controller.lines.contains(&line);
+    is_one.then_some((line, entry.is_multiple_of(2)))
+}
+
+/// Whether there is a controller at a physical address.
+pub fn is_at(address: u64) -> bool {
+    let all = CONTROLLERS.get().map(Mutex::lock);
+    all.is_some_and(|all| all.iter().any(|c| c.address == address))
 }
 
 /// Masks or unmasks a line that is open.

@@ -1,10 +1,12 @@
 //! Interrupts of the machine's devices, and the domain that gets them.
 //!
-//! Each line of the IOAPICs has the vector `FIRST + line`. The domain's own emulated IOAPIC decides what becomes of it: a
-//! line is bound when the guest opens its entry there, with the trigger that the guest says. The vectors above the last
+//! Each line of the IOAPICs has the vector `FIRST + line`. A line is bound when the domain asks for it: when a translated guest
+//! opens its entry in its emulated IOAPIC, with the trigger that the guest says there, or when a PV guest binds a port to its
+//! number ([`pirqs`]). The vectors above the last
 //! line's, up to `LAST`, are for messages ([`messages`]).
 
 pub mod messages;
+pub mod pirqs;
 
 use alloc::sync::Weak;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -56,11 +58,13 @@ pub fn bind_console(line: u32, how: Line) {
     console::enable_input();
 }
 
-/// The owner opened the entry of a line.
-pub fn bind(line: u32, how: Line) {
-    if !is_console(line) {
+/// The owner wants a line; false when it is the hypervisor's own.
+pub fn bind(line: u32, how: Line) -> bool {
+    let free = !is_console(line);
+    if free {
         open(line, how, if how.level { LEVEL } else { EDGE });
     }
+    free
 }
 
 fn open(line: u32, how: Line, kind: u8) {
@@ -75,7 +79,7 @@ fn is_console(line: u32) -> bool {
     bound.is_some_and(|bound| bound.load(Relaxed) == CONSOLE)
 }
 
-/// The owner masked the entry of a line.
+/// The owner does not want a line any more.
 pub fn mask(line: u32) {
     if let Some(bound) = BOUND.get(line as usize)
         && !is_console(line)
@@ -121,6 +125,9 @@ pub fn taken(vector: u8) {
     }
     let owner = OWNER.lock().upgrade();
     if let (Some(domain), Some(cpu)) = (owner, PerCpu::try_current()) {
-        crate::guest::ioapic::signal(cpu.hv, &domain, line.into());
+        match &domain.arch.pirqs {
+            Some(pirqs) => pirqs.line_came(cpu.hv, &domain, line.into()),
+            None => crate::guest::ioapic::signal(cpu.hv, &domain, line.into()),
+        }
     }
 }

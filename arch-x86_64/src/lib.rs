@@ -25,6 +25,7 @@ pub mod mm;
 pub mod msr;
 pub mod pci;
 pub mod permission;
+pub mod pirq;
 pub mod pmtimer;
 pub mod pv;
 pub mod speculation;

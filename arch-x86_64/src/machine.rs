@@ -51,6 +51,26 @@ pub fn has_memory(range: &PhysRange) -> bool {
     RAM.get().is_none_or(|ram| ram.overlaps(range))
 }
 
+/// Whether a page is memory of the machine from end to end: the allocator has no others.
+pub fn is_memory(page: &PhysRange) -> bool {
+    RAM.get()
+        .is_none_or(|ram| ram.iter().any(|range| range.contains(page)))
+}
+
+/// APIC number and ACPI's number of each CPU.
+static PROCESSORS: Once<Vec<(u32, u32)>> = Once::new();
+
+/// Tells how ACPI numbers the CPUs: the APIC number and ACPI's own of each.
+pub fn set_processors(processors: impl Iterator<Item = (u32, u32)>) {
+    PROCESSORS.call_once(|| processors.collect());
+}
+
+/// ACPI's number of the CPU with an APIC number.
+pub fn acpi_id(apic_id: u32) -> Option<u32> {
+    let mut all = PROCESSORS.get()?.iter();
+    all.find_map(|(apic, acpi)| (*apic == apic_id).then_some(*acpi))
+}
+
 static MEMORY_MAP: Once<Vec<E820Entry>> = Once::new();
 
 /// Tells the machine's memory map, as the loader gave it.

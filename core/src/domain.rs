@@ -14,7 +14,7 @@ pub use life::{Destroyed, Life, LifeState, MachineAction};
 
 use crate::{
     DomainRef, Vcpu,
-    event::{DEFAULT_MAX_PORT, EventTable},
+    event::{DEFAULT_MAX_PORT, EventTable, PirqPorts},
     grant::GrantTable,
     memory::DomainMemory,
     sched::DomainSched,
@@ -75,6 +75,8 @@ pub struct Domain<H: Hal> {
     pub memory: DomainMemory,
     /// Its event channels.
     pub events: EventTable<H>,
+    /// The ports of its physical interrupts.
+    pub pirqs: PirqPorts,
     /// Its grant table and what it has mapped of others'.
     pub grants: GrantTable<H>,
     /// The frame of its shared info.
@@ -244,6 +246,7 @@ impl<H: Hal> Domain<H> {
             vcpus: parts.vcpus,
             memory: parts.memory,
             events: EventTable::new(config.default_max_port()),
+            pirqs: PirqPorts::new(),
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
             narrow: AtomicBool::new(false),

@@ -23,7 +23,7 @@ pub use cpu::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS};
 pub use p2m::{P2m, P2mEntry, P2mError, P2mType, TableFrames};
 pub use time::{ArchTimer, Nanos};
 pub use xenolith_abi::{
-    DomId,
+    DomId, Errno,
     memory::{E820Entry, MachphysMapping},
     shared_info::SharedInfoLayout,
     version::Features,
@@ -325,6 +325,18 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn memory_map<'d>(&self, domain: &'d Self::Domain) -> Option<&'d [E820Entry]> {
         let _ = domain;
         None
+    }
+
+    /// A physical interrupt of a paravirtual domain has a port from now on and may come; `share`: other domains may have it
+    /// as well. `EINVAL` for a number that the domain has not got.
+    fn open_pirq(&self, domain: &Self::Domain, pirq: u32, share: bool) -> Result<(), Errno> {
+        let _ = (domain, pirq, share);
+        Err(Errno::EINVAL)
+    }
+
+    /// It has none any more and stays away. Called with the lock of an event channel held.
+    fn close_pirq(&self, domain: &Self::Domain, pirq: u32) {
+        let _ = (domain, pirq);
     }
 
     /// Called after a vCPU of the domain was told to go (shutdown, crash, destroy): the implementor drops what the

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{HEADER, half, long, word};
+use crate::pirq::Line;
 
 /// A local APIC, by a xAPIC or an x2APIC entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,20 @@ pub struct Override {
     pub gsi: u32,
     /// Polarity in bits 0 and 1, trigger in bits 2 and 3, as in the table.
     pub flags: u16,
+}
+
+impl Override {
+    /// The line, and how it signals: what conforms to the old bus does so by a rising edge.
+    #[must_use]
+    pub const fn line(&self) -> (u32, Line) {
+        const ACTIVE_LOW: u16 = 0b11;
+        const LEVEL: u16 = 0b11 << 2;
+        let how = Line {
+            level: self.flags & LEVEL == LEVEL,
+            active_low: self.flags & ACTIVE_LOW == ACTIVE_LOW,
+        };
+        (self.gsi, how)
+    }
 }
 
 /// Which input of local APICs is the NMI.

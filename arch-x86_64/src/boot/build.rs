@@ -15,7 +15,7 @@ use xenolith_hal::{
 use super::info::MapEntry;
 use crate::{
     X86_64,
-    acpi::summary::ConfigSpace,
+    acpi::{madt::Override, summary::ConfigSpace},
     cpu::{cpuid::cpuid, microcode},
     cpuid::{
         DomainFacts, Handled, Policy,
@@ -32,9 +32,11 @@ use crate::{
         vcpu::{ArchDomain, ArchVcpu, HwVcpu},
     },
     ioapic,
+    irq::pirqs::Pirqs,
     machine::{self, Virtualization},
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
+    pci::Wants,
     pv::{domain::PvDomain, vcpu::PvVcpu},
     speculation,
     svm::{self, vcpu::Svm},
@@ -54,6 +56,8 @@ pub(super) struct Shape<'s> {
     pub(super) memory_map: Vec<E820Entry>,
     /// Where the configuration of PCI devices is in memory, for the domain that owns them.
     pub(super) config_spaces: &'s [ConfigSpace],
+    /// Interrupt lines that signal otherwise than lines of their number do, for the same domain.
+    pub(super) special_lines: &'s [Override],
 }
 
 fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -178,7 +182,15 @@ pub(super) fn create(
         tsc_offset: 0,
         ports,
         owns_devices: shape.privileged,
-        pci: shape.privileged.then(|| Pci::new(shape.config_spaces)),
+        pci: shape.privileged.then(|| {
+            let wants = match translated {
+                true => Wants::Messages,
+                false => Wants::Numbers,
+            };
+            Pci::new(shape.config_spaces, wants)
+        }),
+        pirqs: (shape.privileged && !translated)
+            .then(|| Pirqs::new(shape.special_lines.iter().map(Override::line))),
         memory_map: shape.memory_map.clone(),
         policy,
         msrs,

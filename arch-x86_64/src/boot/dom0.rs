@@ -141,6 +141,7 @@ pub(super) fn build(
         kind: GuestKind::Translated,
         memory_map: plan.map.iter().map(build::e820).collect(),
         config_spaces: &acpi.config_spaces,
+        special_lines: &acpi.madt.overrides,
     };
     let domain = build::create(hv, &shape)?;
     for step in &plan.moves {

@@ -89,6 +89,7 @@ pub(super) fn build(
         kind: GuestKind::Translated,
         memory_map: plan.map.iter().map(build::e820).collect(),
         config_spaces: &[],
+        special_lines: &[],
     };
     let domain = build::create(hv, &shape)?;
     if let Err(error) = fill_in(hv, other, &domain, &kernel, &plan, &apic_ids) {
@@ -131,6 +132,7 @@ fn build_pv(
             kind: GuestKind::Paravirtual,
             memory_map: vec![ram],
             config_spaces: &[],
+            special_lines: &[],
         },
         frames,
         kernel: PvKernel::new(kernel).map_err(|e| format!("{e}"))?,

@@ -37,7 +37,7 @@ use crate::{
             start_info::{Contents, MOST_TEXT},
         },
     },
-    machine,
+    irq, machine,
     mm::{hyp::Direct, machine_to_phys},
     pv::{
         self,
@@ -137,6 +137,7 @@ pub(super) fn build_dom0(
                 .map(build::e820_of_machine)
                 .collect(),
             config_spaces: &machine.acpi.config_spaces,
+            special_lines: &machine.acpi.madt.overrides,
         },
         frames: asked >> PAGE_SHIFT,
         kernel,
@@ -171,6 +172,9 @@ pub(super) fn build(
         log::warn!("{name}: its command line is cut off after {MOST_TEXT} bytes");
     }
     let domain = build::create(hv, &recipe.shape)?;
+    if recipe.shape.privileged {
+        irq::give_to(&domain);
+    }
     log::info!(
         "{}: PV, {} vCPUs, {} MiB, entry {:#x}, start info at {:#x}",
         recipe.name,

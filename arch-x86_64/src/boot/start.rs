@@ -136,6 +136,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         .for_each(|range| hidden.insert(range));
     peephole::init(HostPhys(acpi.madt.local_apic)).unwrap_or_else(|e| refuse(format_args!("{e}")));
     machine::set_ram(ram.ram.clone());
+    machine::set_processors(acpi.madt.cpus.iter().map(|cpu| (cpu.id, cpu.uid)));
     machine::set_memory_map(boot.map.iter().map(build::e820_of_machine).collect());
     let free = ram.free();
     let machine = dom0::Machine {
@@ -164,24 +165,10 @@ fn report_acpi(acpi: &Acpi<'_>) {
 
 /// The line of the first serial port: its number on the old bus, unless ACPI says otherwise.
 fn console_line(acpi: &Acpi<'_>) -> (u32, Line) {
-    const ACTIVE_LOW: u16 = 0b11;
-    const LEVEL: u16 = 0b11 << 2;
-    let found = acpi.madt.overrides.iter();
-    match found.clone().find(|o| o.source == console::COM1_IRQ) {
-        Some(entry) => (
-            entry.gsi,
-            Line {
-                level: entry.flags & LEVEL == LEVEL,
-                active_low: entry.flags & ACTIVE_LOW == ACTIVE_LOW,
-            },
-        ),
-        None => (
-            console::COM1_IRQ.into(),
-            Line {
-                level: false,
-                active_low: false,
-            },
-        ),
+    let mut found = acpi.madt.overrides.iter();
+    match found.find(|o| o.source == console::COM1_IRQ) {
+        Some(entry) => entry.line(),
+        None => (console::COM1_IRQ.into(), Line::OLD),
     }
 }
 

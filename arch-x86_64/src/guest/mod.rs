@@ -43,6 +43,8 @@ pub mod pci;
 #[cfg(target_os = "none")]
 pub mod physdev;
 #[cfg(target_os = "none")]
+pub mod platform;
+#[cfg(target_os = "none")]
 pub mod port;
 #[cfg(target_os = "none")]
 pub mod strings;

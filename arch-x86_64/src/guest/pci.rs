@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use x86_64::instructions::port::Port;
-use xenolith_core::{DomainRef, Hypervisor, boot::PhysRange};
+use xenolith_core::{DomainRef, Errno, Hypervisor, boot::PhysRange};
 use xenolith_hal::{
     Gfn, GuestPhys, Mfn, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE,
     sync::{Mutex, Rank},
@@ -19,7 +19,7 @@ use crate::{
     irq::messages,
     machine,
     mm::peephole,
-    pci::{Bdf, Bus, Functions, Place, Signal, Slot},
+    pci::{Arrival, Bdf, Bus, Functions, Place, Signal, Slot, Wants},
 };
 
 const ADDRESS: u16 = 0xcf8;
@@ -45,7 +45,7 @@ pub struct Pci {
 
 impl Pci {
     /// Takes all functions over; none sends a message from now on.
-    pub fn new(spaces: &[ConfigSpace]) -> Self {
+    pub fn new(spaces: &[ConfigSpace], wants: Wants) -> Self {
         // Firmware that says RAM is configuration space is not believed.
         let believed = |space: &&ConfigSpace| {
             space
@@ -59,7 +59,7 @@ impl Pci {
             domain: None,
         };
         let extended = |at: Bdf| extended_place(spaces, at, 0).is_some();
-        let functions = Functions::find(&mut bus, extended);
+        let functions = Functions::find(&mut bus, extended, wants);
         log::debug!("PCI: {} functions", functions.count());
         Self {
             address: AtomicU32::new(0),
@@ -86,6 +86,87 @@ impl Pci {
     pub fn guard_tables(&self, hv: &Hypervisor<X86_64>, domain: &DomainRef<X86_64>) {
         self.with(hv, domain, |functions, bus| {
             functions.tables().for_each(|table| bus.forget(table));
+        });
+    }
+
+    /// Gives a message of a function a number ([`Functions::number`]).
+    pub fn number(
+        &self,
+        (hv, domain): (&Hypervisor<X86_64>, &DomainRef<X86_64>),
+        at: Bdf,
+        entry: Option<u16>,
+        number: u16,
+    ) -> Result<(), Errno> {
+        self.with(hv, domain, |functions, bus| {
+            functions.number(bus, at, entry, number)
+        })
+    }
+
+    /// Takes the number away.
+    pub fn forget_number(
+        &self,
+        (hv, domain): (&Hypervisor<X86_64>, &DomainRef<X86_64>),
+        at: Bdf,
+        entry: Option<u16>,
+    ) {
+        self.with(hv, domain, |functions, bus| {
+            functions.forget_number(bus, at, entry);
+        });
+    }
+
+    /// A function was reset: its messages are as before. `ENODEV` where there is none.
+    pub fn restore(
+        &self,
+        hv: &Hypervisor<X86_64>,
+        domain: &DomainRef<X86_64>,
+        at: Bdf,
+    ) -> Result<(), Errno> {
+        self.with(hv, domain, |functions, bus| functions.restore(bus, at))
+    }
+
+    /// Whether a function is there.
+    pub fn has(&self, at: Bdf) -> bool {
+        self.functions.lock().has(at)
+    }
+
+    /// Whether configuration space is in memory at an address for these buses.
+    pub fn has_space(&self, space: &ConfigSpace) -> bool {
+        self.spaces.contains(space)
+    }
+
+    /// What the domain may do itself in a page of device memory.
+    pub fn access(&self, page: &PhysRange) -> Access {
+        let spaces = self.spaces.iter().filter_map(ConfigSpace::range);
+        let tables = |functions: &Functions| functions.tables().any(|table| table.overlaps(page));
+        if MESSAGES.overlaps(page) {
+            Access::None
+        } else if spaces.into_iter().any(|space| space.overlaps(page))
+            || tables(&self.functions.lock())
+        {
+            Access::Read
+        } else {
+            Access::Write
+        }
+    }
+
+    /// A write of the domain to a page that it may only read: configuration space, or a page with a table of messages. Anything
+    /// else goes nowhere.
+    pub fn write_memory(
+        &self,
+        hv: &Hypervisor<X86_64>,
+        domain: &DomainRef<X86_64>,
+        (address, size): (u64, usize),
+        value: u64,
+    ) {
+        self.with(hv, domain, |functions, bus| match self.in_config(address) {
+            Some(Some((at, register))) if size <= 4 => {
+                functions.write(bus, at, register, size as u8, value as u32);
+            }
+            Some(_) => {}
+            None if functions.place(address) == Place::Table => {
+                functions.memory_write(bus, address, size, value);
+            }
+            None => {}
         });
     }
 
@@ -241,6 +322,17 @@ impl<H: Hardware> mmio::Device<H> for Memory {
     }
 }
 
+/// What a domain may do itself in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    None,
+    /// Read.
+    Read,
+    /// Read and write.
+    Write,
+}
+
 /// The machine's buses.
 struct Machine<'a> {
     spaces: &'a [ConfigSpace],
@@ -339,12 +431,12 @@ impl Bus for Machine<'_> {
         unsafe { peephole::write(address, size, value) }
     }
 
-    fn open(&mut self, signal: Signal) -> Option<(Slot, Signal)> {
-        messages::open(self.domain?.0, signal)
+    fn open(&mut self, arrival: Arrival) -> Option<(Slot, Signal)> {
+        messages::open(self.domain?.0, arrival)
     }
 
-    fn change(&mut self, slot: Slot, signal: Signal) {
-        messages::change(slot, signal);
+    fn change(&mut self, slot: Slot, arrival: Arrival) {
+        messages::change(slot, arrival);
     }
 
     fn close(&mut self, slot: Slot) {

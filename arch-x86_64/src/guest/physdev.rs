@@ -1,6 +1,10 @@
 //! Hypercalls that only x86 has, and the devices of the control domain (`physdev.h`).
 
-use xenolith_abi::{hvm_vcpu::VcpuHvmContext, vcpu::VcpuOp};
+use xenolith_abi::{
+    hvm_vcpu::VcpuHvmContext,
+    platform::{PlatformOp, PlatformOpArg},
+    vcpu::VcpuOp,
+};
 use xenolith_core::{
     Errno, VcpuRef,
     guest::Caller,
@@ -9,7 +13,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{GuestVirt, Hal, Nanos};
 
-use super::{absent, mmuext::mmuext_op, start::Start};
+use super::{absent, mmuext::mmuext_op, platform, start::Start};
 use crate::X86_64;
 
 /// What x86 has beyond the common hypercalls.
@@ -54,6 +58,14 @@ impl hypercall::Rows<X86_64> for Rows {
             }
             _ => Err(Errno::ENOSYS),
         }
+    }
+
+    fn platform_op(
+        caller: Caller<'_, X86_64>,
+        what: PlatformOp,
+        op: &mut PlatformOpArg,
+    ) -> Result<i64, Errno> {
+        platform::platform_op(caller, what, op)
     }
 
     fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {

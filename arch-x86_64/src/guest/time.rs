@@ -1,22 +1,25 @@
 //! The guest's clock: its `vcpu_info` says how to make nanoseconds from the time-stamp counter (`xen.h`,
 //! `vcpu_time_info`).
 //!
-//! The counter runs at one rate for ever, and what a guest reads of it is CPU 0's on all CPUs, so the information is written
-//! once for each place that the guest gives it. Where that may be off by a little, the guest is told to see to it that its time
+//! The counter runs at one rate for ever, and what a translated guest reads of it is CPU 0's on all CPUs, so the information is
+//! written once for each place that the guest gives it. A PV guest reads the counter of the CPU that it is on: where that is not
+//! CPU 0's, the information is written again when its vCPU comes to another CPU. Where that may be off by a little, the guest is told to see to it that its time
 //! does not go back.
 
 use core::{mem::offset_of, sync::atomic::Ordering::Relaxed};
 
-use xenolith_abi::shared_info::VcpuTimeInfo;
-use xenolith_core::{Hypervisor, VcpuRef};
+use xenolith_abi::{
+    shared_info::{TimeFlags, VcpuTimeInfo},
+    vcpu::RegisterTimeMemoryArea,
+};
+use xenolith_core::{Errno, Hypervisor, VcpuRef, guest::Caller};
 use xenolith_hal::{
     AtomicOp::{Load, Swap},
-    Fault, Hal,
+    Fault, GuestVirt, Hal,
 };
+use zerocopy::IntoBytes;
 
 use crate::{X86_64, timer};
-
-const TSC_STABLE: u32 = 1;
 
 /// Writes the information where the guest looks for it now, unless it is there.
 pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
@@ -24,13 +27,13 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
         return;
     };
     let place = area.mfn.base().0 | area.offset as u64;
-    if vcpu.arch.time_place.swap(place, Relaxed) == place {
+    let own = own_distance(hv, vcpu);
+    let moved = vcpu.arch.time_place.swap(place, Relaxed) != place;
+    if vcpu.arch.time_distance.swap(own, Relaxed) == own && !moved {
         return;
     }
     let offset = area.offset + X86_64::SHARED_INFO.vcpu.time;
-    let stable = if timer::together() { TSC_STABLE } else { 0 };
-    let rate = timer::rate();
-    let now = timer::reference();
+    let now = facts(vcpu, own);
     let tell = || -> Result<(), Fault> {
         let hal = &hv.hal;
         let word = |at: usize, value: u32| hal.atomic32(area.mfn, offset + at, Swap(value));
@@ -38,19 +41,65 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
         let version = offset_of!(VcpuTimeInfo, version);
         let odd = hal.atomic32(area.mfn, offset + version, Load)? | 1;
         word(version, odd)?;
-        let ticks = now.ticks.wrapping_add(vcpu.domain().arch.tsc_offset);
-        long(offset_of!(VcpuTimeInfo, tsc_timestamp), ticks)?;
-        long(offset_of!(VcpuTimeInfo, system_time), now.nanos.0)?;
-        word(offset_of!(VcpuTimeInfo, tsc_to_system_mul), rate.factor)?;
+        long(offset_of!(VcpuTimeInfo, tsc_timestamp), now.tsc_timestamp)?;
+        long(offset_of!(VcpuTimeInfo, system_time), now.system_time)?;
+        let factor = now.tsc_to_system_mul;
+        word(offset_of!(VcpuTimeInfo, tsc_to_system_mul), factor)?;
         // Shift, flags, two bytes of nothing.
-        let flags = stable << 8;
+        let flags = u32::from(now.flags.bits()) << 8;
         word(
             offset_of!(VcpuTimeInfo, tsc_shift),
-            u32::from(rate.shift as u8) | flags,
+            u32::from(now.tsc_shift as u8) | flags,
         )?;
         word(version, odd.wrapping_add(1))?;
         Ok(())
     };
     // A guest whose page is gone does not look at the time any more.
     let _ = tell();
+}
+
+/// What has to be taken off the counter that the vCPU reads on this CPU. Translated guests read it with an offset that does so.
+fn own_distance(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) -> i64 {
+    match vcpu.arch.pv() {
+        Some(_) => timer::ahead(hv.hal.cpu()),
+        None => 0,
+    }
+}
+
+/// The information, for a counter that is so many ticks ahead of CPU 0's.
+fn facts(vcpu: &VcpuRef<X86_64>, ahead: i64) -> VcpuTimeInfo {
+    let (rate, now) = (timer::rate(), timer::reference());
+    let ticks = now.ticks.wrapping_add(vcpu.domain().arch.tsc_offset);
+    VcpuTimeInfo {
+        tsc_timestamp: ticks.wrapping_add_signed(ahead),
+        system_time: now.nanos.0,
+        tsc_to_system_mul: rate.factor,
+        tsc_shift: rate.shift,
+        flags: match timer::together() {
+            true => TimeFlags::TSC_STABLE,
+            false => TimeFlags::empty(),
+        },
+        ..VcpuTimeInfo::default()
+    }
+}
+
+/// `VCPUOP_register_vcpu_time_memory_area`: a copy of the information for the guest's programs. What never changes is written
+/// once; where it does change, there is no copy.
+pub fn register_copy(
+    caller: Caller<'_, X86_64>,
+    vcpu: &VcpuRef<X86_64>,
+    arg: GuestVirt,
+) -> Result<i64, Errno> {
+    let RegisterTimeMemoryArea { addr } = caller.read(arg)?;
+    if !timer::together() {
+        return Err(Errno::ENOSYS);
+    }
+    if addr.address() != 0 {
+        let info = VcpuTimeInfo {
+            version: 2,
+            ..facts(vcpu, 0)
+        };
+        caller.write_bytes(GuestVirt(addr.address()), info.as_bytes())?;
+    }
+    Ok(0)
 }

@@ -4,7 +4,7 @@ use core::{
     cell::{Cell, UnsafeCell},
     fmt,
     sync::atomic::{
-        AtomicBool, AtomicU8, AtomicU64,
+        AtomicBool, AtomicI64, AtomicU8, AtomicU64,
         Ordering::{Relaxed, SeqCst},
     },
 };
@@ -19,6 +19,7 @@ use xenolith_hal::{
 use super::{fpu::FpuContext, pci::Pci, regs::GuestRegs, start::Start};
 use crate::{
     cpuid::Policy,
+    irq::pirqs::Pirqs,
     mm::{guest_access::TranslationCache, hardware::Ram},
     msr::{MsrPolicy, MsrState},
     pv::{domain::PvDomain, vcpu::PvVcpu},
@@ -65,6 +66,8 @@ pub struct ArchVcpu {
     pub upcall_vector: AtomicU8,
     /// Where its time information was written.
     pub time_place: AtomicU64,
+    /// How far ahead the counter was for which it was written.
+    pub time_distance: AtomicI64,
     /// An exit was asked for when the guest can take an interrupt.
     pub window: Cell<bool>,
     /// The hypercall that it makes comes from 32-bit code.
@@ -93,6 +96,7 @@ impl ArchVcpu {
             upcall: AtomicBool::new(false),
             upcall_vector: AtomicU8::new(0),
             time_place: AtomicU64::new(u64::MAX),
+            time_distance: AtomicI64::new(0),
             window: Cell::new(false),
             narrow: Cell::new(false),
             lapic: VLapic::new(index as u32 * 2),
@@ -215,6 +219,8 @@ pub struct ArchDomain {
     pub owns_devices: bool,
     /// The functions of PCI, for the domain that owns the devices.
     pub pci: Option<Pci>,
+    /// The numbers of its device interrupts, for a PV domain that owns the devices.
+    pub pirqs: Option<Pirqs>,
     /// Its memory map in the E820 form of the BIOS, for `memory_op`.
     pub memory_map: Vec<E820Entry>,
     /// What CPUID says.

@@ -1,6 +1,6 @@
 //! Places at which devices' messages arrive: a vector of one CPU each, and what the domain that owns the devices gets for it.
 //!
-//! A device is told an address and a vector from here and nothing else, so whatever a domain writes as its own message, the
+//! A domain gets the message that it wrote, or the event of the number that it has for the message. A device is told an address and a vector from here and nothing else, so whatever a domain writes as its own message, the
 //! machine's controllers see one of these vectors or none.
 
 use alloc::boxed::Box;
@@ -18,7 +18,7 @@ use crate::{
     X86_64, apic,
     cpu::percpu::{self, PerCpu},
     guest::interrupts,
-    pci::{Signal, Slot},
+    pci::{Arrival, Signal, Slot},
 };
 
 const COUNT: usize = (LAST - FIRST) as usize + 1;
@@ -31,14 +31,27 @@ static PLACES: [Once<Box<Places>>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS]
 
 const USED: u64 = 1 << 63;
 
-fn pack(signal: Signal) -> u64 {
-    USED | (signal.address & 0xf_ffff) << 16 | u64::from(signal.data & 0xffff)
+const NUMBERED: u64 = 1 << 62;
+
+fn pack(arrival: Arrival) -> u64 {
+    match arrival {
+        Arrival::Message(signal) => {
+            USED | (signal.address & 0xf_ffff) << 16 | u64::from(signal.data & 0xffff)
+        }
+        Arrival::Number(number) => USED | NUMBERED | u64::from(number),
+    }
 }
 
-fn unpack(packed: u64) -> Option<Signal> {
-    (packed & USED != 0).then_some(Signal {
-        address: WINDOW | packed >> 16 & 0xf_ffff,
-        data: packed as u32 & 0xffff,
+fn unpack(packed: u64) -> Option<Arrival> {
+    if packed & USED == 0 {
+        return None;
+    }
+    Some(match packed & NUMBERED {
+        0 => Arrival::Message(Signal {
+            address: WINDOW | packed >> 16 & 0xf_ffff,
+            data: packed as u32 & 0xffff,
+        }),
+        _ => Arrival::Number(packed as u16),
     })
 }
 
@@ -48,20 +61,20 @@ fn place(cpu: CpuId, vector: u8) -> Option<&'static AtomicU64> {
 }
 
 /// Finds a place, on the executing CPU if it has one, and what a device must send for it.
-pub fn open(hv: &Hypervisor<X86_64>, signal: Signal) -> Option<(Slot, Signal)> {
+pub fn open(hv: &Hypervisor<X86_64>, arrival: Arrival) -> Option<(Slot, Signal)> {
     let own = percpu::cpu_id();
     let others = hv.sched.online_cpus();
     let others = others.iter().filter(|cpu| *cpu != own);
     let found = core::iter::once(own)
         .chain(others)
-        .find_map(|cpu| open_on(cpu, signal));
+        .find_map(|cpu| open_on(cpu, arrival));
     if found.is_none() {
         log::warn!("no vector is left for a device's messages: it stays silent");
     }
     found
 }
 
-fn open_on(cpu: CpuId, signal: Signal) -> Option<(Slot, Signal)> {
+fn open_on(cpu: CpuId, arrival: Arrival) -> Option<(Slot, Signal)> {
     let id = apic::id_of(cpu);
     if id > apic::LAST_XAPIC_ID {
         return None;
@@ -70,7 +83,7 @@ fn open_on(cpu: CpuId, signal: Signal) -> Option<(Slot, Signal)> {
     places.call_once(|| Box::new([const { AtomicU64::new(0) }; COUNT]));
     let vector = (first_message()..=LAST).find(|vector| {
         place(cpu, *vector).is_some_and(|place| {
-            let free = place.compare_exchange(0, pack(signal), SeqCst, Relaxed);
+            let free = place.compare_exchange(0, pack(arrival), SeqCst, Relaxed);
             free.is_ok()
         })
     })?;
@@ -86,10 +99,10 @@ fn of(slot: Slot) -> Option<&'static AtomicU64> {
     place(CpuId((slot.0 >> 8) as u16), slot.0 as u8)
 }
 
-/// The domain gets another message in this place.
-pub fn change(slot: Slot, signal: Signal) {
+/// The domain gets something else in this place.
+pub fn change(slot: Slot, arrival: Arrival) {
     if let Some(place) = of(slot) {
-        place.store(pack(signal), SeqCst);
+        place.store(pack(arrival), SeqCst);
     }
 }
 
@@ -105,10 +118,17 @@ pub(super) fn taken(vector: u8) {
     let Some(cpu) = PerCpu::try_current() else {
         return;
     };
-    let signal = place(cpu.id, vector).and_then(|place| unpack(place.load(SeqCst)));
-    let message = signal.and_then(|signal| signal.message());
+    let arrival = place(cpu.id, vector).and_then(|place| unpack(place.load(SeqCst)));
     let owner = OWNER.lock().upgrade();
-    if let (Some(domain), Some(message)) = (owner, message) {
-        interrupts::send(cpu.hv, &domain, None, &message);
+    let (Some(domain), Some(arrival)) = (owner, arrival) else {
+        return;
+    };
+    match arrival {
+        Arrival::Message(signal) => {
+            if let Some(message) = signal.message() {
+                interrupts::send(cpu.hv, &domain, None, &message);
+            }
+        }
+        Arrival::Number(number) => cpu.hv.send_pirq(&domain, number.into()),
     }
 }

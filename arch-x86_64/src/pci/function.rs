@@ -3,10 +3,10 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use xenolith_core::boot::PhysRange;
+use xenolith_core::{Errno, boot::PhysRange};
 
 use super::{
-    Bdf, Bus,
+    Bdf, Bus, Wants,
     bar::{self, Bar, Kind},
     capability, command, extract, merge,
     msi::Msi,
@@ -41,7 +41,7 @@ pub(super) struct Function {
 
 impl Function {
     /// Takes over a function that exists; it sends no messages.
-    pub(super) fn new(bus: &mut impl Bus, at: Bdf, extended: bool) -> Self {
+    pub(super) fn new(bus: &mut impl Bus, at: Bdf, extended: bool, wants: Wants) -> Self {
         const HOST_BRIDGE: u32 = 0x0600;
         let class = bus.config_read(at, register::CLASS, 4) >> 16;
         let header = bus.config_read(at, register::HEADER, 4) >> 16 & 0x7f;
@@ -54,9 +54,10 @@ impl Function {
             Class::HostBridge => Vec::new(),
             _ => bar::find(bus, at, header as u8),
         };
-        let msi = capability::find(bus, at, capability::MSI).map(|place| Msi::new(bus, at, place));
-        let msix =
-            capability::find(bus, at, capability::MSIX).map(|place| Msix::new(bus, at, place));
+        let msi =
+            capability::find(bus, at, capability::MSI).map(|place| Msi::new(bus, at, place, wants));
+        let msix = capability::find(bus, at, capability::MSIX)
+            .map(|place| Msix::new(bus, at, place, wants));
         let hidden = if extended {
             capability::hidden(bus, at)
         } else {
@@ -255,6 +256,44 @@ impl Function {
             msix.set_place(bus, table);
         }
         self.active = active;
+    }
+
+    /// Gives a message a number: that of MSI, or an entry of MSI-X. `ENODEV` where the function has no such thing.
+    pub(super) fn number(
+        &mut self,
+        bus: &mut impl Bus,
+        entry: Option<u16>,
+        number: u16,
+    ) -> Result<(), Errno> {
+        match entry {
+            None => {
+                let msi = self.msi.as_mut().ok_or(Errno::ENODEV)?;
+                msi.number(bus, self.at, number)
+            }
+            Some(entry) => {
+                let msix = self.msix.as_mut().ok_or(Errno::ENODEV)?;
+                msix.number(bus, entry, number)
+            }
+        }
+    }
+
+    /// Takes the number away.
+    pub(super) fn forget_number(&mut self, bus: &mut impl Bus, entry: Option<u16>) {
+        match (entry, &mut self.msi, &mut self.msix) {
+            (None, Some(msi), _) => msi.forget_number(bus, self.at),
+            (Some(entry), _, Some(msix)) => msix.forget_number(bus, entry),
+            _ => {}
+        }
+    }
+
+    /// It was reset: its messages are as before.
+    pub(super) fn restore(&mut self, bus: &mut impl Bus) {
+        if let Some(msi) = &mut self.msi {
+            msi.restore(bus, self.at);
+        }
+        if let Some(msix) = &mut self.msix {
+            msix.restore(bus, self.at);
+        }
     }
 
     /// Its domain is gone: it sends nothing and reaches no memory.

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use xenolith_core::boot::PhysRange;
+use xenolith_core::{Errno, boot::PhysRange};
 
-use super::{Bdf, Bus, function::Function, register};
+use super::{Bdf, Bus, Wants, function::Function, register};
 
 /// What an address in memory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ const PAGE: u64 = 4096;
 
 impl Functions {
     /// Looks for functions on all buses. `extended`: whether the bus reaches the extended space.
-    pub fn find(bus: &mut impl Bus, extended: impl Fn(Bdf) -> bool) -> Self {
+    pub fn find(bus: &mut impl Bus, extended: impl Fn(Bdf) -> bool, wants: Wants) -> Self {
         let mut all = Vec::new();
         for device in 0..=u16::MAX >> 3 {
             let mut count = 1;
@@ -41,7 +41,7 @@ impl Functions {
                     if index == 0 && bus.config_read(at, register::HEADER, 4) & SEVERAL != 0 {
                         count = 8;
                     }
-                    all.push(Function::new(bus, at, extended(at)));
+                    all.push(Function::new(bus, at, extended(at), wants));
                 }
                 index += 1;
             }
@@ -152,6 +152,39 @@ impl Functions {
         if self.memory().any(|memory| memory.contains(&access)) {
             bus.memory_write(address, size, value);
         }
+    }
+
+    /// Whether a function is there.
+    #[must_use]
+    pub fn has(&self, at: Bdf) -> bool {
+        self.all.binary_search_by_key(&at, Function::at).is_ok()
+    }
+
+    /// Gives a message of a function a number: that of MSI, or an entry of MSI-X. `ENODEV` where there is no such thing,
+    /// `EINVAL` for no entry, `EEXIST` when it has one, `ENOSPC` when the machine has no place left for it.
+    pub fn number(
+        &mut self,
+        bus: &mut impl Bus,
+        at: Bdf,
+        entry: Option<u16>,
+        number: u16,
+    ) -> Result<(), Errno> {
+        let function = self.function(at).ok_or(Errno::ENODEV)?;
+        function.number(bus, entry, number)
+    }
+
+    /// Takes the number away.
+    pub fn forget_number(&mut self, bus: &mut impl Bus, at: Bdf, entry: Option<u16>) {
+        if let Some(function) = self.function(at) {
+            function.forget_number(bus, entry);
+        }
+    }
+
+    /// A function was reset: its messages are as before. `ENODEV` where there is none.
+    pub fn restore(&mut self, bus: &mut impl Bus, at: Bdf) -> Result<(), Errno> {
+        let function = self.function(at).ok_or(Errno::ENODEV)?;
+        function.restore(bus);
+        Ok(())
     }
 
     /// The domain is gone: nothing is sent, and nothing reaches memory.

@@ -2,7 +2,8 @@
 //!
 //! Configuration space is the machine's but for what decides where a device answers and what its messages do: base
 //! addresses are checked before a device decodes them, bus numbers stay as they are, and MSI and MSI-X are emulated: the
-//! domain's message is kept here, and the device sends one that the hypervisor chose. Everything here is a value under its
+//! domain's message is kept here, and the device sends one that the hypervisor chose. A domain that has no interrupt controller
+//! gets a number for each message instead, and what it writes as one means nothing. Everything here is a value under its
 //! owner's lock that reaches the machine through [`Bus`], and is tested on the host.
 
 mod bar;
@@ -11,6 +12,7 @@ mod function;
 mod functions;
 mod msi;
 mod msix;
+mod route;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,24 @@ impl Signal {
     }
 }
 
+/// What a domain makes of its devices' messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// It writes them, for its interrupt controllers.
+    Messages,
+    /// It asks for a number for each that it wants.
+    Numbers,
+}
+
+/// What the domain gets when a device signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The message that it wrote.
+    Message(Signal),
+    /// Its number for it.
+    Number(u16),
+}
+
 /// A place for a signal of the domain, at which the machine's interrupts arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub u32);
@@ -58,10 +78,10 @@ pub trait Bus {
     fn memory_read(&mut self, address: u64, size: usize) -> u64;
     /// Writes it.
     fn memory_write(&mut self, address: u64, size: usize, value: u64);
-    /// Finds a place for a signal of the domain, and what the device must send for it. `None`: there is none left.
-    fn open(&mut self, signal: Signal) -> Option<(Slot, Signal)>;
-    /// Another signal comes in the place from now on.
-    fn change(&mut self, slot: Slot, signal: Signal);
+    /// Finds a place for what the domain gets, and what the device must send for it. `None`: there is none left.
+    fn open(&mut self, arrival: Arrival) -> Option<(Slot, Signal)>;
+    /// Something else comes in the place from now on.
+    fn change(&mut self, slot: Slot, arrival: Arrival);
     /// Nothing comes there any more.
     fn close(&mut self, slot: Slot);
     /// Whether a device's memory may be there: no RAM, no register that is the hypervisor's.

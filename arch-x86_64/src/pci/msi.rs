@@ -1,7 +1,9 @@
 //! Message-signalled interrupts (6.8.1): one message for each function, whatever the device could do, with the masking of
 //! single messages where the device has it.
 
-use super::{Bdf, Bus, Signal, Slot};
+use xenolith_core::Errno;
+
+use super::{Bdf, Bus, Wants, route::Route};
 
 const ENABLE: u32 = 1 << 16;
 const WIDE: u32 = 1 << 23;
@@ -17,13 +19,13 @@ pub(super) struct Msi {
     maskable: bool,
     enabled: bool,
     masked: bool,
-    signal: Signal,
-    open: Option<(Slot, Signal)>,
+    wants: Wants,
+    route: Route,
 }
 
 impl Msi {
     /// Takes over a capability; the device sends nothing.
-    pub(super) fn new(bus: &mut impl Bus, function: Bdf, at: u16) -> Self {
+    pub(super) fn new(bus: &mut impl Bus, function: Bdf, at: u16, wants: Wants) -> Self {
         let control = bus.config_read(function, at, 4);
         let msi = Self {
             at,
@@ -31,8 +33,8 @@ impl Msi {
             maskable: control & MASKABLE != 0,
             enabled: false,
             masked: false,
-            signal: Signal::default(),
-            open: None,
+            wants,
+            route: Route::default(),
         };
         bus.config_write(function, at + CONTROL, 2, 0);
         msi
@@ -63,9 +65,9 @@ impl Msi {
                     | flag(self.wide, WIDE)
                     | flag(self.maskable, MASKABLE)
             }
-            4 => self.signal.address as u32,
-            8 if self.wide => (self.signal.address >> 32) as u32,
-            _ if offset == data => self.signal.data,
+            4 => self.route.signal.address as u32,
+            8 if self.wide => (self.route.signal.address >> 32) as u32,
+            _ if offset == data => self.route.signal.data,
             _ if offset == mask => self.masked.into(),
             // Which message waits for its unmasking.
             _ => bus.config_read(function, register, 4) & 1,
@@ -84,12 +86,12 @@ impl Msi {
             return false;
         };
         let (data, mask) = self.places();
-        let address = &mut self.signal.address;
+        let address = &mut self.route.signal.address;
         match offset {
             0 => self.enabled = value & ENABLE != 0,
             4 => *address = *address & !0xffff_ffff | u64::from(value & !3),
             8 if self.wide => *address = u64::from(value) << 32 | *address & 0xffff_ffff,
-            _ if offset == data => self.signal.data = value & 0xffff,
+            _ if offset == data => self.route.signal.data = value & 0xffff,
             _ if offset == mask => self.masked = value & 1 != 0,
             _ => {}
         }
@@ -99,18 +101,13 @@ impl Msi {
 
     /// Makes the device do what the domain wants, as far as that is allowed.
     fn update(&mut self, bus: &mut impl Bus, function: Bdf) {
-        if !self.enabled || self.signal.message().is_none() {
-            return self.close(bus, function);
+        if !self.enabled || self.route.arrival(self.wants).is_none() {
+            bus.config_write(function, self.at + CONTROL, 2, 0);
+            return self.route.rest(bus);
         }
-        let (slot, sent) = match self.open {
-            Some(open) => open,
-            None => match bus.open(self.signal) {
-                Some(open) => open,
-                None => return,
-            },
+        let Some(sent) = self.route.open(bus, self.wants) else {
+            return;
         };
-        self.open = Some((slot, sent));
-        bus.change(slot, self.signal);
         let (data, mask) = self.places();
         bus.config_write(function, self.at + 4, 4, sent.address as u32);
         if self.wide {
@@ -127,8 +124,34 @@ impl Msi {
     /// The device sends nothing any more.
     pub(super) fn close(&mut self, bus: &mut impl Bus, function: Bdf) {
         bus.config_write(function, self.at + CONTROL, 2, 0);
-        if let Some((slot, _)) = self.open.take() {
-            bus.close(slot);
+        self.route.close(bus);
+    }
+
+    /// Gives the message a number. `EEXIST`: it has one; `ENOSPC`: the machine has no place left for it.
+    pub(super) fn number(
+        &mut self,
+        bus: &mut impl Bus,
+        function: Bdf,
+        number: u16,
+    ) -> Result<(), Errno> {
+        if self.route.has_number() {
+            return Err(Errno::EEXIST);
         }
+        if !self.route.set_number(bus, Some(number)) {
+            return Err(Errno::ENOSPC);
+        }
+        self.update(bus, function);
+        Ok(())
+    }
+
+    /// Takes the number away.
+    pub(super) fn forget_number(&mut self, bus: &mut impl Bus, function: Bdf) {
+        bus.config_write(function, self.at + CONTROL, 2, 0);
+        self.route.set_number(bus, None);
+    }
+
+    /// The device was reset: it is told again what it was told before.
+    pub(super) fn restore(&mut self, bus: &mut impl Bus, function: Bdf) {
+        self.update(bus, function);
     }
 }

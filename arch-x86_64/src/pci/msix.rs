@@ -3,9 +3,9 @@
 
 use alloc::{boxed::Box, vec};
 
-use xenolith_core::boot::PhysRange;
+use xenolith_core::{Errno, boot::PhysRange};
 
-use super::{Bdf, Bus, Signal, Slot};
+use super::{Bdf, Bus, Wants, route::Route};
 
 const ENABLE: u32 = 1 << 31;
 const MASKED: u32 = 1 << 30;
@@ -18,55 +18,46 @@ const ENTRY: u64 = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    signal: Signal,
+    route: Route,
     masked: bool,
-    open: Option<(Slot, Signal)>,
 }
 
 impl Entry {
-    const RESET: Self = Self {
-        signal: Signal {
-            address: 0,
-            data: 0,
-        },
-        masked: true,
-        open: None,
-    };
+    fn reset() -> Self {
+        Self {
+            route: Route::default(),
+            masked: true,
+        }
+    }
 
     fn read(&self, word: u64) -> u32 {
         match word {
-            0 => self.signal.address as u32,
-            1 => (self.signal.address >> 32) as u32,
-            2 => self.signal.data,
+            0 => self.route.signal.address as u32,
+            1 => (self.route.signal.address >> 32) as u32,
+            2 => self.route.signal.data,
             _ => self.masked.into(),
         }
     }
 
     fn write(&mut self, word: u64, value: u32) {
-        let address = &mut self.signal.address;
+        let address = &mut self.route.signal.address;
         match word {
             0 => *address = *address & !0xffff_ffff | u64::from(value & !3),
             1 => *address = u64::from(value) << 32 | *address & 0xffff_ffff,
-            2 => self.signal.data = value,
+            2 => self.route.signal.data = value,
             _ => self.masked = value & 1 != 0,
         }
     }
 
     /// Writes the device's entry, first of all its mask.
-    fn program(&mut self, bus: &mut impl Bus, at: u64, enabled: bool) {
+    fn program(&mut self, bus: &mut impl Bus, at: u64, (wants, enabled): (Wants, bool)) {
         bus.memory_write(at + 12, 4, 1);
-        if !enabled || self.masked || self.signal.message().is_none() {
+        if !enabled || self.masked {
             return;
         }
-        let (slot, sent) = match self.open {
-            Some(open) => open,
-            None => match bus.open(self.signal) {
-                Some(open) => open,
-                None => return,
-            },
+        let Some(sent) = self.route.open(bus, wants) else {
+            return;
         };
-        self.open = Some((slot, sent));
-        bus.change(slot, self.signal);
         bus.memory_write(at, 4, sent.address & 0xffff_ffff);
         bus.memory_write(at + 4, 4, sent.address >> 32);
         bus.memory_write(at + 8, 4, sent.data.into());
@@ -83,6 +74,7 @@ pub(super) struct Msix {
     offset: u64,
     enabled: bool,
     masked: bool,
+    wants: Wants,
     entries: Box<[Entry]>,
     /// Where the table is while the device decodes its memory.
     place: Option<u64>,
@@ -90,7 +82,7 @@ pub(super) struct Msix {
 
 impl Msix {
     /// Takes over a capability; the device sends nothing.
-    pub(super) fn new(bus: &mut impl Bus, function: Bdf, at: u16) -> Self {
+    pub(super) fn new(bus: &mut impl Bus, function: Bdf, at: u16, wants: Wants) -> Self {
         const BAR: u32 = 7;
         let control = bus.config_read(function, at, 4);
         let table = bus.config_read(function, at + 4, 4);
@@ -102,7 +94,8 @@ impl Msix {
             offset: u64::from(table & !BAR),
             enabled: false,
             masked: false,
-            entries: vec![Entry::RESET; entries].into_boxed_slice(),
+            wants,
+            entries: vec![Entry::reset(); entries].into_boxed_slice(),
             place: None,
         }
     }
@@ -163,7 +156,9 @@ impl Msix {
                 self.program(bus);
                 self.set_control(bus, function, value & (ENABLE | MASKED));
             } else {
-                self.close(bus, function);
+                self.disable(bus, function);
+                let entries = self.entries.iter_mut();
+                entries.for_each(|entry| entry.route.rest(bus));
             }
         }
         // Where the tables are is the device's to tell.
@@ -175,23 +170,77 @@ impl Msix {
     }
 
     fn program(&mut self, bus: &mut impl Bus) {
-        let (Some(place), enabled) = (self.place, self.enabled) else {
+        let Some(place) = self.place else {
             return;
         };
+        let how = (self.wants, self.enabled);
         for (index, entry) in (0u64..).zip(&mut self.entries) {
-            entry.program(bus, place + index * ENTRY, enabled);
+            entry.program(bus, place + index * ENTRY, how);
         }
     }
 
     /// The device sends nothing any more.
     pub(super) fn close(&mut self, bus: &mut impl Bus, function: Bdf) {
+        self.disable(bus, function);
+        let entries = self.entries.iter_mut();
+        entries.for_each(|entry| entry.route.close(bus));
+    }
+
+    fn disable(&mut self, bus: &mut impl Bus, function: Bdf) {
         self.enabled = false;
         self.set_control(bus, function, 0);
         self.program(bus);
-        for entry in &mut self.entries {
-            if let Some((slot, _)) = entry.open.take() {
-                bus.close(slot);
-            }
+    }
+
+    /// Programs one entry of the device.
+    fn program_one(&mut self, bus: &mut impl Bus, index: u64) {
+        let how = (self.wants, self.enabled);
+        if let Some(entry) = self.entries.get_mut(index as usize)
+            && let Some(place) = self.place
+        {
+            entry.program(bus, place + index * ENTRY, how);
+        }
+    }
+
+    /// Gives an entry a number, which opens it. `EINVAL`: there is no such entry; `EEXIST`: it has one; `ENOSPC`: the machine
+    /// has no place left for it.
+    pub(super) fn number(
+        &mut self,
+        bus: &mut impl Bus,
+        index: u16,
+        number: u16,
+    ) -> Result<(), Errno> {
+        let entry = self.entries.get_mut(usize::from(index));
+        let entry = entry.ok_or(Errno::EINVAL)?;
+        if entry.route.has_number() {
+            return Err(Errno::EEXIST);
+        }
+        if !entry.route.set_number(bus, Some(number)) {
+            return Err(Errno::ENOSPC);
+        }
+        entry.masked = false;
+        self.program_one(bus, index.into());
+        Ok(())
+    }
+
+    /// Takes the number away.
+    pub(super) fn forget_number(&mut self, bus: &mut impl Bus, index: u16) {
+        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+            entry.masked = true;
+            self.program_one(bus, index.into());
+        }
+        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+            entry.route.set_number(bus, None);
+        }
+    }
+
+    /// The device was reset: it is told again what it was told before.
+    pub(super) fn restore(&mut self, bus: &mut impl Bus, function: Bdf) {
+        if self.enabled {
+            self.set_control(bus, function, ENABLE | MASKED);
+            self.program(bus);
+            let masked = if self.masked { MASKED } else { 0 };
+            self.set_control(bus, function, ENABLE | masked);
         }
     }
 
@@ -222,8 +271,6 @@ impl Msix {
             (4, 0 | 4) => entry.write(word, value as u32),
             _ => return,
         }
-        if let Some(place) = self.place {
-            entry.program(bus, place + index * ENTRY, self.enabled);
-        }
+        self.program_one(bus, index);
     }
 }

@@ -5,7 +5,7 @@ mod machine;
 use std::vec::Vec;
 
 use proptest::prelude::*;
-use xenolith_core::boot::PhysRange;
+use xenolith_core::{Errno, boot::PhysRange};
 
 use super::*;
 use machine::{BAR, DISK, Fake, HOST_BRIDGE, IOAPIC, MSI_AT, MSIX_AT, NETWORK, TABLE};
@@ -13,7 +13,7 @@ use machine::{BAR, DISK, Fake, HOST_BRIDGE, IOAPIC, MSI_AT, MSIX_AT, NETWORK, TA
 const COMMAND: u16 = register::COMMAND;
 
 fn all(fake: &mut Fake) -> Functions {
-    Functions::find(fake, |_| true)
+    Functions::find(fake, |_| true, Wants::Messages)
 }
 
 /// A message to the local APIC with this number.
@@ -58,7 +58,7 @@ fn the_device_sends_the_hypervisors_message_and_the_domain_reads_its_own() {
     let wanted = signal(2, 0x41);
     set_msi(&mut pci, &mut fake, wanted, 1);
     assert_eq!(fake.sent(DISK, MSI_AT), Fake::physical(0));
-    assert_eq!(fake.open, [Some(wanted)]);
+    assert_eq!(fake.open, [Some(Arrival::Message(wanted))]);
     assert_eq!(fake.word(DISK, MSI_AT) >> 16 & 1, 1);
     assert_eq!(pci.read(&mut fake, DISK, MSI_AT + 4, 4), 0xfee0_2000);
     assert_eq!(pci.read(&mut fake, DISK, MSI_AT + 12, 2), 0x41);
@@ -67,6 +67,85 @@ fn the_device_sends_the_hypervisors_message_and_the_domain_reads_its_own() {
     set_msi(&mut pci, &mut fake, wanted, 0);
     assert_eq!(fake.open, [None]);
     assert_eq!(fake.word(DISK, MSI_AT) >> 16 & 1, 0);
+}
+
+#[test]
+fn a_domain_that_wants_numbers_sends_nothing_by_messages_of_its_own() {
+    let mut fake = Fake::new();
+    let mut pci = Functions::find(&mut fake, |_| true, Wants::Numbers);
+    set_msi(&mut pci, &mut fake, signal(2, 0x41), 1);
+    set_entry(&mut pci, &mut fake, 1, signal(4, 0x52));
+    pci.write(&mut fake, NETWORK, MSIX_AT + 2, 2, 0x8000);
+    assert!(fake.messages().is_empty());
+    assert!(fake.open.is_empty());
+}
+
+#[test]
+fn a_numbered_message_is_sent_while_the_domain_enables_it() {
+    let mut fake = Fake::new();
+    let mut pci = Functions::find(&mut fake, |_| true, Wants::Numbers);
+    assert_eq!(pci.number(&mut fake, DISK, None, 99), Ok(()));
+    assert_eq!(pci.number(&mut fake, NETWORK, Some(1), 98), Ok(()));
+    assert_eq!(
+        fake.open,
+        [Some(Arrival::Number(99)), Some(Arrival::Number(98))]
+    );
+    assert!(fake.messages().is_empty());
+    pci.write(&mut fake, DISK, MSI_AT + 2, 2, 1);
+    pci.write(&mut fake, NETWORK, MSIX_AT + 2, 2, 0x8000);
+    assert_eq!(fake.messages(), [Fake::physical(0), Fake::physical(1)]);
+    // The place stays while the device rests.
+    pci.write(&mut fake, DISK, MSI_AT + 2, 2, 0);
+    pci.write(&mut fake, NETWORK, MSIX_AT + 2, 2, 0);
+    assert!(fake.messages().is_empty());
+    assert!(fake.open.iter().all(Option::is_some));
+    pci.forget_number(&mut fake, DISK, None);
+    pci.forget_number(&mut fake, NETWORK, Some(1));
+    pci.write(&mut fake, DISK, MSI_AT + 2, 2, 1);
+    pci.write(&mut fake, NETWORK, MSIX_AT + 2, 2, 0x8000);
+    assert!(fake.messages().is_empty());
+    assert!(fake.open.iter().all(Option::is_none));
+}
+
+#[test]
+fn numbers_are_for_messages_that_exist_and_have_none() {
+    let mut fake = Fake::new();
+    let mut pci = Functions::find(&mut fake, |_| true, Wants::Numbers);
+    assert_eq!(pci.number(&mut fake, DISK, None, 9), Ok(()));
+    assert_eq!(pci.number(&mut fake, DISK, None, 8), Err(Errno::EEXIST));
+    assert_eq!(pci.number(&mut fake, DISK, Some(0), 8), Err(Errno::ENODEV));
+    assert_eq!(pci.number(&mut fake, NETWORK, None, 8), Err(Errno::ENODEV));
+    assert_eq!(
+        pci.number(&mut fake, NETWORK, Some(4), 8),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(
+        pci.number(&mut fake, Bdf(0x70), None, 8),
+        Err(Errno::ENODEV)
+    );
+    fake.full = true;
+    assert_eq!(
+        pci.number(&mut fake, NETWORK, Some(0), 8),
+        Err(Errno::ENOSPC)
+    );
+    fake.full = false;
+    assert_eq!(pci.number(&mut fake, NETWORK, Some(0), 8), Ok(()));
+}
+
+#[test]
+fn a_device_that_was_reset_is_told_its_messages_again() {
+    let mut fake = Fake::new();
+    let mut pci = Functions::find(&mut fake, |_| true, Wants::Numbers);
+    pci.number(&mut fake, DISK, None, 9).unwrap();
+    pci.write(&mut fake, DISK, MSI_AT + 2, 2, 1);
+    let before = fake.messages();
+    for register in [4, 8, 12] {
+        fake.config_write(DISK, MSI_AT + register, 4, 0);
+    }
+    fake.config_write(DISK, MSI_AT + 2, 2, 0);
+    assert_eq!(pci.restore(&mut fake, DISK), Ok(()));
+    assert_eq!(fake.messages(), before);
+    assert_eq!(pci.restore(&mut fake, Bdf(0x70)), Err(Errno::ENODEV));
 }
 
 #[test]
@@ -97,7 +176,7 @@ fn a_table_in_memory_is_the_domains_own_and_the_devices_follows() {
     // Nothing is asked for before the device may send.
     assert_eq!(fake.memory_word(TABLE + 16 + 12), 1);
     pci.write(&mut fake, NETWORK, MSIX_AT + 2, 2, 0x8000);
-    assert_eq!(fake.open, [Some(wanted)]);
+    assert_eq!(fake.open, [Some(Arrival::Message(wanted))]);
     assert_eq!(
         fake.memory_word(TABLE + 16),
         Fake::physical(0).address as u32
@@ -111,7 +190,7 @@ fn a_table_in_memory_is_the_domains_own_and_the_devices_follows() {
     pci.memory_write(&mut fake, TABLE + 28, 4, 1);
     assert_eq!(fake.memory_word(TABLE + 28), 1);
     set_entry(&mut pci, &mut fake, 1, signal(6, 0x53));
-    assert_eq!(fake.open, [Some(signal(6, 0x53))]);
+    assert_eq!(fake.open, [Some(Arrival::Message(signal(6, 0x53)))]);
     pci.write(&mut fake, NETWORK, MSIX_AT + 2, 2, 0);
     assert_eq!(fake.open, [None]);
     assert_eq!(fake.memory_word(TABLE + 28), 1);

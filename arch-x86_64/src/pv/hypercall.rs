@@ -1,6 +1,10 @@
 //! Hypercalls of PV guests: by SYSCALL from the kernel, with what only they have (`xen.h`, `callback.h`, `nmi.h`).
 
-use xenolith_abi::{grant_table::GrantStatus, vcpu::VcpuOp};
+use xenolith_abi::{
+    grant_table::GrantStatus,
+    platform::{PlatformOp, PlatformOpArg},
+    vcpu::VcpuOp,
+};
 use xenolith_core::{
     Errno, VcpuRef,
     grant::PvMapping,
@@ -9,7 +13,9 @@ use xenolith_core::{
 };
 use xenolith_hal::GuestVirt;
 
-use super::{access, callbacks, descriptors, flush, machine::ThisCpu, registers, run::Stopped};
+use super::{
+    access, callbacks, descriptors, flush, machine::ThisCpu, physdev, registers, run::Stopped,
+};
 use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.
@@ -112,6 +118,18 @@ impl hypercall::Rows<X86_64> for Rows {
         }
     }
 
+    fn platform_op(
+        caller: Caller<'_, X86_64>,
+        what: PlatformOp,
+        op: &mut PlatformOpArg,
+    ) -> Result<i64, Errno> {
+        guest::platform::platform_op(caller, what, op)
+    }
+
+    fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
+        physdev::physdev_op(caller, cmd, arg)
+    }
+
     fn vcpu_op(
         caller: Caller<'_, X86_64>,
         op: VcpuOp,
@@ -124,6 +142,9 @@ impl hypercall::Rows<X86_64> for Rows {
                 send_nmi(caller, vcpu);
                 Ok(0)
             }
+            VcpuOp::RegisterVcpuTimeMemoryArea => guest::time::register_copy(caller, vcpu, arg),
+            // Of vCPUs that stay where they are, which none does.
+            VcpuOp::GetPhysid => Err(Errno::EINVAL),
             _ => Err(Errno::ENOSYS),
         }
     }

@@ -7,7 +7,7 @@ use xenolith_core::{Domain, Errno, VcpuRef};
 use xenolith_hal::{CpuMask, GuestVirt, Mfn};
 
 use super::{
-    descriptors, flush,
+    descriptors, flush, io,
     memory::{AddressSpace, EntryPlace, Flush, IoAccess, Machine, PageTables, Words},
     switch,
     vcpu::{Mode, PvVcpu},
@@ -43,11 +43,7 @@ impl Machine<X86_64> for ThisCpu {
     }
 
     fn io(&self, domain: &Domain<X86_64>, mfn: Mfn) -> IoAccess {
-        let _ = mfn;
-        match domain.config.privileged {
-            true => IoAccess::ReadWrite,
-            false => IoAccess::Refused,
-        }
+        io::access(domain, mfn)
     }
 
     fn may_set_cache(&self, domain: &Domain<X86_64>) -> bool {

@@ -24,7 +24,11 @@ pub mod gate;
 #[cfg(target_os = "none")]
 pub mod hypercall;
 #[cfg(target_os = "none")]
+pub mod io;
+#[cfg(target_os = "none")]
 pub mod machine;
+#[cfg(target_os = "none")]
+pub mod physdev;
 #[cfg(target_os = "none")]
 pub mod registers;
 #[cfg(target_os = "none")]

@@ -12,6 +12,7 @@ use xenolith_hal::{AtomicOp, Hal, Mfn};
 
 use super::{
     bounce::Bounce,
+    emulate,
     entry::{self, RETURN_FAILED, SYSCALL, SYSCALL_32, SYSENTER},
     frame::Frame,
     hypercall, tables, trap,
@@ -159,13 +160,17 @@ pub(super) extern "C" fn stopped(cpu: &'static PerCpu, frame: *mut Frame) -> u32
 
 #[inline(always)]
 fn serve(cx: &mut Stopped<'_>) {
+    const UNDEFINED: u64 = 6;
     let kernel = cx.pv.mode.get() == Mode::Kernel;
-    match cx.frame().vector {
+    let vector = cx.frame().vector;
+    match vector {
         SYSCALL if kernel => hypercall::serve(cx),
         SYSCALL => {
             let callback = cx.pv.syscall.get();
             cx.enter_kernel(Bounce::to(callback), &"a system call");
         }
+        // CPUID, where the guest asks for the hypervisor's answer.
+        UNDEFINED if emulate::undefined(cx) => {}
         other => rare(cx, other),
     }
 }

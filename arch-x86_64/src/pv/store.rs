@@ -112,7 +112,8 @@ pub fn decode(bytes: &[u8], regs: &Frame) -> Option<Instruction> {
     let opcode = loop {
         match bytes.next()? {
             0x66 => (short, rex) = (true, 0),
-            0xf0 => rex = 0,
+            // LOCK, and the segments that change nothing: kernels put one in the place of LOCK where they have one CPU.
+            0xf0 | 0x26 | 0x2e | 0x36 | 0x3e => rex = 0,
             byte @ 0x40..=0x4f => rex = byte,
             opcode => break opcode,
         }
@@ -241,6 +242,8 @@ mod tests {
             ),
             // lock andb $0xfd,(%rdi)
             (&[0xf0, 0x80, 0x27, 0xfd], 1, Store::And(0xfd)),
+            // ds andb $0xfd,(%r12)
+            (&[0x3e, 0x41, 0x80, 0x24, 0x24, 0xfd], 1, Store::And(0xfd)),
             // lock btrq $1,(%rdi)
             (
                 &[0xf0, 0x48, 0x0f, 0xba, 0x37, 1],
@@ -314,6 +317,7 @@ mod tests {
             &[0x48],
             &[0x66],
             &[0xf0],
+            &[0x3e, 0x41],
             &[0xf0, 0x48],
             &[0x4c],
             &[0x41],

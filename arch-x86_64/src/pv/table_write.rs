@@ -1,13 +1,14 @@
 //! Writes of a guest's kernel to its own page tables, which it has mapped read-only: the fault is served as if the write had been a
-//! `mmu_update` (`VMASST_TYPE_writable_pagetables`).
+//! `mmu_update` (`VMASST_TYPE_writable_pagetables`). Device memory that the domain may only read is served here too.
 
-use xenolith_hal::{AtomicOp, Hal};
+use xenolith_hal::{AtomicOp, Hal, Mfn};
 
 use super::{
     access,
     bounce::flags,
+    io,
     machine::ThisCpu,
-    memory::{TrappedWrite, Written, entry},
+    memory::{IoAccess, TrappedWrite, Written, entry},
     run::Stopped,
     store::{self, Change, Instruction, LONGEST, Store},
     tables,
@@ -37,17 +38,12 @@ pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
     let mfn = entry::frame(leaf);
     let this = ThisCpu(cx.cpu);
     let page_tables = this.tables();
-    let Some(record) = hv.memory.record(mfn) else {
-        return false;
-    };
-    if !page_tables.is_l1_table(record) {
-        return false;
+    match hv.memory.record(mfn) {
+        Some(record) if page_tables.is_l1_table(record) => {}
+        Some(record) if record.state().owner().is_some() => return false,
+        _ => return device(cx, mfn, address),
     }
-    let mut bytes = [0; LONGEST];
-    let rip = cx.frame().rip;
-    let Some(instruction) =
-        fetch(rip, &mut bytes).and_then(|bytes| store::decode(bytes, cx.frame()))
-    else {
+    let Some(instruction) = instruction(cx) else {
         return false;
     };
     let size = usize::from(instruction.size);
@@ -78,6 +74,44 @@ pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
             Written::NotATable | Written::Refused(_) => return false,
         }
     }
+    true
+}
+
+/// The instruction that wrote.
+fn instruction(cx: &mut Stopped<'_>) -> Option<Instruction> {
+    let mut bytes = [0; LONGEST];
+    let bytes = fetch(cx.frame().rip, &mut bytes)?;
+    store::decode(bytes, cx.frame())
+}
+
+/// Serves a write to device memory that the domain may only read ([`io`]). False: it is something else.
+#[cold]
+#[inline(never)]
+fn device(cx: &mut Stopped<'_>, mfn: Mfn, address: u64) -> bool {
+    let domain = cx.vcpu.domain();
+    if io::access(domain, mfn) != IoAccess::ReadOnly {
+        return false;
+    }
+    let Some(instruction) = instruction(cx) else {
+        return false;
+    };
+    let size = usize::from(instruction.size);
+    let mut old = [0; 8];
+    // A plain write is no reading of a register, which may have effects.
+    if !matches!(instruction.store, Store::Write(_)) {
+        let Some(bytes) = old.get_mut(..size) else {
+            return false;
+        };
+        if access::read(address, bytes).is_err() {
+            return false;
+        }
+    }
+    let old = u64::from_le_bytes(old);
+    if let Some(value) = Outcome::of(&instruction, old, cx.frame().rax) {
+        let place = mfn.base().0 | address & 0xfff;
+        io::write(cx.hv(), domain, (place, size), value);
+    }
+    finish(cx, &instruction, old);
     true
 }
 

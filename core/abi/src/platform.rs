@@ -76,6 +76,104 @@ pub struct EnterAcpiSleep {
     pub flags: u32,
 }
 
+wire_enum! {
+    /// What [`FirmwareInfo`] asks for (`XEN_FW_*`).
+    pub enum FirmwareKind: u32, unknown is EINVAL {
+        /// A disk, by the BIOS.
+        DiskInfo = 1,
+        /// The signature of its first sector.
+        DiskMbrSignature = 2,
+        /// What the screen says of itself.
+        VbeDdcInfo = 3,
+        /// What EFI firmware left.
+        EfiInfo = 4,
+        /// The shift keys of the keyboard.
+        KbdShiftFlags = 5,
+    }
+}
+
+/// Argument of [`PlatformOp::FirmwareInfo`] (`xenpf_firmware_info`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FirmwareInfo {
+    /// In: a number of [`FirmwareKind`].
+    pub kind: u32,
+    /// In: which of them.
+    pub index: u32,
+    /// Out: what is known of it.
+    pub body: [u64; 4],
+}
+
+/// [`PcpuInfo::flags`]: the CPU runs.
+pub const PCPU_FLAGS_ONLINE: u32 = 1;
+/// [`PcpuInfo::flags`]: there is no such CPU.
+pub const PCPU_FLAGS_INVALID: u32 = 2;
+
+/// Argument of [`PlatformOp::GetCpuInfo`] (`xenpf_pcpuinfo`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PcpuInfo {
+    /// In: the hypervisor's number of a CPU.
+    pub xen_cpuid: u32,
+    /// Out: the highest number that there is.
+    pub max_present: u32,
+    /// Out: [`PCPU_FLAGS_ONLINE`] or [`PCPU_FLAGS_INVALID`].
+    pub flags: u32,
+    /// Out: its APIC number.
+    pub apic_id: u32,
+    /// Out: its number in ACPI's tables.
+    pub acpi_id: u32,
+}
+
+/// Argument of [`PlatformOp::GetCpuVersion`] (`xenpf_pcpu_version`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PcpuVersion {
+    /// In: the hypervisor's number of a CPU.
+    pub xen_cpuid: u32,
+    /// Out: the highest number that there is.
+    pub max_present: u32,
+    /// Out: who made it.
+    pub vendor_id: [u8; 12],
+    /// Out: its family.
+    pub family: u32,
+    /// Out: its model.
+    pub model: u32,
+    /// Out: its stepping.
+    pub stepping: u32,
+}
+
+/// Argument of [`PlatformOp::CpuOnline`] and [`PlatformOp::CpuOffline`] (`xenpf_cpu_ol`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuOnline {
+    /// In: the hypervisor's number of a CPU.
+    pub cpuid: u32,
+}
+
+/// [`CoreParking::kind`]: so many CPUs shall rest.
+pub const CORE_PARKING_SET: u32 = 1;
+/// [`CoreParking::kind`]: how many do.
+pub const CORE_PARKING_GET: u32 = 2;
+
+/// Argument of [`PlatformOp::CoreParking`] (`xenpf_core_parking`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CoreParking {
+    /// In: [`CORE_PARKING_SET`] or [`CORE_PARKING_GET`].
+    pub kind: u32,
+    /// In or out: how many.
+    pub idle_nums: u32,
+}
+
+/// Argument of [`PlatformOp::PlatformQuirk`] (`xenpf_platform_quirk`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PlatformQuirk {
+    /// In: which; 1 to 3 are known.
+    pub quirk_id: u32,
+}
+
 /// Argument of [`PlatformOp::Settime32`] (`xenpf_settime32`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

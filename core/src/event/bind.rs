@@ -25,7 +25,12 @@ pub(super) fn vcpu_numbered<H: Hal>(domain: &Domain<H>, number: u32) -> Result<&
 impl<H: Hal> EventTable<H> {
     /// Gives a reserved port its meaning. The domain may have begun to end since it was reserved; whoever closes its
     /// channels takes each lock after saying so, so either this sees it or the closer sees the new binding.
-    fn publish(&self, port: Port, channel: &Channel<H>, word: Word) -> Result<(), Errno> {
+    pub(super) fn publish(
+        &self,
+        port: Port,
+        channel: &Channel<H>,
+        word: Word,
+    ) -> Result<(), Errno> {
         let _guard = channel.lock();
         if self.is_closed() {
             self.give_back(port, channel);
@@ -139,7 +144,7 @@ impl<H: Hal> Hypervisor<H> {
         let _guard = channel.lock();
         let binding = channel.word().binding();
         match binding {
-            Binding::Unbound { .. } | Binding::Interdomain { .. } => {}
+            Binding::Unbound { .. } | Binding::Interdomain { .. } | Binding::Pirq { .. } => {}
             Binding::Virq { virq } if is_global(virq) => {}
             _ => return Err(Errno::EINVAL),
         }

@@ -42,6 +42,11 @@ pub enum Binding {
     },
     /// Raised by the domain for one of its vCPUs.
     Ipi,
+    /// Raised by the machine for this interrupt of a device.
+    Pirq {
+        /// The domain's number of it.
+        pirq: u32,
+    },
 }
 
 /// A channel's [`Binding`] and the vCPU that it notifies, as one word: kind in bits 0 to 7, vCPU in bits 16 to 31,
@@ -60,6 +65,7 @@ impl Word {
             Binding::Interdomain { remote } => (3, remote.0),
             Binding::Virq { virq } => (4, virq),
             Binding::Ipi => (5, 0),
+            Binding::Pirq { pirq } => (6, pirq),
         };
         Self(kind | (vcpu.0 as u64) << 16 | (number as u64) << 32)
     }
@@ -77,6 +83,7 @@ impl Word {
             },
             4 => Binding::Virq { virq: number },
             5 => Binding::Ipi,
+            6 => Binding::Pirq { pirq: number },
             _ => Binding::Reserved,
         }
     }
@@ -162,6 +169,7 @@ mod tests {
             },
             Binding::Virq { virq: 23 },
             Binding::Ipi,
+            Binding::Pirq { pirq: 1023 },
         ] {
             let word = Word::new(binding, VcpuId(0xabcd));
             assert_eq!(word.binding(), binding);

@@ -42,6 +42,11 @@ impl<H: Hal> Hypervisor<H> {
                     self.free(domain, port, channel);
                     return Ok(());
                 }
+                Binding::Pirq { pirq } => {
+                    self.end_pirq(domain, pirq);
+                    self.free(domain, port, channel);
+                    return Ok(());
+                }
                 Binding::Interdomain { .. } => {
                     let Some(peer) = guard.as_ref().cloned() else {
                         self.free(domain, port, channel);

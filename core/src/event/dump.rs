@@ -39,6 +39,7 @@ impl fmt::Display for PortFacts {
             }
             (Binding::Unbound { remote }, _) => write!(f, "unbound, waits for d{}", remote.0),
             (Binding::Virq { virq }, _) => write!(f, "virq {virq}"),
+            (Binding::Pirq { pirq }, _) => write!(f, "pirq {pirq}"),
             (Binding::Ipi, _) => f.write_str("ipi"),
             (other, _) => write!(f, "{other:?}"),
         }

@@ -13,6 +13,7 @@ mod dump;
 pub mod fifo;
 mod info;
 mod op;
+mod pirq;
 mod poll;
 mod send;
 mod status;
@@ -38,6 +39,7 @@ pub use delivery::Signal;
 pub use dump::PortFacts;
 pub use info::{InfoArea, InfoPlace};
 pub use op::{event_channel_op, event_channel_op_compat};
+pub use pirq::{PIRQS, PirqPorts};
 pub use virq::VirqPorts;
 
 use crate::{Domain, VcpuId};

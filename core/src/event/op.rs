@@ -8,17 +8,15 @@ use core::sync::atomic::Ordering::Acquire;
 use xenolith_abi::{
     Errno,
     event_channel::{
-        AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
-        EventChannelOp as Op, ExpandArray, FIFO_LINK_BITS, InitControl, Reset, SendEvent,
+        AllocUnbound, BIND_PIRQ_WILL_SHARE, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq,
+        Close, EventChannelOp as Op, ExpandArray, FIFO_LINK_BITS, InitControl, Reset, SendEvent,
         SetPriority, Status, Unmask,
     },
 };
 use xenolith_hal::{Gfn, GuestVirt, Hal};
 
-use super::Progress;
+use super::{PIRQS, Progress};
 use crate::{DomId, DomainRef, guest::Caller, hypercall::Outcome};
-/// Interrupt numbers of the widest machine; `bind_pirq` refuses larger ones.
-const PIRQS: u32 = 1024;
 
 /// `EVTCHNOP_reset_cont`.
 const RESET_GOES_ON: u32 = 14;
@@ -128,10 +126,16 @@ impl<'a, H: Hal> Ports<'a, H> {
         self.caller.write(self.arg, &args)
     }
 
-    /// Physical interrupts reach guests through the virtual interrupt controller. None is numbered for event
+    /// Physical interrupts reach translated guests through the virtual interrupt controller. None is numbered for event
     /// channels, so there is no record that a binding could be kept in: Xen says "no memory" then.
     fn bind_pirq(&self) -> Result<(), Errno> {
-        let BindPirq { pirq, .. } = self.caller.read(self.arg)?;
+        let mut args: BindPirq = self.caller.read(self.arg)?;
+        let BindPirq { pirq, flags, .. } = args;
+        if self.own().is_pv() {
+            let share = flags & BIND_PIRQ_WILL_SHARE != 0;
+            args.port = self.caller.hv.bind_pirq(self.own(), pirq, share)?;
+            return self.caller.write(self.arg, &args);
+        }
         Err(match pirq < PIRQS {
             true => Errno::ENOMEM,
             false => Errno::EINVAL,

@@ -32,7 +32,9 @@ impl<H: Hal> Hypervisor<H> {
                 Ok(())
             }
             Binding::Unbound { .. } => Ok(()),
-            Binding::Free | Binding::Reserved | Binding::Virq { .. } => Err(Errno::EINVAL),
+            Binding::Free | Binding::Reserved | Binding::Virq { .. } | Binding::Pirq { .. } => {
+                Err(Errno::EINVAL)
+            }
         }
     }
 }

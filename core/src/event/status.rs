@@ -33,6 +33,7 @@ impl<H: Hal> EventTable<H> {
                 )
             }
             Binding::Virq { virq } => (PortState::Virq, StatusPeer::irq(virq)),
+            Binding::Pirq { pirq } => (PortState::Pirq, StatusPeer::irq(pirq)),
             Binding::Ipi => (PortState::Ipi, StatusPeer::default()),
         };
         Ok(PortStatus {

@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod fifo;
+mod pirq;
 mod upcall_mask;
 
 const ARGS: GuestVirt = GuestVirt(0x1000);

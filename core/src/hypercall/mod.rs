@@ -19,7 +19,12 @@ pub(crate) mod rig;
 mod tools;
 mod version;
 
-use xenolith_abi::{Nr, grant_table::GrantStatus, vcpu::VcpuOp};
+use xenolith_abi::{
+    Nr,
+    grant_table::GrantStatus,
+    platform::{PlatformOp, PlatformOpArg},
+    vcpu::VcpuOp,
+};
 use xenolith_hal::{GuestVirt, Hal};
 
 use crate::{Errno, VcpuRef, grant::PvMapping, guest::Caller};
@@ -118,6 +123,17 @@ pub trait Rows<H: Hal> {
         Err(Errno::ENOSYS)
     }
 
+    /// Serves those of `platform_op` that the architecture answers. The caller is privileged; what `op` holds after a success is
+    /// written back.
+    fn platform_op(
+        caller: Caller<'_, H>,
+        what: PlatformOp,
+        op: &mut PlatformOpArg,
+    ) -> Result<i64, Errno> {
+        let _ = (caller, what, op);
+        Err(Errno::ENOSYS)
+    }
+
     /// Makes the page-table entry of a paravirtual caller lead to a granted frame, in place of what it led to.
     fn map_granted(caller: Caller<'_, H>, mapping: &PvMapping) -> Result<(), GrantStatus> {
         let _ = (caller, mapping);
@@ -207,7 +223,7 @@ macro_rules! hypercalls {
 }
 
 hypercalls! {
-    PlatformOp(op: GuestVirt) Privileged => platform::platform_op;
+    PlatformOp(op: GuestVirt) Privileged => platform::platform_op::<H, A>;
     MemoryOp(cmd: u64, arg: GuestVirt) Everybody => others::memory_op;
     Multicall(calls: GuestVirt, count: u32) Everybody => multicall::multicall::<H, A>;
     XenVersion(cmd: u32, arg: GuestVirt) Everybody => version::xen_version;

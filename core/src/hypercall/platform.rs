@@ -1,6 +1,7 @@
 //! `platform_op`: what the control domain's kernel asks of the machine.
 //!
-//! Header: `platform.h`. Common to all architectures is setting the wall clock.
+//! Header: `platform.h`. Common to all architectures is setting the wall clock; what the machine is asked beyond that, the
+//! architecture answers ([`Rows::platform_op`]).
 
 use xenolith_abi::platform::{
     EnterAcpiSleep, INTERFACE_VERSION, PlatformOp, PlatformOpArg, Settime64,
@@ -8,13 +9,13 @@ use xenolith_abi::platform::{
 use xenolith_hal::{GuestVirt, Hal, Nanos};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::access::Privilege;
+use super::{Rows, access::Privilege};
 use crate::{Errno, domain::MachineAction, guest::Caller};
 
 /// Serves `platform_op`.
 #[inline(never)]
-pub fn platform_op<H: Hal>(caller: Caller<'_, H>, op: GuestVirt) -> Result<i64, Errno> {
-    let op: PlatformOpArg = caller.read(op)?;
+pub fn platform_op<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, at: GuestVirt) -> Result<i64, Errno> {
+    let mut op: PlatformOpArg = caller.read(at)?;
     if op.interface_version != INTERFACE_VERSION {
         return Err(Errno::EACCES);
     }
@@ -30,7 +31,11 @@ pub fn platform_op<H: Hal>(caller: Caller<'_, H>, op: GuestVirt) -> Result<i64, 
                 EnterAcpiSleep::read_from_prefix(op.body.as_bytes()).map_err(|_| Errno::EINVAL)?;
             enter_sleep(caller, sleep)
         }
-        _ => Err(Errno::ENOSYS),
+        what => {
+            let result = A::platform_op(caller, what, &mut op)?;
+            caller.write(at, &op)?;
+            Ok(result)
+        }
     }
 }
 

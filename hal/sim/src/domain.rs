@@ -38,12 +38,28 @@ impl SimVcpu {
 #[derive(Default)]
 pub struct SimDomain {
     released: AtomicU64,
+    pirqs: AtomicU64,
 }
 
 impl SimDomain {
     /// How often the domain's hold on the machine was dropped.
     pub fn released(&self) -> u64 {
         self.released.load(SeqCst)
+    }
+
+    /// The physical interrupts that may come, a bit for each of the 64 that there are.
+    pub fn open_pirqs(&self) -> u64 {
+        self.pirqs.load(SeqCst)
+    }
+
+    pub(crate) fn open_pirq(&self, pirq: u32) -> bool {
+        let bit = 1u64.checked_shl(pirq);
+        bit.is_some_and(|bit| self.pirqs.fetch_or(bit, SeqCst) & bit == 0)
+    }
+
+    pub(crate) fn close_pirq(&self, pirq: u32) {
+        let bit = 1u64.checked_shl(pirq).unwrap_or(0);
+        self.pirqs.fetch_and(!bit, SeqCst);
     }
 
     pub(crate) fn release(&self) {

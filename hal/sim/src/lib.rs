@@ -23,8 +23,8 @@ use std::{
 };
 
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, DomId, Fault, Gfn, GuestPhys, GuestVirt, Hal, MachphysMapping, Mfn,
-    Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
+    ArchTimer, AtomicOp, CpuId, DomId, Errno, Fault, Gfn, GuestPhys, GuestVirt, Hal,
+    MachphysMapping, Mfn, Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
 pub use cpus::CpuRecord;
@@ -451,6 +451,17 @@ impl Hal for Sim {
             true => Ok(GuestPhys(entry.mfn.base().0 | address.offset() as u64)),
             false => Ok(address),
         }
+    }
+
+    fn open_pirq(&self, domain: &SimDomain, pirq: u32, _: bool) -> Result<(), Errno> {
+        match domain.open_pirq(pirq) {
+            true => Ok(()),
+            false => Err(Errno::EINVAL),
+        }
+    }
+
+    fn close_pirq(&self, domain: &SimDomain, pirq: u32) {
+        domain.close_pirq(pirq);
     }
 
     fn release_domain(&self, domain: &SimDomain) {

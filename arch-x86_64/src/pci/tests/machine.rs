@@ -55,7 +55,7 @@ pub(super) struct Fake {
     devices: Vec<Device>,
     memory: BTreeMap<u64, u32>,
     /// What the domain asked for, in each place.
-    pub(super) open: Vec<Option<Signal>>,
+    pub(super) open: Vec<Option<Arrival>>,
     pub(super) full: bool,
     pub(super) forgotten: Vec<PhysRange>,
 }
@@ -172,17 +172,17 @@ impl Bus for Fake {
         self.memory.insert(address & !3, value as u32);
     }
 
-    fn open(&mut self, signal: Signal) -> Option<(Slot, Signal)> {
+    fn open(&mut self, arrival: Arrival) -> Option<(Slot, Signal)> {
         if self.full {
             return None;
         }
-        self.open.push(Some(signal));
+        self.open.push(Some(arrival));
         let slot = self.open.len() - 1;
         Some((Slot(slot as u32), Self::physical(slot)))
     }
 
-    fn change(&mut self, slot: Slot, signal: Signal) {
-        self.open[slot.0 as usize] = Some(signal);
+    fn change(&mut self, slot: Slot, arrival: Arrival) {
+        self.open[slot.0 as usize] = Some(arrival);
     }
 
     fn close(&mut self, slot: Slot) {

@@ -13,7 +13,10 @@ use super::{
     serve::Done,
 };
 use crate::{
-    guest::{pci, port::{DEBUG, KEPT}},
+    guest::{
+        pci,
+        port::{DEBUG, KEPT},
+    },
     pv::{run::Stopped, tables, vcpu::Mode},
 };
 

@@ -3,7 +3,8 @@
 use super::*;
 use crate::{
     Port, event_channel as event, grant_table as grant, handle::GuestHandle, hvm, hvm_vcpu, memory,
-    multicall::MulticallEntry, platform, runstate::RunstateInfo, sched, vcpu, version, x86_64,
+    multicall::MulticallEntry, physdev, platform, runstate::RunstateInfo, sched, vcpu, version,
+    x86_64,
 };
 
 impl<T> Wire for GuestHandle<T> {
@@ -39,6 +40,7 @@ differs! {
     memory::PodTarget { target_pages, tot_pages, pod_cache_pages, pod_entries, domid }
     memory::ReservedDeviceMemoryMap { flags, nr_entries, [long] buffer, device }
     memory::AcquireResource { domid, kind, id, nr_frames, pad, frame, [long] frame_list }
+    grant::Transfer { [long] mfn, domid, gref, status }
     grant::SetupTable { dom, nr_frames, status, [long] frame_list }
     grant::GetStatusFrames { nr_frames, dom, status, [long] frame_list }
     grant::GrantCopy {
@@ -48,9 +50,15 @@ differs! {
     }
     sched::Poll { [long] ports, nr_ports, timeout }
     vcpu::RegisterRunstateMemoryArea { [long] addr }
+    vcpu::RegisterTimeMemoryArea { [long] addr }
     vcpu::SetSingleshotTimer { timeout_abs_ns, flags }
     RunstateInfo { state, state_entry_time, time }
     version::PlatformParameters { [long] virt_start }
+    physdev::SetIobitmap { [long] bitmap, nr_ports }
+    physdev::Apic { [long] apic_physbase, reg, value }
+    physdev::PirqEoiGmfn { [long] gmfn }
+    physdev::MapPirq { domid, kind, index, pirq, bus, devfn, entry_nr, table_base }
+    physdev::PciMmcfgReserved { address, segment, start_bus, end_bus, flags }
     x86_64::MmuextOp { cmd, [long] arg1, [long] arg2 }
     MulticallEntry { [long] op, [long] result, [long] args }
 }
@@ -66,6 +74,8 @@ same! {
     hvm_vcpu::VcpuHvmContext,
     memory::MemoryDomain, memory::VnumaTopologyInfo, memory::E820Entry,
     platform::PlatformOpArg,
+    physdev::Eoi, physdev::IrqStatusQuery, physdev::SetIopl, physdev::Irq, physdev::UnmapPirq, physdev::ManagePci,
+    physdev::SetupGsi, physdev::GetFreePirq, physdev::PciDevice, physdev::PciDeviceAdd,
     sched::Shutdown, sched::RemoteShutdown, sched::Watchdog, sched::PinOverride,
     vcpu::SetPeriodicTimer, vcpu::RegisterVcpuInfo,
     version::FeatureInfo, version::BuildIdHeader, version::CompileInfo,

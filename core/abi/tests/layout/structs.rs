@@ -193,6 +193,12 @@ fn device_calls(facts: &mut Vec<Fact>) {
         platform::PlatformOpArg = "struct xen_platform_op" { cmd, interface_version, body = "u" }
         platform::Settime64 = "struct xenpf_settime64" { secs, nsecs, mbz, system_time }
         platform::EnterAcpiSleep = "struct xenpf_enter_acpi_sleep" { val_a, val_b, sleep_state, flags }
+        platform::FirmwareInfo = "struct xenpf_firmware_info" { kind = "type", index, body = "u" }
+        platform::PcpuInfo = "struct xenpf_pcpuinfo" { xen_cpuid, max_present, flags, apic_id, acpi_id }
+        platform::PcpuVersion = "struct xenpf_pcpu_version" { xen_cpuid, max_present, vendor_id, family, model, stepping }
+        platform::CpuOnline = "struct xenpf_cpu_ol" { cpuid }
+        platform::CoreParking = "struct xenpf_core_parking" { kind = "type", idle_nums }
+        platform::PlatformQuirk = "struct xenpf_platform_quirk" { quirk_id }
         platform::Settime32 = "struct xenpf_settime32" { secs, nsecs, system_time }
     }
     facts.push(Fact::new(

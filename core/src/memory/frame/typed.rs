@@ -326,23 +326,6 @@ impl FrameRecord {
         }))
     }
 
-    /// Makes the frame a table by word alone.
-    #[cfg(test)]
-    pub(crate) fn become_table(&self, kind: FrameType) {
-        let change = self.update(|state| {
-            let word = TYPE.set(state.0 | VALIDATED.one(), kind as u64);
-            (state.type_count() == 0).then(|| FrameState(TYPE_COUNT.set(word, 1)))
-        });
-        assert!(change.is_some(), "it is used as something else");
-    }
-
-    /// The end of that; nothing had it cached.
-    #[cfg(test)]
-    pub(crate) fn end_table_by_word(&self) {
-        let word = TYPE.set(self.state().0 & !VALIDATED.one(), 0);
-        self.set(FrameState(TYPE_COUNT.set(word, 0)));
-    }
-
     /// Moves the word to what `f` says, unless `f` refuses.
     #[inline(always)]
     fn try_change(
