@@ -4,6 +4,8 @@
 //! wanted for its kernel. Leaf entries of guest user become global, those of the kernel never: the switch from kernel to user
 //! loads another root, and nothing of the kernel's may outlive it in the TLB.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use xenolith_hal::Mfn;
 
 /// The entry is used by the CPU. One without this bit may hold anything.
@@ -46,6 +48,17 @@ pub const REFUSED_IN_TABLES: u64 = CACHE | GLOBAL;
 pub const SOFT: u64 = NO_EXECUTE | AVAILABLE_HIGH | AVAILABLE | GLOBAL | DIRTY | ACCESSED | USER;
 /// What the CPU sets.
 pub const BY_CPU: u64 = ACCESSED | DIRTY;
+
+/// How many entries are looked at in one go: tables are mostly empty.
+pub const CHUNK: usize = 8;
+
+/// Whether the CPU uses any of some entries.
+#[inline(always)]
+#[must_use]
+pub fn any_present(entries: &[AtomicU64; CHUNK]) -> bool {
+    let all = entries.iter().fold(0, |all, word| all | word.load(Relaxed));
+    all & PRESENT != 0
+}
 
 /// Whether an entry holds a use of its frame as writable memory.
 #[inline(always)]

@@ -70,6 +70,8 @@ const OWNED: u64 = DOMAIN | OWNER.max() << OWNER.shift;
 const READABLE: u64 = OWNED | HIGH_COUNT;
 /// The same for writing.
 const WRITABLE: u64 = READABLE | HIGH_TYPE_COUNT | TYPE.max() << TYPE.shift | LOCKED.one();
+/// The same for the table that a frame is.
+const CHECKED: u64 = READABLE | HIGH_TYPE_COUNT | VALIDATED.one();
 const IS_WRITABLE: u64 = (FrameType::Writable as u64) << TYPE.shift;
 
 /// The class and owner bits of a domain's frames. A number that is no domain's name matches nothing.
@@ -233,12 +235,41 @@ impl FrameRecord {
     /// Takes a reference and a use of a frame of `owner` if it is a table that was checked, and says of which kind.
     #[inline(always)]
     pub fn get_table(&self, owner: DomId) -> Option<FrameType> {
+        let old = self.state.load(Relaxed);
+        let step = COUNT.one() + TYPE_COUNT.one();
+        if old & CHECKED == owned_by(owner) | VALIDATED.one()
+            && self
+                .state
+                .compare_exchange(old, old + step, AcqRel, Relaxed)
+                .is_ok()
+        {
+            return Some(FrameState(old).frame_type());
+        }
+        self.get_table_slowly(owner)
+    }
+
+    #[inline(never)]
+    fn get_table_slowly(&self, owner: DomId) -> Option<FrameType> {
         let (old, _) = self.update(|state| {
             let right = state.is_owned_by(owner) && state.validated();
             (right && state.count() < COUNT.max() && state.type_count() < TYPE_COUNT.max())
                 .then(|| FrameState(state.0 + COUNT.one() + TYPE_COUNT.one()))
         })?;
         Some(old.frame_type())
+    }
+
+    /// Ends a use as a table, with its reference, if it is not the last. False when it is, or another CPU was faster: then
+    /// [`FrameRecord::release`] does it.
+    #[must_use]
+    #[inline(always)]
+    pub fn release_one_of_many(&self) -> bool {
+        let old = self.state.load(Relaxed);
+        let step = COUNT.one() + TYPE_COUNT.one();
+        TYPE_COUNT.get(old) > 1
+            && self
+                .state
+                .compare_exchange(old, old - step, AcqRel, Relaxed)
+                .is_ok()
     }
 
     /// Goes on with a table that the caller holds and that was partly checked.
