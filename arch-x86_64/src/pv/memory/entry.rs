@@ -74,16 +74,16 @@ pub const fn frame(entry: u64) -> Mfn {
     Mfn((entry & ADDRESS) >> 12)
 }
 
-/// A leaf entry as the CPU shall see it.
+/// A leaf entry as the CPU shall see it. The mark of the hypervisor's own is not the guest's to set.
 #[inline(always)]
 #[must_use]
 pub const fn leaf(entry: u64) -> u64 {
     if entry & PRESENT == 0 {
         entry
     } else if entry & USER == 0 || entry & GUEST_KERNEL != 0 {
-        entry & !GLOBAL | GUEST_KERNEL | USER
+        entry & !(GLOBAL | UNTYPED) | GUEST_KERNEL | USER
     } else {
-        entry | GLOBAL
+        entry & !UNTYPED | GLOBAL
     }
 }
 
