@@ -111,6 +111,7 @@ impl Memory {
     }
 
     /// The record of a frame; `None` when it is not RAM.
+    #[inline(always)]
     pub fn record(&self, mfn: Mfn) -> Option<&'static FrameRecord> {
         self.table.record(mfn)
     }
