@@ -61,7 +61,7 @@ impl Hal for X86_64 {
         layout.vcpu.has_upcall_mask = false;
         layout
     };
-    const CAPABILITIES: &'static str = "hvm-3.0-x86_64 ";
+    const CAPABILITIES: &'static str = "xen-3.0-x86_64 ";
     const FEATURES: Features = Features::HVM_CALLBACK_VECTOR
         .union(Features::HVM_SAFE_PVCLOCK)
         .union(Features::MEMORY_OP_VNODE_SUPPORTED);
@@ -290,7 +290,7 @@ impl Hal for X86_64 {
     }
 
     fn memory_map<'d>(&self, domain: &'d ArchDomain) -> Option<&'d [E820Entry]> {
-        Some(&domain.memory_map)
+        domain.pv.is_none().then_some(&domain.memory_map[..])
     }
 
     fn open_pirq(&self, domain: &ArchDomain, pirq: u32, share: bool) -> Result<(), Errno> {
@@ -318,6 +318,13 @@ impl Hal for X86_64 {
 
     fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         vcpu.dump_registers(out)
+    }
+
+    fn capabilities(&self) -> &str {
+        match machine::virtualization() {
+            Some(_) => "xen-3.0-x86_64 hvm-3.0-x86_64 ",
+            None => Self::CAPABILITIES,
+        }
     }
 
     fn heap_use(&self) -> Option<HeapUse> {

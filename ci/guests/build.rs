@@ -8,5 +8,6 @@ fn main() {
     if os == "none" && std::path::Path::new(&script).exists() {
         println!("cargo:rustc-link-arg-bins=-T{script}");
     }
+    println!("cargo:rustc-check-cfg=cfg(pv)");
     println!("cargo:rerun-if-changed={script}");
 }

@@ -1,6 +1,6 @@
 //! What every domain made at boot needs: tables, vCPUs in the state that PVH starts with, bytes in its memory.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 
 use xenolith_core::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
@@ -164,7 +164,10 @@ pub(super) fn create(
     let none = || format!("domain {} cannot be made: no memory", shape.id.0);
     let (ports, vcpus) = match shape.kind {
         GuestKind::Translated => hardware_vcpus(hv, shape)?,
-        GuestKind::Paravirtual => (None, vcpus(shape, || Some(HwVcpu::Pv(PvVcpu::new())))),
+        GuestKind::Paravirtual => (
+            None,
+            vcpus(shape, || Some(HwVcpu::Pv(Box::new(PvVcpu::new())))),
+        ),
     };
     if vcpus.len() != usize::from(shape.vcpus) {
         return Err(none());

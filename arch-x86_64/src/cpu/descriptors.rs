@@ -36,11 +36,11 @@ pub const CODE: u16 = FIRST + 0x08;
 /// Its stack; a SYSCALL takes it as the one after its code.
 pub const DATA: u16 = FIRST + 0x10;
 /// Programs of 32 bits; what SYSRET counts from.
-pub const USER_CODE_32: u16 = FIRST + 0x20 | 3;
+pub const USER_CODE_32: u16 = (FIRST + 0x20) | 3;
 /// Data of PV guests.
-pub const USER_DATA: u16 = FIRST + 0x28 | 3;
+pub const USER_DATA: u16 = (FIRST + 0x28) | 3;
 /// Code of PV guests and their programs.
-pub const USER_CODE: u16 = FIRST + 0x30 | 3;
+pub const USER_CODE: u16 = (FIRST + 0x30) | 3;
 /// The task state.
 const TASK: u16 = FIRST + 0x40;
 /// The guest's local descriptor table; not present while it has none.

@@ -121,6 +121,19 @@ impl Policy {
         [0; 4]
     }
 
+    /// A leaf that says the same whatever the sub-leaf and to every vCPU, if it is one: the quick part of [`Policy::cpuid`].
+    #[inline]
+    #[must_use]
+    pub fn common_leaf(&self, leaf: u32) -> Option<Leaf> {
+        if leaf >= FIRST_EXTENDED {
+            return Some(row(&self.extended, leaf - FIRST_EXTENDED));
+        }
+        match leaf {
+            1 | 4 | 7 | 0xb | 0xd => None,
+            _ => self.basic.get(leaf as usize).copied(),
+        }
+    }
+
     fn leaf1(&self, vcpu: &VcpuFacts) -> Leaf {
         let [a, b, c, d] = self.basic[1];
         let osxsave = if vcpu.cr4 & CR4_OSXSAVE == 0 {

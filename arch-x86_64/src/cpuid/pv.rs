@@ -197,7 +197,7 @@ mod tests {
         assert_eq!([a, c, d], [0x0006_0fb1, 0xf6d8_3203, 0x0fc9_d3f5]);
         assert_eq!(leaf(&policy, 7, 0)[1], 0x0188_0329);
         assert_eq!(leaf(&policy, 0x8000_0001, 0)[2..], [0x61, 0xe9d1_dbf5]);
-        assert_eq!(leaf(&policy, 0x8000_0008, 0), [0x3028, 0, 0, 0]);
+        assert_eq!(leaf(&policy, 0x8000_0008, 0)[..2], [0x3028, 0]);
         assert_eq!(leaf(&policy, 0x8000_0021, 0)[0], 4);
         assert_eq!(leaf(&policy, 0xb, 0), [0; 4]);
         assert_eq!(leaf(&policy, 0xb, 1), [0; 4]);
@@ -213,6 +213,31 @@ mod tests {
         assert_eq!(leaf(&policy, 0x4000_0003, 2), [2_500_000, 0, 0, 0]);
         assert_eq!(leaf(&policy, 0x4000_0004, 0), [0; 4]);
         assert_eq!(leaf(&policy, 0x4000_0005, 0), [0, 30, 0, 0]);
+    }
+
+    #[test]
+    fn a_common_leaf_is_the_same_for_every_vcpu() {
+        let policy = policy(DOM0);
+        let ranges = [
+            0..=0x20,
+            0x3fff_ffff..=0x4000_0010,
+            0x7fff_ffff..=0x8000_0030,
+        ];
+        for number in ranges.into_iter().flatten() {
+            if let Some(common) = policy.common_leaf(number) {
+                for vcpu_id in 0..3 {
+                    let facts = VcpuFacts {
+                        apic_id: vcpu_id * 2,
+                        vcpu_id,
+                        cr4: !0,
+                        xcr0: 7,
+                    };
+                    assert_eq!(policy.cpuid(number, vcpu_id, &facts), common, "{number:#x}");
+                }
+            }
+        }
+        assert!(policy.common_leaf(0).is_some());
+        assert_eq!(policy.common_leaf(1), None);
     }
 
     #[test]

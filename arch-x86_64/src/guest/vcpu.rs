@@ -9,7 +9,7 @@ use core::{
     },
 };
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use xenolith_hal::{
     CpuId, E820Entry, HostPhys,
@@ -37,7 +37,7 @@ pub enum HwVcpu {
     /// Intel.
     Vmx(VmxVcpu),
     /// Neither: a PV guest.
-    Pv(PvVcpu),
+    Pv(Box<PvVcpu>),
 }
 
 impl HwVcpu {

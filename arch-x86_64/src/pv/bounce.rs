@@ -9,6 +9,7 @@ use core::fmt;
 use super::{
     access,
     entry::SYSCALL,
+    hypercall::is_canonical,
     run::Stopped,
     switch,
     vcpu::{Callback, Mode, Trap},
@@ -82,7 +83,7 @@ impl Stopped<'_> {
 
     #[inline]
     fn try_enter_kernel(&mut self, what: Bounce) -> bool {
-        if what.address == 0 {
+        if what.address == 0 || !is_canonical(what.address) {
             return false;
         }
         let pv = self.pv;

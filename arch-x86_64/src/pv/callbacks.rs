@@ -52,7 +52,8 @@ pub fn set_trap_table(caller: Caller<'_, X86_64>, pv: &PvVcpu, table: GuestVirt)
 /// `set_callbacks`, the form before `callback_op`.
 pub fn set_callbacks(pv: &PvVcpu, event: u64, failsafe: u64, syscall: u64) -> Result {
     for (kind, address) in [(0, event), (1, failsafe), (2, syscall)] {
-        register(pv, kind, checked(address)?, 0)?;
+        // This form never looked at them; what is no address ends the guest when it is used.
+        set(pv, kind, address, 0)?;
     }
     Ok(0)
 }
@@ -83,14 +84,16 @@ pub fn callback_op(caller: Caller<'_, X86_64>, pv: &PvVcpu, cmd: u32, arg: Guest
 const EVENT: u16 = 0;
 const FAILSAFE: u16 = 1;
 const SYSCALL: u16 = 2;
-const SYSENTER_OLD: u16 = 3;
 const NMI: u16 = 4;
 const SYSENTER: u16 = 5;
 const SYSCALL_32: u16 = 7;
 
 fn register(pv: &PvVcpu, kind: u16, address: u64, flags: u16) -> Result {
+    set(pv, kind, checked(address)?, flags)
+}
+
+fn set(pv: &PvVcpu, kind: u16, address: u64, flags: u16) -> Result {
     const MASK_EVENTS: u16 = 1;
-    let address = checked(address)?;
     let callback = Callback {
         address,
         masks_events: flags & MASK_EVENTS != 0,
@@ -102,7 +105,7 @@ fn register(pv: &PvVcpu, kind: u16, address: u64, flags: u16) -> Result {
         }),
         FAILSAFE => pv.failsafe.set(callback),
         SYSCALL => pv.syscall.set(callback),
-        SYSENTER_OLD | SYSENTER => pv.sysenter.set(callback),
+        SYSENTER => pv.sysenter.set(callback),
         SYSCALL_32 => pv.syscall_32.set(callback),
         NMI => return register_nmi(pv, address),
         _ => return Err(Errno::ENOSYS),
@@ -112,7 +115,7 @@ fn register(pv: &PvVcpu, kind: u16, address: u64, flags: u16) -> Result {
 
 fn unregister(pv: &PvVcpu, kind: u16) -> Result {
     match kind {
-        EVENT | FAILSAFE | SYSCALL | SYSENTER_OLD | SYSENTER => Err(Errno::EINVAL),
+        EVENT | FAILSAFE | SYSCALL | SYSENTER | SYSCALL_32 => Err(Errno::EINVAL),
         NMI => {
             pv.nmi.set(Callback::default());
             Ok(0)

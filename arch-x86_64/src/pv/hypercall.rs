@@ -138,6 +138,7 @@ impl hypercall::Rows<X86_64> for Rows {
     ) -> Result<i64, Errno> {
         match op {
             VcpuOp::Initialise => super::start::initialise(caller, vcpu, arg),
+            VcpuOp::SendNmi if arg.0 != 0 => Err(Errno::EINVAL),
             VcpuOp::SendNmi => {
                 send_nmi(caller, vcpu);
                 Ok(0)

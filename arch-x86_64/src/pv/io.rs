@@ -21,6 +21,10 @@ pub fn access(domain: &Domain<X86_64>, mfn: Mfn) -> IoAccess {
     let Some(page) = PhysRange::new(mfn.base().0, PAGE_SIZE as u64) else {
         return IoAccess::Refused;
     };
+    // An address that the CPU cannot have would be a fault of the tables'.
+    if mfn.base().0 >> machine::paging_limits().physical_bits != 0 {
+        return IoAccess::Refused;
+    }
     if machine::is_memory(&page) || apic::is_at(mfn.base()) {
         return IoAccess::Refused;
     }

@@ -92,12 +92,19 @@ pub fn set_segment_base(which: u32, value: u64) -> Result {
     Ok(0)
 }
 
+/// Registers 4 and 5 are other names of 6 and 7.
+const fn named(number: u32) -> usize {
+    match number {
+        4 | 5 => number as usize + 2,
+        number => number as usize,
+    }
+}
+
 /// `get_debugreg`.
 pub fn debug(pv: &PvVcpu, number: u32) -> Outcome {
-    let kept = pv.debug.get();
-    match number {
-        0..=3 | 6 | 7 => Outcome::Done(kept[number as usize].cast_signed()),
-        _ => Errno::EINVAL.into(),
+    match pv.debug.get().get(named(number)) {
+        Some(value) => Outcome::Done(value.cast_signed()),
+        None => Errno::ENODEV.into(),
     }
 }
 
@@ -106,22 +113,22 @@ pub fn set_debug(pv: &PvVcpu, number: u32, value: u64) -> Result {
     const STATUS_FIXED: u64 = 0xffff_0ff0;
     const CONTROL_FIXED: u64 = 0x400;
     let mut kept = pv.debug.get();
+    let number = named(number);
     match number {
         0..=3 => {
             if !is_canonical(value) || !super::access::is_guest(value) {
                 return Err(Errno::EPERM);
             }
-            kept[number as usize] = value;
+            kept[number] = value;
         }
         6 => {
             if value >> 32 != 0 {
-                return Err(Errno::EPERM);
+                return Err(Errno::EINVAL);
             }
             kept[6] = value & 0xe00f | STATUS_FIXED;
         }
         7 => kept[7] = control(value)? | CONTROL_FIXED,
-        4 | 5 => return Err(Errno::ENODEV),
-        _ => return Err(Errno::EINVAL),
+        _ => return Err(Errno::ENODEV),
     }
     pv.debug.set(kept);
     switch::load_debug(pv);
@@ -134,7 +141,7 @@ fn control(value: u64) -> Result<u64> {
     const TRANSACTIONS: u64 = 1 << 11;
     const DEFINED: u64 = 0xffff_03ff;
     if value >> 32 != 0 || value & GENERAL_DETECT != 0 {
-        return Err(Errno::EPERM);
+        return Err(Errno::EINVAL);
     }
     let value = value & DEFINED & !TRANSACTIONS;
     let io = |index: u64| value >> (16 + index * 4) & 3 == 2 && value >> (index * 2) & 3 != 0;

@@ -12,6 +12,7 @@ use xenolith_hal::{AtomicOp, Hal, Mfn};
 
 use super::{
     bounce::Bounce,
+    emulate,
     entry::{self, RETURN_FAILED, SYSCALL, SYSCALL_32, SYSENTER},
     frame::Frame,
     hypercall, tables, trap,
@@ -159,13 +160,17 @@ pub(super) extern "C" fn stopped(cpu: &'static PerCpu, frame: *mut Frame) -> u32
 
 #[inline(always)]
 fn serve(cx: &mut Stopped<'_>) {
+    const UNDEFINED: u64 = 6;
     let kernel = cx.pv.mode.get() == Mode::Kernel;
-    match cx.frame().vector {
+    let vector = cx.frame().vector;
+    match vector {
         SYSCALL if kernel => hypercall::serve(cx),
         SYSCALL => {
             let callback = cx.pv.syscall.get();
             cx.enter_kernel(Bounce::to(callback), &"a system call");
         }
+        // CPUID, where the guest asks for the hypervisor's answer.
+        UNDEFINED if emulate::undefined(cx) => {}
         other => rare(cx, other),
     }
 }
@@ -226,10 +231,13 @@ fn upcall(cx: &mut Stopped<'_>) {
         bounce.segments = Some(segments);
         return cx.enter_kernel(bounce, &"segments that cannot be loaded");
     }
-    if pv.signals.nmi_waits() && !pv.in_nmi.get() && pv.nmi.get().address != 0 {
+    if pv.signals.nmi_waits() && !pv.in_nmi.get() {
         pv.signals.take_nmi();
-        pv.in_nmi.set(true);
-        return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+        // Without a handler it is lost.
+        if pv.nmi.get().address != 0 {
+            pv.in_nmi.set(true);
+            return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+        }
     }
     if cx.info_byte(PENDING, AtomicOp::Load) == 0 {
         flag.store(false, SeqCst);

@@ -32,11 +32,6 @@ pub fn exception(cx: &mut Stopped<'_>, number: u8) {
     match number {
         vector::PAGE => page_fault(cx),
         vector::PROTECTION => protection(cx),
-        vector::UNDEFINED => {
-            if !emulate::undefined(cx) {
-                deliver(cx, number);
-            }
-        }
         vector::NO_DEVICE => {
             // SAFETY: the guest's registers are in the CPU; the flag only says whether it wants to be told of their use.
             unsafe { core::arch::asm!("clts", options(nomem, nostack, preserves_flags)) };

@@ -141,7 +141,7 @@ fn devices_are_mapped_by_right_and_never_counted() {
     );
     assert_eq!(
         rig.update(1, l1, 1, to(Mfn(0xff_ffff_ffff), RO)),
-        Err(Errno::EPERM)
+        Err(Errno::EINVAL)
     );
     rig.update(1, l1, 1, to(READ_ONLY_DEVICE, RW)).unwrap();
     assert_eq!(rig.get(l1, 1) & WRITABLE, 0);

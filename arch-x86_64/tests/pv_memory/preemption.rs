@@ -182,6 +182,31 @@ fn a_domain_that_dies_half_way_leaks_nothing() {
 }
 
 #[test]
+fn a_domain_ends_under_interrupts_that_never_stop() {
+    let rig = Rig::new();
+    for vcpu in 0..4 {
+        let (l4, _) = wide_tree(&rig, 1);
+        let op = xenolith_abi::x86_64::MmuextOp {
+            cmd: 5,
+            arg1: l4.0,
+            ..Default::default()
+        };
+        let at = rig.put(1, vcpu, &op);
+        assert_eq!(rig.call(1, vcpu, 26, [at, 1, 0, SELF, 0]), Ok(0));
+        rig.pin(1, Level::L4, l4).unwrap();
+    }
+    rig.storm();
+    let at = AtomicU64::new(0);
+    let mut turns = 0;
+    while !rig.tables().release_domain(&rig.domains[1], &at) {
+        turns += 1;
+        assert!(turns < 10_000, "it does not end");
+    }
+    assert_eq!(rig.uses_of(1), 0);
+    rig.audit(&[]);
+}
+
+#[test]
 fn a_half_undone_table_is_taken_up_again_as_what_it_was() {
     let rig = Rig::new();
     let (l4, tables) = wide_tree(&rig, 1);

@@ -158,6 +158,12 @@ fn operations_answer_as_xen_does() {
         "no bitmap there"
     );
     assert_eq!(rig.ext(1, 7, 0xffff_8000_0000_0000, 0), Ok(0));
+    for nowhere in [0x8000_0000_0000, 0xffff_8000_0000_0000] {
+        for nr in [1, 26] {
+            let args = [nowhere, 0, 0, SELF, 0];
+            assert_eq!(rig.call(1, 0, nr, args), Err(Errno::EFAULT));
+        }
+    }
     assert_eq!(rig.ext_of(1, 6, 0, 0, 2), Err(Errno::EPERM));
     assert_eq!(rig.ext_of(1, 6, 0, 0, 1), Err(Errno::ESRCH));
     assert_eq!(

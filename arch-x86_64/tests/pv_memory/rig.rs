@@ -57,6 +57,9 @@ impl Machine<Sim> for SimMachine {
             IoAccess::Refused
         }
     }
+    fn no_address(&self) -> u64 {
+        ADDRESS & !((1 << 46) - 1)
+    }
     fn may_set_cache(&self, _: &Domain<Sim>) -> bool {
         self.may_cache.load(SeqCst)
     }

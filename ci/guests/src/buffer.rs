@@ -4,6 +4,8 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::arch;
+
 /// Bytes of a page, and of a frame.
 pub const PAGE: u64 = 4096;
 const POOL_PAGES: usize = 512;
@@ -44,14 +46,14 @@ impl Page {
         Self(self.0 + index * PAGE)
     }
 
-    /// Its address, virtual and guest-physical alike.
+    /// Its address; where frames are translated, virtual and guest-physical alike.
     pub fn address(self) -> u64 {
         self.0
     }
 
     /// Its guest frame number.
     pub fn frame(self) -> u64 {
-        self.0 / PAGE
+        arch::frame_of(self.0)
     }
 
     /// Reads a value at a byte offset.

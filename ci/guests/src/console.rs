@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::arch;
-use crate::xen::{self, hvm};
+use crate::xen;
 
 const LINE: usize = 400;
 const UART_DATA: u64 = 0x00;
@@ -24,6 +24,7 @@ const BY_RING: u32 = 2;
 
 static KIND: AtomicU32 = AtomicU32::new(BY_HYPERCALL);
 static BASE: AtomicU64 = AtomicU64::new(0);
+static PORT: AtomicU32 = AtomicU32::new(0);
 static LOCK: AtomicU32 = AtomicU32::new(0);
 
 /// A line under construction; what does not fit is cut off.
@@ -47,12 +48,12 @@ pub(crate) fn init(uart: Option<u64>) {
     if let Some(uart) = uart {
         BASE.store(uart, Ordering::Relaxed);
         KIND.store(BY_UART, Ordering::Relaxed);
-    } else if xen::console_write(b"") < 0 {
-        let frame = hvm::get_param(hvm::PARAM_CONSOLE_PFN).unwrap_or(0);
-        if frame != 0 {
-            BASE.store(frame << 12, Ordering::Relaxed);
-            KIND.store(BY_RING, Ordering::Relaxed);
-        }
+    } else if xen::console_write(b"") < 0
+        && let Some((address, port)) = arch::console_ring()
+    {
+        BASE.store(address, Ordering::Relaxed);
+        PORT.store(port, Ordering::Relaxed);
+        KIND.store(BY_RING, Ordering::Relaxed);
     }
 }
 
@@ -101,7 +102,7 @@ fn uart_byte(base: u64, byte: u8) {
 
 fn ring_write(bytes: &[u8]) {
     let base = BASE.load(Ordering::Relaxed);
-    let port = hvm::get_param(hvm::PARAM_CONSOLE_EVTCHN).unwrap_or(0) as u32;
+    let port = PORT.load(Ordering::Relaxed);
     for &byte in bytes {
         let producer = arch::read32(base + RING_OUT_PRODUCER);
         while producer.wrapping_sub(arch::read32(base + RING_OUT_CONSUMER)) >= RING_OUT_BYTES {

@@ -5,6 +5,7 @@
 #![no_std]
 #![allow(unsafe_code)] // A guest drives raw hardware: entry, page tables, hypercalls with bad pointers.
 
+pub mod answers;
 pub mod arch;
 pub mod bootargs;
 pub mod buffer;

@@ -84,6 +84,7 @@ fn different(out: &mut String) {
         memory::AcquireResource = "struct xen_mem_acquire_resource" {
             domid, kind = "type", id, nr_frames, pad, frame, frame_list
         }
+        grant::Transfer = "struct gnttab_transfer" { mfn, domid, gref = "ref", status }
         grant::SetupTable = "struct gnttab_setup_table" { dom, nr_frames, status, frame_list }
         grant::GetStatusFrames = "struct gnttab_get_status_frames" { nr_frames, dom, status, frame_list }
         grant::GrantCopy = "struct gnttab_copy" {

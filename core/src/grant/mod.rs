@@ -19,6 +19,7 @@ mod setup;
 mod split;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod version;
 
 use alloc::boxed::Box;

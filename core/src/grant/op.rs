@@ -10,13 +10,13 @@ use xenolith_abi::{
     Errno, Wire,
     grant_table::{
         CacheFlush, GrantCopy, GrantStatus, GrantTableOp as Op, MapGrantRef, SwapGrantRef,
-        UnmapAndReplace, UnmapGrantRef,
+        Transfer, UnmapAndReplace, UnmapGrantRef,
     },
 };
 use xenolith_hal::{GuestVirt, Hal};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{cache, copy::Copier, map::Unmap, pv, setup, version};
+use super::{cache, copy::Copier, map::Unmap, pv, setup, transfer, version};
 use crate::{
     guest::Caller,
     hypercall::{Outcome, Rows},
@@ -58,6 +58,7 @@ pub fn grant_table_op<H: Hal, A: Rows<H>>(
         Op::Copy => array.copy(),
         Op::SwapGrantRef => array.swap(),
         Op::CacheFlush => array.cache_flush(),
+        Op::Transfer if caller.domain().is_pv() => array.transfer(),
         // Ownership of single pages moves only between guests that know machine frames.
         Op::Transfer => Err(Errno::EOPNOTSUPP).into(),
         Op::SetupTable => array.single(setup::setup_table),
@@ -176,6 +177,12 @@ impl<'a, H: Hal> Array<'a, H> {
     fn copy(&self) -> Outcome {
         let mut copier = Copier::new(self.caller.hv, self.caller.domain());
         self.each_status(offset_of!(GrantCopy, status), |op| copier.copy(op))
+    }
+
+    fn transfer(&self) -> Outcome {
+        self.each_status(offset_of!(Transfer, status), |op| {
+            transfer::transfer(self.caller, op)
+        })
     }
 
     fn swap(&self) -> Outcome {

@@ -14,7 +14,10 @@ use super::{
     entry::{self, Access, Purpose, SharedWord},
     split::Range,
 };
-use crate::{Domain, DomainRef, Hypervisor, memory::FrameRef};
+use crate::{
+    Domain, DomainRef, Hypervisor,
+    memory::{FrameRef, Refused},
+};
 
 /// In place of the frame of a grant that passes on another one.
 const NO_FRAME: Mfn = Mfn(u64::MAX);
@@ -256,14 +259,11 @@ impl<H: Hal> Hypervisor<H> {
         mfn: Mfn,
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
-        let pinned = self.pin(owner, Gfn(mfn.0)).ok_or(GrantStatus::BadPage)?;
-        if !access.suits(pinned.entry.kind) {
-            return Err(GrantStatus::BadPage);
-        }
-        if access == Access::Write && !self.begin_writing(mfn) {
-            return Err(GrantStatus::GeneralError);
-        }
-        Ok(pinned.frame)
+        self.get_granted(mfn, owner, access == Access::Write)
+            .map_err(|refused| match refused {
+                Refused::NotOwned => GrantStatus::BadPage,
+                _ => GrantStatus::GeneralError,
+            })
     }
 
     /// A grant that is pinned already is about to be pinned again: the first time for writing, its frame becomes writable
@@ -307,15 +307,17 @@ impl<H: Hal> Hypervisor<H> {
         } else {
             entry::drop_pin(&Gone, &mut active.pins, access);
         }
-        if wrote && active.pins.writers() == 0 {
-            self.end_writing(active.mfn);
-        }
+        let written = wrote && active.pins.writers() == 0;
         if active.pins.is_none() {
             let mfn = active.mfn;
             drop(active);
-            if mfn != NO_FRAME {
+            if written {
+                self.put_writable(mfn);
+            } else if mfn != NO_FRAME {
                 self.put_frame(mfn);
             }
+        } else if written {
+            self.end_writing(active.mfn);
         }
     }
 

@@ -7,7 +7,7 @@ use xenolith_abi::{
     grant_table::{
         CacheFlags, CacheFlush, CopyFlags, CopyPtr, EntryFlags, EntryV1, GetStatusFrames,
         GetVersion, GrantCopy, GrantStatus, GrantTableOp as Op, MapFlags, MapGrantRef, QuerySize,
-        SetVersion, SetupTable, SwapGrantRef, UnmapAndReplace, UnmapGrantRef, entry_type,
+        SetVersion, SetupTable, SwapGrantRef, Transfer, UnmapAndReplace, UnmapGrantRef, entry_type,
     },
 };
 use xenolith_hal::{AtomicOp::Load, CpuId, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType};

@@ -15,7 +15,7 @@ use xenolith_abi::{
         EntryFlags, EntryV1, EntryV2, GetVersion, NR_RESERVED_ENTRIES, SetVersion, entry_type,
     },
 };
-use xenolith_hal::{AtomicOp::Swap, GuestVirt, Hal, PAGE_SIZE};
+use xenolith_hal::{AtomicOp::Swap, GuestVirt, Hal, PAGE_SIZE, sync::relax};
 
 use super::{GrantTable, entry::SharedWord, pin::GuestWord, setup};
 use crate::{DomainRef, Hypervisor, guest::Caller};
@@ -73,7 +73,7 @@ impl<H: Hal> GrantTable<H> {
     pub fn settled_format(&self) -> Format {
         loop {
             match self.format() {
-                Format::Changing => core::hint::spin_loop(),
+                Format::Changing => relax(),
                 settled => return settled,
             }
         }

@@ -31,6 +31,7 @@ pub use frame::{
     Refused, TypeBusy,
 };
 pub use heap::{room_for_arc, try_arc, try_boxed_slice};
+pub(crate) use machine::NotHandedOver;
 pub use owned::{FrameRef, PinnedFrame};
 pub use ram::NoRam;
 pub(crate) use relinquish::{Relinquish, RelinquishStep};
@@ -110,6 +111,7 @@ impl Memory {
     }
 
     /// The record of a frame; `None` when it is not RAM.
+    #[inline(always)]
     pub fn record(&self, mfn: Mfn) -> Option<&'static FrameRecord> {
         self.table.record(mfn)
     }

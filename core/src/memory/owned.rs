@@ -23,6 +23,11 @@ impl<'a, H: Hal> FrameRef<'a, H> {
         self.mfn
     }
 
+    /// A reference that is held already.
+    pub(super) fn adopt(hv: &'a Hypervisor<H>, mfn: Mfn) -> Self {
+        Self { hv, mfn }
+    }
+
     pub(super) fn hypervisor(&self) -> &'a Hypervisor<H> {
         self.hv
     }

@@ -26,7 +26,8 @@ impl fmt::Display for NoRam {
 }
 
 impl<H: Hal> Hypervisor<H> {
-    /// Fills `count` guest frames from `first` with RAM, cleared: firmware may have left something in it.
+    /// Fills `count` guest frames from `first` with RAM, cleared: firmware may have left something in it. A paravirtual
+    /// domain's are those of its own numbering, which the machine-to-physical table then tells.
     pub fn give_ram(&self, domain: &DomainRef<H>, first: Gfn, count: u64) -> Result<(), NoRam> {
         const LARGEST: u32 = 40;
         let end = first.0.checked_add(count).ok_or(NoRam::OutOfMemory)?;
@@ -39,6 +40,11 @@ impl<H: Hal> Hypervisor<H> {
                 .map_err(|_| NoRam::OutOfMemory)?;
             self.hal.zero_frames(mfn, order);
             let size = 1 << order;
+            if domain.is_pv() {
+                self.note_pfns(mfn, Gfn(gfn), order);
+                gfn = gfn.saturating_add(size);
+                continue;
+            }
             domain
                 .p2m
                 .map(Gfn(gfn), mfn, size, P2mType::RamRw, &self.tables(domain))

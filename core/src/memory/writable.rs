@@ -7,7 +7,7 @@
 
 use xenolith_hal::{Hal, Mfn};
 
-use super::{FrameRecord, FrameRef};
+use super::{Charge, Dropped, FrameRecord, FrameRef, Refused};
 use crate::{Domain, Hypervisor};
 
 /// A reference on a frame that may be written; dropping it lets go.
@@ -38,18 +38,43 @@ impl<H: Hal> Hypervisor<H> {
     /// A reference for writing on a frame, if it belongs to `owner` and is nothing that its owner may not write itself.
     #[inline]
     pub fn get_writable(&self, mfn: Mfn, owner: &Domain<H>) -> Option<WritableRef<'_, H>> {
-        let frame = self.get_frame(mfn, owner.id())?;
-        if owner.is_pv() && !self.begin_writing(mfn) {
-            return None;
+        if !owner.is_pv() {
+            return self.get_frame(mfn, owner.id()).map(WritableRef);
         }
-        Some(WritableRef(frame))
+        let record = self.memory.record(mfn)?;
+        self.get_mapping(record, mfn, owner.id(), true).ok()?;
+        Some(WritableRef(FrameRef::adopt(self, mfn)))
     }
 
     /// Lets go of what was kept with [`WritableRef::keep`].
     #[inline]
     pub fn put_writable(&self, mfn: Mfn) {
-        self.end_writing(mfn);
-        self.put_frame(mfn);
+        if !H::PV {
+            return self.put_frame(mfn);
+        }
+        if let Some(record) = self.memory.record(mfn) {
+            match record.put_mapping(has_uses(record)) {
+                Dropped::Kept => {}
+                dropped => self.dropped(None, mfn, dropped),
+            }
+        }
+    }
+
+    /// Memory of a paravirtual domain's own that it may grant: a reference, and for writing a use as such.
+    /// [`Refused::NotOwned`] for what is not its memory.
+    #[inline]
+    pub(crate) fn get_granted(
+        &self,
+        mfn: Mfn,
+        owner: &Domain<H>,
+        writable: bool,
+    ) -> Result<FrameRef<'_, H>, Refused> {
+        let record = self.memory.record(mfn).ok_or(Refused::NotOwned)?;
+        if record.state().charge() != Charge::Memory {
+            return Err(Refused::NotOwned);
+        }
+        self.get_mapping(record, mfn, owner.id(), writable)?;
+        Ok(FrameRef::adopt(self, mfn))
     }
 
     /// Uses a frame of a paravirtual domain, on which the caller has a reference, as writable memory; false when it is

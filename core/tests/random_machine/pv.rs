@@ -10,7 +10,7 @@ use xenolith_core::{
     grant::{PvMapping, PvPlace},
     guest::Caller,
     hypercall::{Outcome, Rows},
-    memory::{Charge, Claim, Dropped, Ended, FrameType},
+    memory::{Charge, Claim, Dropped, Ended, FrameState, FrameType},
 };
 use xenolith_hal::{AtomicOp, Gfn, GuestVirt, Hal, Mfn, P2m, P2mType};
 use xenolith_sim::Sim;
@@ -134,6 +134,15 @@ impl Rows<Sim> for Tables {
 impl Machine {
     /// A frame of the domain's own, if it has any.
     pub fn some_own_frame(&mut self, at: usize) -> Option<Mfn> {
+        self.some_frame_that(at, |_| true)
+    }
+
+    /// One that nobody uses.
+    pub fn some_idle_frame(&mut self, at: usize) -> Option<Mfn> {
+        self.some_frame_that(at, |state| state.count() == 1)
+    }
+
+    fn some_frame_that(&mut self, at: usize, is: impl Fn(FrameState) -> bool) -> Option<Mfn> {
         let id = self.doms[at].domain.id();
         let (first, frames) = BANKS[self.random.below(2) as usize];
         let from = self.random.below(frames);
@@ -143,7 +152,7 @@ impl Machine {
             .find(|mfn| {
                 let state = self.hv.memory.record(*mfn).map(|record| record.state());
                 state.is_some_and(|state| {
-                    state.owner() == Some(id) && state.charge() == Charge::Memory
+                    state.owner() == Some(id) && state.charge() == Charge::Memory && is(state)
                 })
             })
     }

@@ -126,6 +126,9 @@ pub(crate) fn hypervisor_with(arch: Arch, features: &Features) -> Result<Built> 
 /// The 32-bit guest of x86-64: its target and its package.
 pub(crate) const NARROW_GUEST: (&str, &str) = ("i686-guest", "xenolith-guest-narrow");
 
+/// The PV guests of x86-64, made of the same sources for the same target.
+pub(crate) const PV_GUESTS: &str = "xenolith-guests-pv";
+
 /// Builds the test guests, if there are any for the architecture.
 pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
     let Some(target) = arch.guest_target() else {
@@ -133,6 +136,7 @@ pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
     };
     let mut elves = cargo_build(&target, "xenolith-guests", &["--bins"])?;
     if arch == Arch::X86_64 {
+        elves.extend(cargo_build(&target, PV_GUESTS, &["--bins"])?);
         let (target, package) = NARROW_GUEST;
         elves.extend(cargo_build(target, package, &["--bins"])?);
     }
@@ -140,7 +144,7 @@ pub(crate) fn guests(arch: Arch) -> Result<Vec<Built>> {
     elves
         .iter()
         .map(|elf| match arch {
-            // A PVH guest is started as the ELF file that it is.
+            // These guests are started as the ELF files that they are.
             Arch::X86_64 => whole(&file_name(elf), elf, &folder),
             _ => flat(&file_name(elf), elf, &folder),
         })

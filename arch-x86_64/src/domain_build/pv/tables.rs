@@ -205,10 +205,10 @@ impl TablePlan {
         mut put: impl FnMut(Mfn, &Table) -> Option<()>,
     ) -> Option<()> {
         let mut root = [0; ENTRIES];
-        for slot in 0..ENTRIES {
+        for (slot, word) in root.iter_mut().enumerate() {
             let address = sign_extended((slot as u64) << Level::L4.entry_shift());
             if let Some(table) = self.table(Level::L3, address) {
-                root[slot] = entry(frames.mfn(table)?, READ_WRITE);
+                *word = entry(frames.mfn(table)?, READ_WRITE);
             }
         }
         put(frames.mfn(self.root())?, &root)?;

@@ -123,6 +123,21 @@ pub enum Code {
     Short,
 }
 
+/// Where code behind a segment descriptor is, at an instruction pointer, and which it is. `None` for code of 16 bits.
+#[must_use]
+pub const fn place(descriptor: u64, rip: u64) -> Option<(u64, Code)> {
+    const LONG: u64 = 1 << 53;
+    const BIG: u64 = 1 << 54;
+    if descriptor & LONG != 0 {
+        return Some((rip, Code::Long));
+    }
+    if descriptor & BIG == 0 {
+        return None;
+    }
+    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 56 << 24;
+    Some((rip.wrapping_add(base) & 0xffff_ffff, Code::Short))
+}
+
 #[derive(Clone, Copy, Default)]
 struct Prefixes {
     operand: bool,

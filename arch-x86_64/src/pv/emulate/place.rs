@@ -2,7 +2,7 @@
 
 use xenolith_hal::{AtomicOp, Hal};
 
-use super::decode::{Code, LONGEST};
+use super::decode::{self, Code, LONGEST};
 use crate::{
     cpu::descriptors::{FIRST, USER_CODE, USER_CODE_32},
     pv::{access, run::Stopped},
@@ -24,20 +24,10 @@ pub fn of(cx: &mut Stopped<'_>) -> Option<(u64, Code)> {
 /// The same for a code segment of the guest's own.
 #[inline(never)]
 fn in_segment(cx: &mut Stopped<'_>, rip: u64, cs: u16) -> Option<(u64, Code)> {
-    const LONG: u64 = 1 << 53;
-    const BIG: u64 = 1 << 54;
     if cs == USER_CODE_32 {
         return Some((rip & 0xffff_ffff, Code::Short));
     }
-    let descriptor = descriptor(cx, cs)?;
-    if descriptor & LONG != 0 {
-        return Some((rip, Code::Long));
-    }
-    if descriptor & BIG == 0 {
-        return None;
-    }
-    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 56 << 24;
-    Some((rip.wrapping_add(base) & 0xffff_ffff, Code::Short))
+    decode::place(descriptor(cx, cs)?, rip)
 }
 
 /// A descriptor of the guest's own.

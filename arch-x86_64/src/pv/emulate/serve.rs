@@ -5,7 +5,7 @@ use super::{
     io, model, moves, place, strings,
 };
 use crate::{
-    cpuid::{VcpuFacts, pv::cr4},
+    cpuid::{Leaf, VcpuFacts, pv::cr4},
     pv::{access, bounce::flags, run::Stopped, trap, vcpu::Mode},
     timer,
 };
@@ -28,7 +28,8 @@ impl From<bool> for Done {
 }
 
 /// An instruction that the CPU does not have, or CPUID with the prefix that asks for emulation. False: the guest gets the exception.
-#[inline]
+/// It is short, because kernels ask often while they start.
+#[inline(always)]
 pub fn undefined(cx: &mut Stopped<'_>) -> bool {
     const LENGTH: u32 = FORCED_CPUID.len() as u32;
     const UNUSED: u32 = u64::BITS - 8 * LENGTH;
@@ -155,26 +156,37 @@ pub(super) fn set_edx_eax(cx: &mut Stopped<'_>, value: u64) {
     frame.rdx = value >> 32;
 }
 
+#[inline(always)]
 fn cpuid(cx: &mut Stopped<'_>) {
+    let vcpu = cx.vcpu;
+    let leaf = cx.frame().rax as u32;
+    let [a, b, c, d] = match vcpu.domain().arch.policy.common_leaf(leaf) {
+        Some(words) => words,
+        None => own_leaf(cx, leaf),
+    };
+    let frame = cx.frame();
+    frame.rax = a.into();
+    frame.rbx = b.into();
+    frame.rcx = c.into();
+    frame.rdx = d.into();
+}
+
+/// A leaf that is not the same for all.
+#[inline(never)]
+fn own_leaf(cx: &mut Stopped<'_>, leaf: u32) -> Leaf {
     let arch = &cx.vcpu.arch;
     let policy = &cx.vcpu.domain().arch.policy;
-    let has = policy.pv_cr4();
     // XSAVE is on for a kernel before it says so.
-    let own = match cx.pv.mode.get() {
+    let chosen = match cx.pv.mode.get() {
         Mode::Kernel => cr4::OSXSAVE,
         Mode::User => cx.pv.cr4.get(),
     };
     let facts = VcpuFacts {
         apic_id: arch.index as u32 * 2,
         vcpu_id: arch.index as u32,
-        cr4: own & has,
+        cr4: chosen & policy.pv_cr4(),
         // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.
         xcr0: unsafe { (*arch.fpu_ptr()).xcr0 },
     };
-    let frame = cx.frame();
-    let [a, b, c, d] = policy.cpuid(frame.rax as u32, frame.rcx as u32, &facts);
-    frame.rax = a.into();
-    frame.rbx = b.into();
-    frame.rcx = c.into();
-    frame.rdx = d.into();
+    policy.cpuid(leaf, cx.frame().rcx as u32, &facts)
 }

@@ -5,10 +5,10 @@
 //! that left tables to be undone is re-issued without requests, with its result in the place of the domain.
 
 use xenolith_abi::Wire;
-use xenolith_core::{guest::Caller, hypercall::Outcome};
+use xenolith_core::{Errno, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{GuestVirt, Hal};
 
-use super::{AddressSpace, Machine, PageTables, Stop};
+use super::{AddressSpace, Machine, PageTables, Stop, is_guest_address};
 
 /// In the number of requests: the call goes on.
 const GOES_ON: u32 = 1 << 31;
@@ -25,7 +25,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// The list that a call's arguments say. `Err`: the call has no list any more, only tables to undo, and this result.
+    /// The list that a call's arguments say. `Err`: the call has no list any more, only tables to undo, and this result; or
+    /// the list is where no guest's memory is.
     #[inline(always)]
     pub(super) fn open<H: Hal>(caller: Caller<'_, H>, args: [u64; 5]) -> Result<Self, i64> {
         let [at, count, done_at, foreign, _] = args;
@@ -44,6 +45,9 @@ impl Batch {
             if done_at != 0 {
                 batch.before = caller.read(GuestVirt(done_at)).unwrap_or(0);
             }
+        }
+        if !is_guest_address(at) {
+            return Err(Errno::EFAULT.neg_i32().into());
         }
         Ok(batch)
     }

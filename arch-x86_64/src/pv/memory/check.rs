@@ -4,7 +4,7 @@
 //! the check stops between entries when an interrupt waits, and the frame's record says how far it came. At least one entry
 //! is checked each time, so it ends however often it is stopped.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_core::{
     Errno,
@@ -12,7 +12,20 @@ use xenolith_core::{
 };
 use xenolith_hal::{CacheOp, Hal, Mfn, PAGE_SIZE};
 
-use super::{ENTRIES, Level, Machine, PageTables, Rights, Stop, entry, pages::write_back};
+use super::{ENTRIES, Level, Machine, PageTables, Rights, Stop, Words, entry, pages::write_back};
+
+/// The entries that the CPU uses, from one on, with their slots.
+fn present(words: &Words, from: usize) -> impl Iterator<Item = (usize, &AtomicU64)> {
+    let (chunks, _) = words.as_chunks::<{ entry::CHUNK }>();
+    let skipped = from / entry::CHUNK;
+    chunks
+        .iter()
+        .enumerate()
+        .skip(skipped)
+        .filter(|(_, chunk)| entry::any_present(chunk))
+        .flat_map(|(n, chunk)| (n * entry::CHUNK..).zip(chunk))
+        .filter(move |(slot, word)| *slot >= from && word.load(Relaxed) & entry::PRESENT != 0)
+}
 
 /// A table is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,33 +133,43 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     ) -> Result<(), Halt> {
         let failed = match self.words(mfn) {
             Err(errno) => errno,
-            Ok(words) => {
-                let wrong = words.iter().enumerate().find_map(|(slot, word)| {
-                    let old = word.load(Relaxed);
-                    if old & entry::PRESENT == 0 {
-                        return None;
-                    }
-                    match self.take_leaf(old, rights) {
-                        Ok(new) if new == old || write_back(word, old, new) => None,
-                        Ok(new) => {
-                            self.drop_leaf(new);
-                            Some((slot, Errno::EINVAL))
-                        }
-                        Err(errno) => Some((slot, errno)),
-                    }
-                });
-                let Some((slot, errno)) = wrong else {
+            Ok(words) => match self.take_leaves(words, rights) {
+                Ok(()) => {
                     record.set_valid();
                     return Ok(());
-                };
-                for word in words.iter().take(slot) {
-                    self.drop_leaf(word.load(Relaxed));
                 }
-                errno
-            }
+                Err((taken, errno)) => {
+                    for word in words.iter().take(taken) {
+                        self.drop_leaf(word.load(Relaxed));
+                    }
+                    errno
+                }
+            },
         };
         self.end(record, mfn);
         Err(Halt::failed(failed))
+    }
+
+    /// Takes what all entries of an L1 table hold, or says at which one that ends.
+    fn take_leaves(self, words: &Words, rights: &Rights<'_, H>) -> Result<(), (usize, Errno)> {
+        let (chunks, _) = words.as_chunks::<{ entry::CHUNK }>();
+        for (chunk, first) in chunks.iter().zip((0..).step_by(entry::CHUNK)) {
+            if !entry::any_present(chunk) {
+                continue;
+            }
+            for (word, slot) in chunk.iter().zip(first..) {
+                let old = word.load(Relaxed);
+                if old & entry::PRESENT == 0 {
+                    continue;
+                }
+                let new = self.take_leaf(old, rights).map_err(|errno| (slot, errno))?;
+                if new != old && !write_back(word, old, new) {
+                    self.drop_leaf(new);
+                    return Err((slot, Errno::EINVAL));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_pointers(
@@ -161,9 +184,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             Err(errno) => return Err(self.give_up(record, mfn, level, errno)),
         };
         let Progress { entries, mut half } = record.progress();
-        for (slot, word) in words.iter().enumerate().skip(entries) {
+        for (slot, word) in present(words, entries) {
             let old = word.load(Relaxed);
-            if old & entry::PRESENT == 0 || level.is_hypervisors(slot) {
+            if level.is_hypervisors(slot) {
                 continue;
             }
             if slot != entries && self.hv.hal.interrupt_waits() {

@@ -4,6 +4,8 @@
 //! wanted for its kernel. Leaf entries of guest user become global, those of the kernel never: the switch from kernel to user
 //! loads another root, and nothing of the kernel's may outlive it in the TLB.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use xenolith_hal::Mfn;
 
 /// The entry is used by the CPU. One without this bit may hold anything.
@@ -47,6 +49,17 @@ pub const SOFT: u64 = NO_EXECUTE | AVAILABLE_HIGH | AVAILABLE | GLOBAL | DIRTY |
 /// What the CPU sets.
 pub const BY_CPU: u64 = ACCESSED | DIRTY;
 
+/// How many entries are looked at in one go: tables are mostly empty.
+pub const CHUNK: usize = 8;
+
+/// Whether the CPU uses any of some entries.
+#[inline(always)]
+#[must_use]
+pub fn any_present(entries: &[AtomicU64; CHUNK]) -> bool {
+    let all = entries.iter().fold(0, |all, word| all | word.load(Relaxed));
+    all & PRESENT != 0
+}
+
 /// Whether an entry holds a use of its frame as writable memory.
 #[inline(always)]
 #[must_use]
@@ -61,16 +74,16 @@ pub const fn frame(entry: u64) -> Mfn {
     Mfn((entry & ADDRESS) >> 12)
 }
 
-/// A leaf entry as the CPU shall see it.
+/// A leaf entry as the CPU shall see it. The mark of the hypervisor's own is not the guest's to set.
 #[inline(always)]
 #[must_use]
 pub const fn leaf(entry: u64) -> u64 {
     if entry & PRESENT == 0 {
         entry
     } else if entry & USER == 0 || entry & GUEST_KERNEL != 0 {
-        entry & !GLOBAL | GUEST_KERNEL | USER
+        entry & !(GLOBAL | UNTYPED) | GUEST_KERNEL | USER
     } else {
-        entry | GLOBAL
+        entry & !UNTYPED | GLOBAL
     }
 }
 

@@ -48,7 +48,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let rights = Rights {
             owner: state.owner().ok_or(GrantStatus::GeneralError)?,
             io: caller.domain(),
-            refused: 0,
+            refused: self.machine.no_address(),
             // The grant code uses it as writable by now, unless its owner is translated.
             untyped: state.type_count() == 0,
         };

@@ -34,6 +34,11 @@ pub trait Machine<H: Hal> {
     /// nothing is counted for such mappings.
     fn io(&self, domain: &Domain<H>, mfn: Mfn) -> IoAccess;
 
+    /// Bits of an entry's address that no physical address of the machine has: the CPU faults on such entries.
+    fn no_address(&self) -> u64 {
+        0
+    }
+
     /// Whether a domain may choose cache attributes, and flush caches: it has devices.
     fn may_set_cache(&self, domain: &Domain<H>) -> bool;
 

@@ -86,7 +86,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
             Some(id) if id == u32::from(caller.domain().id().0) => Named::Own,
             Some(id) => match caller.hv.domains.get(DomId(id as u16)) {
                 Some(domain) => Named::Other(domain),
-                None => return Err(Errno::EINVAL),
+                None => return Err(Errno::ESRCH),
             },
         };
         let frames = Named::find(caller, DomId(foreign as u16))?;

@@ -91,8 +91,8 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         io: &'d Domain<H>,
     ) -> Rights<'d, H> {
         let refused = match self.machine.may_set_cache(tables) {
-            true => entry::UNTYPED,
-            false => entry::UNTYPED | entry::CACHE,
+            true => self.machine.no_address(),
+            false => self.machine.no_address() | entry::CACHE,
         };
         Rights {
             owner,

@@ -10,7 +10,7 @@ use core::sync::atomic::{
 };
 
 use xenolith_core::{
-    DomId, Errno,
+    Errno,
     memory::{Charge, Class, FrameRecord, Refused},
 };
 use xenolith_hal::{Hal, Mfn};
@@ -104,7 +104,6 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     #[inline(never)]
     fn take_device(self, new: u64, mfn: Mfn, rights: &Rights<'_, H>) -> Result<u64, Errno> {
         match self.machine.io(rights.io, mfn) {
-            _ if rights.owner == DomId::XEN => Err(Errno::EPERM),
             IoAccess::Refused => Err(Errno::EPERM),
             IoAccess::ReadOnly => Ok(entry::leaf(new & !entry::WRITABLE)),
             IoAccess::ReadWrite => Ok(entry::leaf(new)),

@@ -24,6 +24,10 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let work = self.machine.address_space(&first);
         for vcpu in VcpuRef::all(domain) {
             let space = self.machine.address_space(&vcpu);
+            // Each call gets further, however many interrupts there are.
+            if space.held().next().is_none() {
+                continue;
+            }
             if !self.release_space(space) || self.hv.hal.interrupt_waits() {
                 return false;
             }

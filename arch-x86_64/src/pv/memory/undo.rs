@@ -38,8 +38,14 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     ) -> Result<(), Unfinished> {
         match level {
             Level::L1 => {
-                for word in self.words(mfn).into_iter().flatten() {
-                    self.drop_leaf(word.load(Relaxed));
+                if let Ok(words) = self.words(mfn) {
+                    let (chunks, _) = words.as_chunks::<{ entry::CHUNK }>();
+                    let used = chunks.iter().filter(|chunk| entry::any_present(chunk));
+                    for chunk in used {
+                        for word in chunk {
+                            self.drop_leaf(word.load(Relaxed));
+                        }
+                    }
                 }
             }
             _ => self.undo_pointers(record, mfn, level)?,
@@ -76,9 +82,23 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             }
             at_work = true;
         }
-        for (slot, word) in words.iter().enumerate().take(entries).rev() {
+        let (chunks, _) = words.as_chunks::<{ entry::CHUNK }>();
+        let used = chunks
+            .iter()
+            .enumerate()
+            .take(entries.div_ceil(entry::CHUNK))
+            .rev()
+            .filter(|(_, chunk)| entry::any_present(chunk))
+            .flat_map(|(n, chunk)| {
+                chunk
+                    .iter()
+                    .enumerate()
+                    .rev()
+                    .map(move |(m, word)| (n * entry::CHUNK + m, word))
+            });
+        for (slot, word) in used {
             let old = word.load(Relaxed);
-            if old & entry::PRESENT == 0 || level.is_hypervisors(slot) {
+            if slot >= entries || old & entry::PRESENT == 0 || level.is_hypervisors(slot) {
                 continue;
             }
             if at_work && self.hv.hal.interrupt_waits() {
@@ -116,7 +136,15 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     /// Drops a table; what is not finished is left to the vCPU.
+    #[inline(always)]
     pub(super) fn let_go(self, record: &FrameRecord, mfn: Mfn, space: &AddressSpace) {
+        if !record.release_one_of_many() {
+            self.let_last_go(record, mfn, space);
+        }
+    }
+
+    #[inline(never)]
+    fn let_last_go(self, record: &FrameRecord, mfn: Mfn, space: &AddressSpace) {
         if self.drop_table(record, mfn).is_err() {
             space.push_leaving(mfn);
         }

@@ -69,11 +69,12 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         };
         if new & old & entry::PRESENT != 0 {
             let changed = (old ^ new) & !entry::SOFT;
+            let mark = old & entry::UNTYPED;
             if changed == 0 {
-                return Ok(put(entry::leaf(new)));
+                return Ok(put(entry::leaf(new) | mark));
             }
             if changed == entry::WRITABLE && old & entry::WRITABLE != 0 {
-                let done = put(entry::leaf(new));
+                let done = put(entry::leaf(new) | mark);
                 if done {
                     self.drop_writing(old);
                 }

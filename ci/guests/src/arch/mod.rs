@@ -10,12 +10,16 @@
 //! - `fault_of(|| …)`: runs a closure and says whether it faulted
 //! - `is_nothing_at`: whether a mapped address has nothing behind it
 //! - `map_page`, `UNMAPPED`, `NON_CANONICAL`: addresses that a bad pointer may have
+//! - `frame_of`, `shared_info`, `map_grant_frame`, `console_ring`: how memory is named and found
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(pv)))]
+pub mod x86_64;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "x86_64/pv/mod.rs"]
 pub mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;

@@ -1,6 +1,6 @@
 //! `grant_table_op` and the version-1 table.
 
-use super::{memory, nr};
+use super::nr;
 use crate::arch::{self, hypercall};
 use crate::buffer::Page;
 
@@ -91,6 +91,19 @@ pub struct Unmap {
     pub status: i16,
 }
 
+/// `gnttab_setup_table`.
+#[repr(C)]
+pub struct Setup {
+    /// Whose table.
+    pub domain: u16,
+    /// How many frames it is to have at least.
+    pub frames: u32,
+    /// How it went.
+    pub status: i16,
+    /// Address of the list of their numbers.
+    pub list: u64,
+}
+
 /// One side of a copy.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -138,9 +151,8 @@ pub fn one<T>(operation: u64, argument: &mut T) -> i64 {
 
 /// Maps the first frame of this domain's grant table and gives it.
 pub fn table() -> Page {
-    let page = Page::at(arch::grant_window());
-    memory::add_to_physmap(memory::space::GRANT_TABLE, 0, page.frame());
-    page
+    arch::map_grant_frame(0);
+    Page::at(arch::grant_window())
 }
 
 /// Grants `frame` to `domain` under `reference` (version 1).

@@ -9,9 +9,12 @@ pub mod op {
     pub const MAXIMUM_RAM_PAGE: u64 = 2;
     pub const CURRENT_RESERVATION: u64 = 3;
     pub const MAXIMUM_RESERVATION: u64 = 4;
+    pub const MACHPHYS_LIST: u64 = 5;
     pub const POPULATE_PHYSMAP: u64 = 6;
     pub const ADD_TO_PHYSMAP: u64 = 7;
     pub const MEMORY_MAP: u64 = 9;
+    pub const EXCHANGE: u64 = 11;
+    pub const MACHPHYS_MAPPING: u64 = 12;
     pub const MAXIMUM_GPFN: u64 = 14;
     pub const REMOVE_FROM_PHYSMAP: u64 = 15;
     pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;

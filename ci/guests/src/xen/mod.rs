@@ -7,6 +7,7 @@ pub mod memory;
 pub mod nr;
 pub mod sched;
 pub mod shared;
+pub mod translated;
 
 use crate::arch::hypercall;
 

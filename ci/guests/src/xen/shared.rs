@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{call_at, memory, nr};
+use super::{call_at, nr};
 use crate::arch::{self, SHARED_PENDING, hypercall};
 use crate::buffer::Page;
 
@@ -11,6 +11,8 @@ pub const UPCALL_PENDING: u64 = 0;
 /// Byte offset of the selector in a `vcpu_info`.
 pub const SELECTOR: u64 = 8;
 const MASK_OFFSET: u64 = 512;
+/// Bytes of a `vcpu_info` in the shared-info page.
+const LEGACY_BYTES: u64 = 64;
 
 static PAGE: AtomicU64 = AtomicU64::new(0);
 static VCPU_INFO: [AtomicU64; arch::MAX_CPUS] = [const { AtomicU64::new(0) }; arch::MAX_CPUS];
@@ -21,11 +23,15 @@ pub fn page() -> Page {
     if address != 0 {
         return Page::at(address);
     }
-    let page = Page::take();
-    let errno = memory::add_to_physmap(memory::space::SHARED_INFO, 0, page.frame());
-    assert!(errno == 0, "shared_info: {errno}");
+    let page = arch::shared_info();
     PAGE.store(page.address(), Ordering::Relaxed);
-    VCPU_INFO[0].store(page.address(), Ordering::Relaxed);
+    for (index, info) in VCPU_INFO.iter().enumerate() {
+        // A translated vCPU has one only when it has registered it.
+        if index == 0 || !arch::IS_TRANSLATED {
+            let legacy = page.address() + index as u64 * LEGACY_BYTES;
+            info.store(legacy, Ordering::Relaxed);
+        }
+    }
     page
 }
 
@@ -40,6 +46,9 @@ pub fn register_vcpu_info(vcpu: usize, page: Page, offset: u32) -> i64 {
     struct Argument(u64, u32, u32);
     let mut argument = Argument(page.frame(), offset, 0);
     let address = (&raw mut argument) as u64;
+    // All is marked pending in the new place: an upcall must find it, and not the old one.
+    let on = arch::irqs_are_on();
+    arch::irq_off();
     let errno = hypercall(
         nr::VCPU_OP,
         [
@@ -52,6 +61,9 @@ pub fn register_vcpu_info(vcpu: usize, page: Page, offset: u32) -> i64 {
     );
     if errno == 0 {
         VCPU_INFO[vcpu].store(page.address() + u64::from(offset), Ordering::Relaxed);
+    }
+    if on {
+        arch::irq_on();
     }
     errno
 }
@@ -89,6 +101,12 @@ pub fn mask(port: u32) {
 /// Clears a port's mask bit without telling the hypervisor.
 pub fn clear_mask(port: u32) {
     word(port, MASK_OFFSET).fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
+}
+
+/// Ports of word `index` that are pending and not masked.
+pub fn raised(index: u32) -> u64 {
+    let pending = word(index * 64, 0).load(Ordering::SeqCst);
+    pending & !word(index * 64, MASK_OFFSET).load(Ordering::SeqCst)
 }
 
 /// Takes the upcall flag and selector of this CPU; gives the selector.

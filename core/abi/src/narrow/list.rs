@@ -40,6 +40,7 @@ differs! {
     memory::PodTarget { target_pages, tot_pages, pod_cache_pages, pod_entries, domid }
     memory::ReservedDeviceMemoryMap { flags, nr_entries, [long] buffer, device }
     memory::AcquireResource { domid, kind, id, nr_frames, pad, frame, [long] frame_list }
+    grant::Transfer { [long] mfn, domid, gref, status }
     grant::SetupTable { dom, nr_frames, status, [long] frame_list }
     grant::GetStatusFrames { nr_frames, dom, status, [long] frame_list }
     grant::GrantCopy {

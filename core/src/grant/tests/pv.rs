@@ -375,3 +375,67 @@ fn bytes_are_copied_by_machine_frame_and_never_into_a_page_table() {
     assert_eq!(pair.uses(mfn), (1, 0));
     assert_eq!(pair.uses(own), (2, 1));
 }
+
+#[test]
+fn a_page_is_given_away_to_who_waits_for_it() {
+    let pair = Pair::new();
+    let give = |mfn: Mfn, domid: u16, gref: u32| {
+        let op = Transfer {
+            mfn: mfn.0,
+            domid: DomId(domid),
+            gref: GrantRef(gref),
+            ..Default::default()
+        };
+        checked(pair.call(MAPPER, Op::Transfer, &[op])[0].status)
+    };
+    let entry = |flags: u16| {
+        let entry = EntryV1 {
+            flags: EntryFlags(flags),
+            domid: DomId(MAPPER),
+            frame: 0,
+        };
+        let at = GuestVirt(TABLE * PAGE + 9 * 8);
+        pair.with(GRANTER, |caller| {
+            caller.write_bytes(at, entry.as_bytes()).unwrap();
+        });
+    };
+    entry(entry_type::ACCEPT_TRANSFER);
+    let mfn = pair.mfn(MAPPER, 8);
+    pair.hv.hal.write_frame(mfn, 0, b"stone").unwrap();
+    let owned = || {
+        let owned = |id| {
+            pair.domain(id)
+                .memory
+                .owned
+                .load(core::sync::atomic::Ordering::SeqCst)
+        };
+        (owned(GRANTER), owned(MAPPER))
+    };
+    let (receiver, giver) = owned();
+    let held = pair.hv.get_frame(mfn, DomId(MAPPER)).unwrap();
+    assert_eq!(give(mfn, GRANTER, 9), Err(GrantStatus::BadPage), "in use");
+    drop(held);
+    assert_eq!(give(Mfn(3), GRANTER, 9), Err(GrantStatus::BadPage));
+    assert_eq!(give(mfn, 7, 9), Err(GrantStatus::BadDomain));
+    assert_eq!(give(mfn, GRANTER, 10), Err(GrantStatus::GeneralError));
+    assert_eq!(give(mfn, GRANTER, 1 << 20), Err(GrantStatus::GeneralError));
+    assert_eq!(owned(), (receiver, giver));
+    assert_eq!(give(mfn, GRANTER, 9), Ok(()));
+    assert_eq!(owned(), (receiver + 1, giver - 1));
+    let state = pair.hv.memory.record(mfn).unwrap().state();
+    assert!(state.is_owned_by(DomId(GRANTER)));
+    assert_eq!(pair.hv.hal.machine_to_phys(mfn), None);
+    let done = pair.peek(GRANTER, TABLE * PAGE + 9 * 8);
+    let both = EntryFlags::TRANSFER_COMMITTED | EntryFlags::TRANSFER_COMPLETED;
+    assert_eq!(done as u16, entry_type::ACCEPT_TRANSFER | both);
+    assert_eq!(done >> 32, mfn.0);
+    let mut there = [0; 5];
+    pair.hv.hal.read_frame(mfn, 0, &mut there).unwrap();
+    assert_eq!(&there, b"stone");
+    let next = pair.mfn(MAPPER, 9);
+    assert_eq!(
+        give(next, GRANTER, 9),
+        Err(GrantStatus::GeneralError),
+        "once"
+    );
+}

@@ -70,6 +70,8 @@ const OWNED: u64 = DOMAIN | OWNER.max() << OWNER.shift;
 const READABLE: u64 = OWNED | HIGH_COUNT;
 /// The same for writing.
 const WRITABLE: u64 = READABLE | HIGH_TYPE_COUNT | TYPE.max() << TYPE.shift | LOCKED.one();
+/// The same for the table that a frame is.
+const CHECKED: u64 = READABLE | HIGH_TYPE_COUNT | VALIDATED.one();
 const IS_WRITABLE: u64 = (FrameType::Writable as u64) << TYPE.shift;
 
 /// The class and owner bits of a domain's frames. A number that is no domain's name matches nothing.
@@ -145,7 +147,8 @@ impl FrameRecord {
         match wanted {
             FrameType::Writable => self.get_writable(),
             FrameType::None => self.try_change(|state| {
-                let fits = state.type_count() == 0 || state.frame_type() == FrameType::None;
+                // What it was before, CPUs may have cached: that is not forgotten.
+                let fits = state.frame_type() == FrameType::None;
                 match fits && !state.locked() && state.type_count() < TYPE_COUNT.max() {
                     true => Ok(FrameState(
                         TYPE.set(state.0, 0).wrapping_add(TYPE_COUNT.one()),
@@ -233,12 +236,41 @@ impl FrameRecord {
     /// Takes a reference and a use of a frame of `owner` if it is a table that was checked, and says of which kind.
     #[inline(always)]
     pub fn get_table(&self, owner: DomId) -> Option<FrameType> {
+        let old = self.state.load(Relaxed);
+        let step = COUNT.one() + TYPE_COUNT.one();
+        if old & CHECKED == owned_by(owner) | VALIDATED.one()
+            && self
+                .state
+                .compare_exchange(old, old + step, AcqRel, Relaxed)
+                .is_ok()
+        {
+            return Some(FrameState(old).frame_type());
+        }
+        self.get_table_slowly(owner)
+    }
+
+    #[inline(never)]
+    fn get_table_slowly(&self, owner: DomId) -> Option<FrameType> {
         let (old, _) = self.update(|state| {
             let right = state.is_owned_by(owner) && state.validated();
             (right && state.count() < COUNT.max() && state.type_count() < TYPE_COUNT.max())
                 .then(|| FrameState(state.0 + COUNT.one() + TYPE_COUNT.one()))
         })?;
         Some(old.frame_type())
+    }
+
+    /// Ends a use as a table, with its reference, if it is not the last. False when it is, or another CPU was faster: then
+    /// [`FrameRecord::release`] does it.
+    #[must_use]
+    #[inline(always)]
+    pub fn release_one_of_many(&self) -> bool {
+        let old = self.state.load(Relaxed);
+        let step = COUNT.one() + TYPE_COUNT.one();
+        TYPE_COUNT.get(old) > 1
+            && self
+                .state
+                .compare_exchange(old, old - step, AcqRel, Relaxed)
+                .is_ok()
     }
 
     /// Goes on with a table that the caller holds and that was partly checked.
@@ -326,23 +358,6 @@ impl FrameRecord {
         }))
     }
 
-    /// Makes the frame a table by word alone.
-    #[cfg(test)]
-    pub(crate) fn become_table(&self, kind: FrameType) {
-        let change = self.update(|state| {
-            let word = TYPE.set(state.0 | VALIDATED.one(), kind as u64);
-            (state.type_count() == 0).then(|| FrameState(TYPE_COUNT.set(word, 1)))
-        });
-        assert!(change.is_some(), "it is used as something else");
-    }
-
-    /// The end of that; nothing had it cached.
-    #[cfg(test)]
-    pub(crate) fn end_table_by_word(&self) {
-        let word = TYPE.set(self.state().0 & !VALIDATED.one(), 0);
-        self.set(FrameState(TYPE_COUNT.set(word, 0)));
-    }
-
     /// Moves the word to what `f` says, unless `f` refuses.
     #[inline(always)]
     fn try_change(
@@ -383,129 +398,4 @@ fn with_writable(state: FrameState) -> Result<FrameState, Refused> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::Charge, *};
-
-    const ME: DomId = DomId(1);
-
-    fn record() -> FrameRecord {
-        let record = FrameRecord::new();
-        record.set_owned(ME, Charge::Memory);
-        record
-    }
-
-    #[test]
-    fn a_frame_is_writable_or_a_table_and_never_both() {
-        let record = record();
-        assert_eq!(
-            record.claim(ME, FrameType::L1),
-            Ok(Claim::Fresh(FrameType::None))
-        );
-        assert_eq!(record.claim(ME, FrameType::L1), Err(Refused::Locked));
-        record.begin_table();
-        record.set_valid();
-        assert_eq!(record.claim(ME, FrameType::L1), Ok(Claim::Ready));
-        assert_eq!(record.get_mapping(ME, true), Err(Refused::Busy));
-        assert_eq!(record.get_mapping(ME, false), Ok(()), "reading is fine");
-        assert_eq!(record.claim(ME, FrameType::L2), Err(Refused::Busy));
-        assert_eq!(record.put_mapping(false), Dropped::Kept);
-        assert_eq!(record.release(), Ended::Kept);
-        assert_eq!(record.release(), Ended::Whole);
-        assert_eq!(record.get_mapping(ME, true), Err(Refused::Busy), "not yet");
-        assert_eq!(record.end_type(7), Dropped::Kept);
-        assert_eq!(record.get_mapping(ME, true), Err(Refused::Stale));
-        assert_eq!(record.last_unmapped(), Some(7));
-        assert_eq!(record.claim_stale(), Ok(()));
-        assert_eq!(record.get_mapping(ME, true), Err(Refused::Locked));
-        record.unlock_writable();
-        assert_eq!(record.get_mapping(ME, true), Ok(()));
-        assert_eq!(record.claim(ME, FrameType::L1), Err(Refused::Busy));
-        assert_eq!(record.put_mapping(true), Dropped::Kept);
-        record.put_type();
-        assert_eq!(
-            (record.state().count(), record.state().type_count()),
-            (1, 0)
-        );
-    }
-
-    #[test]
-    fn another_domain_gets_no_mapping_and_no_table() {
-        let record = record();
-        for other in [DomId(0), DomId(2), DomId(0x8001), DomId(u16::MAX)] {
-            for writable in [false, true] {
-                assert_eq!(record.get_mapping(other, writable), Err(Refused::NotOwned));
-            }
-            assert_eq!(record.claim(other, FrameType::L1), Err(Refused::NotOwned));
-            assert_eq!(record.get_table(other), None);
-        }
-        assert_eq!(record.state().count(), 1);
-    }
-
-    #[test]
-    fn a_table_left_half_way_is_taken_up_by_who_comes_next() {
-        let record = record();
-        record.claim(ME, FrameType::L3).unwrap();
-        record.begin_table();
-        record.set_partial();
-        assert_eq!(record.get_table(ME), None, "not to be used yet");
-        assert_eq!(record.claim(ME, FrameType::L3), Ok(Claim::Partial));
-        assert_eq!(record.reclaim(), Reclaim::Locked);
-        assert!(!record.give_up(), "the first user still holds it");
-        assert_eq!(record.reclaim(), Reclaim::Partial);
-        record.set_valid();
-        assert_eq!(record.reclaim(), Reclaim::Ready);
-        assert_eq!(record.get_table(ME), Some(FrameType::L3));
-        assert_eq!(record.release(), Ended::Kept);
-        assert_eq!(record.release(), Ended::Whole);
-        record.set_partial();
-        assert_eq!(record.claim(ME, FrameType::L3), Ok(Claim::Partial));
-        record.set_partial();
-        assert_eq!(record.release(), Ended::Kept);
-        assert_eq!(record.release(), Ended::Partial);
-        assert_eq!(record.end_type(1), Dropped::Kept);
-        assert_eq!(
-            (record.state().count(), record.state().type_count()),
-            (1, 0)
-        );
-    }
-
-    #[test]
-    fn full_counts_refuse_and_do_not_wrap() {
-        let record = record();
-        record.get_mapping(ME, true).unwrap();
-        let state = record.state().0;
-        record.set(FrameState(TYPE_COUNT.set(state, TYPE_COUNT.max())));
-        assert_eq!(record.get_mapping(ME, true), Err(Refused::Busy));
-        assert_eq!(record.get_mapping(ME, false), Ok(()));
-        record.set(FrameState(COUNT.set(state, COUNT.max())));
-        assert_eq!(record.get_mapping(ME, false), Err(Refused::Busy));
-        record.set(FrameState(COUNT.set(state, COUNT.max() - 1)));
-        assert_eq!(record.get_mapping(ME, true), Ok(()));
-        assert_eq!(record.put_mapping(true), Dropped::Kept);
-        assert_eq!(record.put_mapping(true), Dropped::Kept);
-        assert_eq!(record.put_mapping(true), Dropped::NotHeld);
-    }
-
-    #[test]
-    fn a_frame_that_its_owner_gave_up_goes_with_its_last_use_as_a_table() {
-        let record = record();
-        record.claim(ME, FrameType::L1).unwrap();
-        record.begin_table();
-        record.set_valid();
-        assert_eq!(record.drop_allocation(ME), Dropped::Kept);
-        assert_eq!(record.release(), Ended::Whole);
-        let last = Dropped::Last {
-            owner: ME,
-            charge: Charge::Memory,
-        };
-        assert_eq!(record.end_type(3), last);
-    }
-
-    #[test]
-    fn memory_of_the_hypervisor_never_becomes_a_table() {
-        let record = FrameRecord::new();
-        record.set_owned(ME, Charge::Hypervisor);
-        assert_eq!(record.claim(ME, FrameType::L1), Err(Refused::Busy));
-        assert_eq!(record.get_mapping(ME, true), Ok(()));
-    }
-}
+mod tests;

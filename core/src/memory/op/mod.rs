@@ -62,9 +62,11 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::ReservedDeviceMemoryMap => call.reserved_device_memory().into(),
         // No page is ever shared.
         MemoryOp::GetSharingFreedPages | MemoryOp::GetSharingSharedPages => Outcome::Done(0),
-        MemoryOp::MachphysMapping if call.from_pv() => call.machphys_mapping().into(),
-        MemoryOp::MachineMemoryMap if call.from_pv() => call.machine_memory_map().into(),
-        MemoryOp::MachphysMfnList if H::HVM_CALLS || call.from_pv() => call.machphys_list().into(),
+        MemoryOp::MachphysMapping if call.is_pv_call() => call.machphys_mapping().into(),
+        MemoryOp::MachineMemoryMap if call.is_pv_call() => call.machine_memory_map().into(),
+        MemoryOp::MachphysMfnList if H::HVM_CALLS || call.is_pv_call() => {
+            call.machphys_list().into()
+        }
         MemoryOp::MachphysCompatMfnList if H::HVM_CALLS => Errno::EOPNOTSUPP.into(),
         MemoryOp::SetMemoryMap if H::HVM_CALLS => call.set_memory_map().into(),
         MemoryOp::SetPodTarget | MemoryOp::GetPodTarget if H::HVM_CALLS => {
@@ -119,7 +121,7 @@ impl<H: Hal> Call<'_, H> {
     }
 
     /// Whether a paravirtual domain calls.
-    fn from_pv(&self) -> bool {
+    fn is_pv_call(&self) -> bool {
         self.caller.domain().is_pv()
     }
 

@@ -132,7 +132,8 @@ impl Machine {
                 let page = self.some_window(of);
                 frame_of(&self.doms[of].domain, page)
             }
-            _ => self.some_own_frame(of).map_or(0, |mfn| mfn.0),
+            5 => self.some_own_frame(of).map_or(0, |mfn| mfn.0),
+            _ => self.some_idle_frame(of).map_or(0, |mfn| mfn.0),
         }
     }
 
@@ -157,7 +158,10 @@ impl Machine {
             nr_exchanged: 0,
         };
         for n in 0..(frames >> given_order).min(32) {
-            let frame = self.some_machine_frame(of);
+            let frame = match self.random.once_in(10) {
+                true => self.some_machine_frame(of),
+                false => self.some_idle_frame(of).map_or(0, |mfn| mfn.0),
+            };
             self.poke(vcpu, arg + 128 + n * 8, &frame);
         }
         for n in 0..(frames >> order).min(32) {

@@ -39,6 +39,8 @@ pub struct Held {
     /// Uses as writable memory, of paravirtual domains.
     writers: HashMap<Mfn, u64>,
     tables: HashSet<Mfn>,
+    /// Domains that are paravirtual.
+    paravirtual: HashSet<DomId>,
 }
 
 impl Held {
@@ -86,7 +88,10 @@ impl Machine {
         let mut held = pinned.clone();
         self.hv.domains.for_each(|domain| {
             match domain.is_pv() {
-                true => self.check_page_tables(domain, &mut held),
+                true => {
+                    held.paravirtual.insert(domain.id());
+                    self.check_page_tables(domain, &mut held);
+                }
                 false => self.check_map(domain, &mut held),
             }
             for area in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.get()) {
@@ -208,7 +213,7 @@ impl Machine {
                         let holders = held.references.remove(&mfn).unwrap_or(0);
                         let expected = holders + u64::from(state.allocated());
                         assert_eq!(state.count(), expected, "{mfn:?} {state:?}");
-                        self.check_type(mfn, state, held);
+                        Self::check_type(mfn, state, held);
                         if !memory
                             && let Some(gfn) = record.shown_at()
                             && let Some(domain) = self.hv.domains.get(owner)
@@ -258,19 +263,17 @@ impl Machine {
     }
 
     /// A paravirtual domain's frame is used as what its users use it as; one of another domain has no type.
-    fn check_type(&self, mfn: Mfn, state: FrameState, held: &Held) {
-        let owner = state.owner().and_then(|id| self.hv.domains.get(id));
-        let owner = owner.expect("who owns a frame is in the table");
+    fn check_type(mfn: Mfn, state: FrameState, held: &Held) {
+        let typed = state
+            .owner()
+            .is_some_and(|id| held.paravirtual.contains(&id));
         let mut writers = held.writers.get(&mfn).copied().unwrap_or(0);
         if state.charge() == Charge::Hypervisor {
             writers += u64::from(state.allocated());
         }
         let tables = u64::from(held.tables.contains(&mfn));
-        assert!(
-            writers == 0 || tables == 0 || !owner.is_pv(),
-            "{mfn:?} {state:?}"
-        );
-        let expected = match owner.is_pv() {
+        assert!(writers == 0 || tables == 0 || !typed, "{mfn:?} {state:?}");
+        let expected = match typed {
             true => writers + tables,
             false => 0,
         };
@@ -283,10 +286,15 @@ impl Machine {
 
     /// The machine-to-physical table knows only frames of paravirtual domains.
     pub fn check_machine_to_phys(&self) {
+        let mut paravirtual = HashSet::new();
+        self.hv.domains.for_each(|domain| {
+            if domain.is_pv() {
+                paravirtual.insert(domain.id());
+            }
+        });
         for mfn in self.sim.known_frames() {
             let owner = self.hv.memory.record(mfn).and_then(|r| r.state().owner());
-            let owner = owner.and_then(|id| self.hv.domains.get(id));
-            assert!(owner.is_some_and(|owner| owner.is_pv()), "{mfn:?}");
+            assert!(owner.is_some_and(|id| paravirtual.contains(&id)), "{mfn:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::arch::Arch;
 use crate::boards::Board;
 use crate::emulator::{Boot, Dom0, Files, Machine};
 use crate::fetch::Debian;
-use crate::guest::On;
+use crate::guest::{Kind, On};
 use crate::verbs::bench::plan::Plan;
 use crate::verbs::bench::table::{Goal, Row};
 use crate::{bzimage, icount, paths, rootfs};
@@ -80,7 +80,11 @@ pub(crate) fn rows(
 }
 
 fn hypervisor(board: &'static Board, on: On, dom0: &Dom0, name: &str) -> Result<u64> {
-    let words = format!("{} dom0_mem={MIB}M {}", board.words, on.kind(board));
+    let words = format!(
+        "{} dom0_mem={MIB}M {}",
+        board.words,
+        on.kind(board, Kind::Hardware)
+    );
     let files = Files {
         hypervisor: on.image(board)?,
         words: words.trim().to_string(),

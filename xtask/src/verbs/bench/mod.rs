@@ -21,7 +21,7 @@ use crate::arch::Arch;
 use crate::boards::{self, Board};
 use crate::domains::Domain;
 use crate::emulator::Emulator;
-use crate::guest::{self, On};
+use crate::guest::{self, Kind, On, PARAVIRTUAL_RUNS};
 use crate::results::Results;
 use crate::verbs::bench::plan::{Figure, Plan, PlannedRun};
 use crate::verbs::bench::table::Row;
@@ -64,7 +64,10 @@ pub(crate) fn run(args: &BenchArgs, arch: Option<Arch>) -> Result<ExitCode> {
             .as_deref()
             .is_none_or(|text| name.contains(text))
     };
-    for run in &plan.runs {
+    let runs = |run: &&PlannedRun| {
+        PARAVIRTUAL_RUNS || Kind::of(&run.guest) != Kind::Paravirtual || args.reference
+    };
+    for run in plan.runs.iter().filter(runs) {
         let named = |figure: &Figure| wanted(&figure.name);
         if wanted(&run.mode) || run.figures.iter().any(named) {
             rows.extend(guest_rows(board, run, args.reference)?);

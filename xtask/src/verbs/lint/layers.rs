@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("platforms/riscv64", 5),
     ("platforms/x86_64", 5),
     ("ci/guests", 5),
+    ("ci/guests-pv", 5),
     ("ci/guest-narrow", 5),
     ("xtask", 6),
 ];

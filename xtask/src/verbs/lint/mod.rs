@@ -84,7 +84,11 @@ fn bare_metal() -> Result<()> {
         let guests = arch
             .guest_target()
             .map(|target| (target, "xenolith-guests"));
-        for (target, package) in std::iter::once(image).chain(guests) {
+        let pv_guests = arch
+            .guest_target()
+            .filter(|_| arch == Arch::X86_64)
+            .map(|target| (target, build::PV_GUESTS));
+        for (target, package) in std::iter::once(image).chain(guests).chain(pv_guests) {
             process::run(&mut lint(&toolchain, &target, package))?;
         }
     }

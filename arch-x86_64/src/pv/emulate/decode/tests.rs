@@ -188,3 +188,24 @@ fn a_move_of_the_kernel_alone_is_nothing_in_32_bit_code() {
         assert_eq!(decode(&[0x0f, opcode, 0xc0], Code::Short), None);
     }
 }
+
+#[test]
+fn a_descriptor_says_which_code_it_is_and_where() {
+    const FLAT_64: u64 = 0x00af_fb00_0000_ffff;
+    const FLAT_32: u64 = 0x00cf_fb00_0000_ffff;
+    const FLAT_16: u64 = 0x008f_fb00_0000_ffff;
+    const BASE: u64 = 0x12 << 56 | 0x34_5678 << 16;
+    let rip = 0xffff_8800_0000_1000;
+    assert_eq!(place(FLAT_64, rip), Some((rip, Code::Long)));
+    assert_eq!(place(FLAT_64 | BASE, rip), Some((rip, Code::Long)));
+    assert_eq!(place(FLAT_32, 0x1000), Some((0x1000, Code::Short)));
+    assert_eq!(
+        place(FLAT_32 | BASE, 0x1000),
+        Some((0x1234_6678, Code::Short))
+    );
+    assert_eq!(
+        place(FLAT_32 | BASE, 0xffff_ffff),
+        Some((0x1234_5677, Code::Short))
+    );
+    assert_eq!(place(FLAT_16, 0x1000), None);
+}

@@ -18,6 +18,8 @@ pub use mmu::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unm
 pub use timer::{now, on_timer, ticks_per_second, timer_at, timer_line, timer_off, turns};
 pub use trap::{Fault, attempt, class, escape, fault_of};
 
+pub use crate::xen::translated::{console_ring, frame_of, map_grant_frame, shared_info};
+
 /// Name of this architecture and guest type, for the result lines.
 pub const NAME: &str = "aarch64";
 /// What the hypervisor's capabilities say for this guest type.
@@ -30,6 +32,8 @@ pub const SHARED_PENDING: u64 = 48;
 pub const HAS_VCPU_DOWN: bool = false;
 /// Whether a domain that maps its own grant may find its page moved there and gone from where it was.
 pub const OWN_GRANT_MOVES: bool = false;
+/// Whether the hypervisor translates frame numbers.
+pub const IS_TRANSLATED: bool = true;
 
 static EVENT_LINE: AtomicU32 = AtomicU32::new(0);
 static GRANT_WINDOW: AtomicU64 = AtomicU64::new(0);
@@ -80,6 +84,14 @@ pub fn device_address() -> u64 {
 pub fn irq_off() {
     // SAFETY: masks IRQs.
     unsafe { asm!("msr daifset, #2", "isb") };
+}
+
+/// Whether this CPU takes interrupts.
+pub fn irqs_are_on() -> bool {
+    let mask: u64;
+    // SAFETY: a register read.
+    unsafe { asm!("mrs {}, daif", out(reg) mask, options(nomem, nostack)) };
+    mask >> 7 & 1 == 0
 }
 
 /// Sleeps until an interrupt is pending, masked or not.

@@ -25,6 +25,9 @@ unsafe extern "C" {
 
 global_asm!(
     r#"
+    .global guest_gate_vmmcall
+    .global guest_gate_vmcall
+    .global guest_gate_page
 guest_gate_vmmcall:
     vmmcall
     ret
@@ -48,6 +51,7 @@ guest_gate_page:
 
 global_asm!(
     r#"
+    .global guest_call_32
     // From 32-bit code. edi: number, esi and edx: arguments, ecx: whether the CPU is AMD's.
 guest_call_32:
     pushq   %rbx

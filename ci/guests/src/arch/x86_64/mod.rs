@@ -3,10 +3,12 @@
 //! Words of the command line that choose among ways: `gate=page`, `apic=xapic`, `timer=oneshot`,
 //! `start=vcpu_op`, `upcall=callback`.
 
+mod access;
 pub mod apic;
 mod cpu;
 mod entry;
 mod gate;
+mod landing;
 pub mod paging;
 pub mod regs;
 pub mod start_info;
@@ -17,17 +19,21 @@ use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+pub use access::*;
 pub use cpu::*;
 pub use gate::{
     hypercall, hypercall_by_page, hypercall_from_32_bit_code, hypercall_page, is_amd, leaves,
 };
+pub use landing::{attempt, escape, fault_of};
 pub use paging::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
 pub use start_info::command_line;
 pub use timer::{
     apic_hertz, has_deadline, now, on_timer, ticks_per_second, timer_at, timer_every, timer_off,
     turns,
 };
-pub use trap::{Fault, attempt, escape, exception, fault_of};
+pub use trap::{Fault, exception};
+
+pub use crate::xen::translated::{console_ring, frame_of, map_grant_frame, shared_info};
 
 use crate::bootargs;
 use crate::xen::{hvm, sched, shared};
@@ -42,6 +48,8 @@ pub const MEMORY_MAP_ANSWER: i64 = 0;
 pub const SHARED_PENDING: u64 = 2048;
 /// Whether `VCPUOP_down` takes a vCPU down, and so ends a domain that has no other.
 pub const HAS_VCPU_DOWN: bool = true;
+/// Whether the hypervisor translates frame numbers.
+pub const IS_TRANSLATED: bool = true;
 /// Whether a domain that maps its own grant may find its page moved there and gone from where it was: Xen keeps one
 /// place for each frame of a translated domain here.
 pub const OWN_GRANT_MOVES: bool = true;
@@ -175,57 +183,6 @@ pub fn ipi_send(target: usize) {
 pub fn grant_window() -> u64 {
     GRANT_WINDOW.load(Ordering::Relaxed)
 }
-
-macro_rules! mmio {
-    ($read:ident, $write:ident, $type:ty, $class:ident, $load:literal, $store:literal) => {
-        /// One device read; a single instruction.
-        pub fn $read(address: u64) -> $type {
-            let value: $type;
-            // SAFETY: one load that the test means to do; a fault is caught or ends the guest.
-            unsafe { asm!($load, out($class) value, in(reg) address, options(nostack)) };
-            value
-        }
-
-        /// One device write; a single instruction.
-        pub fn $write(address: u64, value: $type) {
-            // SAFETY: one store that the test means to do; a fault is caught or ends the guest.
-            unsafe { asm!($store, in($class) value, in(reg) address, options(nostack)) };
-        }
-    };
-}
-
-mmio!(
-    read8,
-    write8,
-    u8,
-    reg_byte,
-    "mov {0}, [{1}]",
-    "mov [{1}], {0}"
-);
-mmio!(
-    read16,
-    write16,
-    u16,
-    reg,
-    "mov {0:x}, [{1}]",
-    "mov [{1}], {0:x}"
-);
-mmio!(
-    read32,
-    write32,
-    u32,
-    reg,
-    "mov {0:e}, [{1}]",
-    "mov [{1}], {0:e}"
-);
-mmio!(
-    read64,
-    write64,
-    u64,
-    reg,
-    "mov {0}, [{1}]",
-    "mov [{1}], {0}"
-);
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_primary() -> ! {

@@ -4,7 +4,7 @@
 #![no_main]
 
 use xenolith_guests::report::{Outcome, Report};
-use xenolith_guests::{bootargs, guest};
+use xenolith_guests::{arch, bootargs, guest};
 
 mod bad_pointers;
 mod console;
@@ -27,8 +27,11 @@ mod version;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64/mod.rs"]
+mod special;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "pv/mod.rs"]
 mod special;
 
 guest!(main);
@@ -52,17 +55,21 @@ fn main() {
         grant_map::CASES,
         grant_copy::CASES,
         memory::CASES,
-        physmap::CASES,
-        sched::CASES,
     ] {
         report.cases(table);
     }
+    if arch::IS_TRANSLATED {
+        report.cases(memory::TRANSLATED);
+        report.cases(physmap::CASES);
+        report.cases(multicall::TRANSLATED);
+        report.cases(hvm::CASES);
+    }
+    report.cases(sched::CASES);
     for table in special::TABLES {
         report.cases(table);
     }
     for table in [
         vcpu::CASES,
-        hvm::CASES,
         multicall::CASES,
         bad_pointers::CASES,
         survey::CASES,

@@ -31,6 +31,7 @@ fn is_left_out(number: u64, sub: u64) -> bool {
         || number == nr::MULTICALL
         || number == nr::CONSOLE_IO
         || number == HYPFS_OP
+        || table::LEFT_OUT.contains(&number)
 }
 
 fn has_sub_ops(number: u64) -> bool {

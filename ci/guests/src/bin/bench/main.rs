@@ -37,8 +37,11 @@ fn main() {
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
 mod arch_operations;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64.rs"]
+mod arch_operations;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "pv/mod.rs"]
 mod arch_operations;
 
 /// Time of `LOOPS` runs of `operation`, in counter ticks.

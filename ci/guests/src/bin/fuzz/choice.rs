@@ -32,6 +32,21 @@ const KNOWN: [u64; 16] = [
     nr::PLATFORM_OP,
     nr::XSM_OP,
 ];
+/// What PV guests have for their tables, traps and segments.
+const TABLES: [u64; 12] = [
+    nr::MMU_UPDATE,
+    nr::MMU_UPDATE,
+    nr::MMUEXT_OP,
+    nr::MMUEXT_OP,
+    nr::UPDATE_VA_MAPPING,
+    nr::UPDATE_VA_MAPPING_OTHERDOMAIN,
+    nr::SET_TRAP_TABLE,
+    nr::SET_GDT,
+    nr::UPDATE_DESCRIPTOR,
+    nr::STACK_SWITCH,
+    nr::CALLBACK_OP,
+    nr::SET_SEGMENT_BASE,
+];
 const SCHED_OP_COMPAT: u64 = 6;
 /// `PHYSDEVOP_manage_pci_*` and `PHYSDEVOP_pci_device_*`.
 const PCI_ADD_AND_REMOVE: [u64; 5] = [15, 16, 20, 25, 26];
@@ -89,6 +104,8 @@ fn multicall(words: &mut Words, list: Page) -> Call {
 fn single(words: &mut Words) -> Call {
     let number = if words.once_in(4) {
         words.below(256)
+    } else if !arch::IS_TRANSLATED && words.once_in(2) {
+        TABLES[words.below(TABLES.len() as u64) as usize]
     } else {
         KNOWN[words.below(KNOWN.len() as u64) as usize]
     };
@@ -114,6 +131,10 @@ fn single(words: &mut Words) -> Call {
 
 /// Gives the calls that take counts useful ones, and keeps the guest alive.
 fn confine(call: &mut Call, words: &mut Words) {
+    #[cfg(pv)]
+    if super::confine_pv::confine(call, words) {
+        return;
+    }
     match call.number {
         nr::GRANT_TABLE_OP => {
             call.args[2] = if words.once_in(8) {

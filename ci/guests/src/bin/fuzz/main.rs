@@ -22,8 +22,13 @@ use xenolith_guests::xen::{nr, own_domain};
 use xenolith_guests::{arch, bootargs, console, ensure, expect, guest};
 
 mod choice;
-#[cfg(target_arch = "x86_64")]
+#[cfg(pv)]
+mod confine_pv;
+#[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64.rs"]
+mod special;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "pv.rs"]
 mod special;
 mod words;
 
@@ -87,6 +92,8 @@ fn all_calls() -> Outcome {
             value("fuzz.calls", index as i64 + 1);
         }
     }
+    #[cfg(pv)]
+    confine_pv::restore();
     value("fuzz.done", done as i64);
     value("fuzz.refused", refused as i64);
     expect!(checksum(), before, "checksum of the guest's own code");

@@ -36,12 +36,15 @@ impl Words {
         } else {
             live.start
         };
+        let live_addresses = first..live.end;
+        #[cfg(pv)]
+        let live = super::confine_pv::live();
         Self {
             state: seed | 1,
             buffers,
             buffer_bytes: buffer_pages * PAGE,
             own_domain,
-            live_addresses: first..live.end,
+            live_addresses,
             live,
             sacrifice: (image.end + GAP) & !(2 * MIB - 1),
         }
@@ -88,7 +91,10 @@ impl Words {
     fn is_harmless(&self, word: u64) -> bool {
         [word, word & 0xffff_ffff, word >> 32].iter().all(|&part| {
             let as_frame = part.saturating_mul(PAGE);
-            !self.live_addresses.contains(&part) && !self.live.contains(&as_frame)
+            let is_machine_address = !arch::IS_TRANSLATED && self.live.contains(&part);
+            !self.live_addresses.contains(&part)
+                && !self.live.contains(&as_frame)
+                && !is_machine_address
         })
     }
 
@@ -109,7 +115,8 @@ impl Words {
 
     /// A frame of the sacrificial range.
     pub(crate) fn frame(&mut self) -> u64 {
-        (self.sacrifice + self.below(SACRIFICE)) / PAGE
+        let address = self.sacrifice + self.below(SACRIFICE);
+        arch::frame_of(address)
     }
 
     /// An address in the sacrificial pages: a multiple of 8 mostly, of 4 always. Read at any other, the

@@ -14,8 +14,11 @@ mod timer;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64/mod.rs"]
+mod special;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "pv/mod.rs"]
 mod special;
 
 guest!(main);
@@ -29,6 +32,8 @@ fn main() {
     if arch::cpu_count() > 1 {
         report.cases(cpu::CASES);
         report.cases(special::RUNNING);
+        #[cfg(pv)]
+        report.cases(special::TOGETHER);
         report.cases(ipi::CASES);
         report.cases(timer::CASES);
         report.cases(events::CASES);

@@ -10,8 +10,11 @@ use xenolith_guests::report::Report;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64/mod.rs"]
+mod special;
+#[cfg(all(target_arch = "x86_64", pv))]
+#[path = "pv/mod.rs"]
 mod special;
 
 guest!(main);

@@ -1,0 +1,27 @@
+//! What is so for PV guests only. Frames are the machine's here, tables change by hypercalls, and traps come by a table.
+#![allow(unsafe_code)] // Cases execute instructions that trap.
+
+mod callbacks;
+mod classes;
+mod descriptors;
+mod grants;
+mod memory;
+pub(crate) mod survey;
+mod types;
+mod update;
+mod user;
+mod va;
+
+use crate::Case;
+
+pub(crate) const TABLES: &[&[Case]] = &[
+    callbacks::CASES,
+    update::CASES,
+    va::CASES,
+    types::CASES,
+    descriptors::CASES,
+    memory::CASES,
+    grants::CASES,
+    user::CASES,
+    classes::CASES,
+];
