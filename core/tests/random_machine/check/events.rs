@@ -38,6 +38,10 @@ impl Machine {
                     let bound = domain.vcpus.get(owner).and_then(|v| v.virqs.port(virq));
                     assert_eq!(bound, Some(facts.port), "{id} port {port}: virq {virq}");
                 }
+                Binding::Pirq { pirq } => {
+                    let bound = domain.pirqs.port(pirq);
+                    assert_eq!(bound, Some(facts.port), "{id} port {port}: pirq {pirq}");
+                }
                 Binding::Reserved => panic!("{id} port {port} is reserved between two steps"),
                 Binding::Unbound { .. } | Binding::Ipi | Binding::Free => {
                     assert!(facts.peer.is_none(), "{id} port {port} has a peer");
