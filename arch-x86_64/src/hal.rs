@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
-    ArchTimer, AtomicOp, CpuId, DomId, E820Entry, Errno, Fault, Features, Gfn, GuestPhys,
+    ArchTimer, AtomicOp, CacheOp, CpuId, DomId, E820Entry, Errno, Fault, Features, Gfn, GuestPhys,
     GuestVirt, Hal, HeapUse, MachphysMapping, Mfn, Nanos, Order, PAGE_SIZE, SharedInfoLayout,
     sync::relax,
 };
@@ -20,7 +20,7 @@ use crate::{
         vcpu::{ArchDomain, ArchVcpu},
     },
     irq, machine,
-    mm::{hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
+    mm::{caches, hardware::Ram, hyp::Direct, machine_to_phys, nested::Nested},
     power,
     pv::{self, access, tables, vcpu::PvVcpu},
     timer,
@@ -132,6 +132,10 @@ impl Hal for X86_64 {
     #[inline]
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
         Direct::atomic8(mfn, offset, op)
+    }
+
+    fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, _: CacheOp) {
+        caches::flush(mfn, offset, len);
     }
 
     #[inline]

@@ -52,7 +52,7 @@ impl On {
 }
 
 /// Whether Xenolith runs PV guests, and the rows for them are part of tests and benchmarks.
-pub(crate) const PARAVIRTUAL_RUNS: bool = false;
+pub(crate) const PARAVIRTUAL_RUNS: bool = true;
 
 /// What kind of dom0 a guest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

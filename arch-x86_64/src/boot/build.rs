@@ -37,7 +37,7 @@ use crate::{
     mm::{hardware, hyp::Direct, nested, second_level},
     msr::{HostMsrs, MsrPolicy},
     pci::Wants,
-    pv::{domain::PvDomain, vcpu::PvVcpu},
+    pv::domain::PvDomain,
     speculation,
     svm::{self, vcpu::Svm},
     timer,
@@ -164,10 +164,7 @@ pub(super) fn create(
     let none = || format!("domain {} cannot be made: no memory", shape.id.0);
     let (ports, vcpus) = match shape.kind {
         GuestKind::Translated => hardware_vcpus(hv, shape)?,
-        GuestKind::Paravirtual => (
-            None,
-            vcpus(shape, || Some(HwVcpu::Pv(Box::new(PvVcpu::new())))),
-        ),
+        GuestKind::Paravirtual => (None, vcpus(shape, || Some(HwVcpu::Pv(Box::default())))),
     };
     if vcpus.len() != usize::from(shape.vcpus) {
         return Err(none());

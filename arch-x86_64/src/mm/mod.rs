@@ -1,6 +1,8 @@
 //! Memory: the hypervisor's own tables, the direct map, second-level tables and the guest's own paging.
 
 #[cfg(target_os = "none")]
+pub mod caches;
+#[cfg(target_os = "none")]
 pub mod firmware;
 pub mod guest_access;
 #[cfg(target_os = "none")]

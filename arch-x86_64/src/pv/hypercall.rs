@@ -13,9 +13,7 @@ use xenolith_core::{
 };
 use xenolith_hal::GuestVirt;
 
-use super::{
-    access, callbacks, descriptors, flush, machine::ThisCpu, physdev, registers, run::Stopped,
-};
+use super::{access, callbacks, descriptors, machine::ThisCpu, physdev, registers, run::Stopped};
 use crate::{X86_64, cpu::percpu::PerCpu, guest};
 
 /// Numbers of `xen.h` that are served here.
@@ -113,8 +111,8 @@ impl hypercall::Rows<X86_64> for Rows {
     }
 
     fn flush_granted(caller: Caller<'_, X86_64>) {
-        if let (Some(cpu), Some(pv)) = (PerCpu::try_current(), &caller.domain().arch.pv) {
-            flush::cpus(cpu, &pv.present.load());
+        if let Some(cpu) = PerCpu::try_current() {
+            ThisCpu(cpu).tables().flush_granted(caller);
         }
     }
 

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     X86_64,
     cpu::percpu::PerCpu,
+    machine,
     mm::{hyp::Hyp, layout::ROOT_SLOTS},
 };
 
@@ -44,6 +45,11 @@ impl Machine<X86_64> for ThisCpu {
 
     fn io(&self, domain: &Domain<X86_64>, mfn: Mfn) -> IoAccess {
         io::access(domain, mfn)
+    }
+
+    fn no_address(&self) -> u64 {
+        const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+        ADDRESS & (u64::MAX << machine::paging_limits().physical_bits)
     }
 
     fn may_set_cache(&self, domain: &Domain<X86_64>) -> bool {

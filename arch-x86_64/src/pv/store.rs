@@ -219,7 +219,7 @@ mod tests {
     fn regs() -> Frame {
         let mut frame = Frame::default();
         for number in 0..16 {
-            frame.set(number, 0x1111_1111_1111_1111 * u64::from(number) ^ 0xf0);
+            frame.set(number, (0x1111_1111_1111_1111 * u64::from(number)) ^ 0xf0);
         }
         frame
     }

@@ -64,8 +64,8 @@ impl Machine<Sim> for SimMachine {
         self.may_cache.load(SeqCst)
     }
     fn fill_root(&self, _: &Domain<Sim>, _: Mfn, words: &Words) {
-        for slot in 256..272 {
-            words[slot].store(HYPERVISORS, SeqCst);
+        for word in words.iter().skip(256).take(16) {
+            word.store(HYPERVISORS, SeqCst);
         }
     }
     fn root_changed(&self, root: Mfn, slot: usize) {

@@ -9,7 +9,7 @@ use crate::boards::{self, Board, Stage};
 use crate::console::Echo;
 use crate::emulator::Emulator;
 use crate::fetch::Debian;
-use crate::prepare::MachineArgs;
+use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
     Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks,
@@ -84,6 +84,15 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             )
         }),
     );
+    cases.push(smoke(
+        pc,
+        "/pv",
+        MachineArgs {
+            dom0: Some(Dom0Kind::Pv),
+            smp: Some(1),
+            ..MachineArgs::default()
+        },
+    ));
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
