@@ -6,8 +6,14 @@ use crate::arch::Arch;
 use crate::verbs::build;
 use crate::verbs::test::{Case, Needs};
 
-/// Bytes of a flat image at most.
-const LARGEST: u64 = 1 << 20;
+/// Bytes of a flat image at most. On x86-64 there are three ways to run guests in it, each with hypercalls compiled for it.
+const fn largest(arch: Arch) -> u64 {
+    const MIB: u64 = 1 << 20;
+    match arch {
+        Arch::X86_64 => MIB + MIB / 4,
+        Arch::Aarch64 | Arch::Riscv64 => MIB,
+    }
+}
 
 /// One test per architecture.
 pub(crate) fn cases() -> Vec<Case> {
@@ -21,9 +27,10 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn check(arch: Arch) -> Result<()> {
     let built = build::hypervisor(arch)?;
+    let most = largest(arch);
     ensure!(
-        built.size <= LARGEST,
-        "the image has {} bytes, at most {LARGEST} are promised",
+        built.size <= most,
+        "the image has {} bytes, at most {most} are promised",
         built.size
     );
     Ok(())
