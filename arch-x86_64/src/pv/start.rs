@@ -141,6 +141,7 @@ fn set(
         },
     );
     let regs = &context.user_regs;
+    pv.iopl.set((regs.rflags >> 12 & 3) as u8);
     pv.segments.set(Segments {
         ds: regs.ds,
         es: regs.es,

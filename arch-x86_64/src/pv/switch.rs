@@ -285,17 +285,6 @@ fn save_segments(pv: &PvVcpu) {
     });
 }
 
-/// The selectors that the CPU holds: DS, ES, FS, GS.
-#[must_use]
-pub fn selectors() -> [u16; 4] {
-    [
-        store_selector!("ds"),
-        store_selector!("es"),
-        store_selector!("fs"),
-        store_selector!("gs"),
-    ]
-}
-
 /// A segment's base of the vCPU that is loaded, as the guest sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {

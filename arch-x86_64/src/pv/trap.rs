@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{access, bounce::Bounce, emulate, run::Stopped, switch, table_write, vcpu::Mode};
+use super::{access, bounce::Bounce, emulate, run::Stopped, table_write, vcpu::Mode};
 
 mod vector {
     pub const DEBUG: u8 = 1;
@@ -130,16 +130,22 @@ fn interrupt_number(cx: &mut Stopped<'_>) -> Option<u8> {
     (bytes[0] == INT).then_some(bytes[1])
 }
 
+/// Where the last page fault of this CPU was.
+fn fault_address() -> u64 {
+    let address;
+    // SAFETY: reads the register.
+    unsafe {
+        core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    address
+}
+
 fn page_fault(cx: &mut Stopped<'_>) {
     const PRESENT: u64 = 1;
     const WRITE: u64 = 2;
     const RESERVED: u64 = 8;
     const USER: u64 = 4;
-    let address: u64;
-    // SAFETY: reads the register.
-    unsafe {
-        core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags));
-    }
+    let address = fault_address();
     let error = cx.frame().error;
     if !access::is_guest(address) && cx.segment_fault(address) {
         return;
@@ -176,29 +182,18 @@ fn debug(cx: &mut Stopped<'_>) {
     deliver(cx, vector::DEBUG);
 }
 
-/// The CPU would not return to the registers that the guest asked for: its failsafe callback is told, with the segments. The frame
-/// that could not be loaded is what it finds.
+/// The CPU would not return to the registers that the guest asked for: the guest has the exception, where they would have led it.
 pub fn return_failed(cx: &mut Stopped<'_>) {
     let [number, error] = cx.failed();
-    if number == u64::from(vector::PAGE) {
-        let address: u64;
-        // SAFETY: reads the register.
-        unsafe {
-            core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags));
+    let number = number as u8;
+    if number == vector::PAGE {
+        // A descriptor that is not there, which no guest knows as an address of its own.
+        if !cx.segment_fault(fault_address()) {
+            protection_fault(cx, 0);
         }
-        if cx.segment_fault(address) {
-            return;
-        }
+        return;
     }
-    let failsafe = cx.pv.failsafe.get();
-    if failsafe.address == 0 {
-        return cx.crash(format_args!(
-            "no return to its registers (exception {number}, error code {error:#x}) and no failsafe callback"
-        ));
-    }
-    let mut bounce = Bounce::to(failsafe);
-    bounce.segments = Some(switch::selectors());
-    cx.enter_kernel(bounce, &"registers that cannot be returned to");
+    give(cx, number, has_error(number).then_some(error));
 }
 
 impl Stopped<'_> {
