@@ -89,7 +89,6 @@ pub(crate) fn all() -> Result<Vec<Case>> {
         "/pv",
         MachineArgs {
             dom0: Some(Dom0Kind::Pv),
-            smp: Some(1),
             ..MachineArgs::default()
         },
     ));
