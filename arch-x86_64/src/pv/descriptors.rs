@@ -94,11 +94,14 @@ pub fn set_local(pv: &PvVcpu, base: u64, count: u32) -> Result<()> {
     {
         return Err(Errno::EINVAL);
     }
-    forget_local(pv);
+    let own = PerCpu::try_current().filter(|cpu| pv.cpu() == Some(cpu.id));
+    let gates = own.and_then(|cpu| cpu.gates.get());
+    // No CPU has a page mapped any more when its frame may become something else.
     pv.local.set((base, count));
-    if let Some(gates) = PerCpu::try_current().and_then(|cpu| cpu.gates.get()) {
+    if let Some(gates) = gates {
         switch::load_local(gates, pv);
     }
+    forget_local(pv);
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //! A clock counts flushes. What was dropped before a CPU's last flush began is not in that CPU any more: it need not be asked.
 
 use core::sync::atomic::{
-    AtomicBool, AtomicU64,
+    AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 
@@ -25,15 +25,18 @@ pub const WORK: u32 = Work::ARCH.bits();
 
 #[repr(align(64))]
 struct Mailbox {
-    /// Somebody waits for this CPU's flush.
-    asked: AtomicBool,
+    /// How often it was asked to flush.
+    asked: AtomicU64,
+    /// How many of these a flush has answered.
+    answered: AtomicU64,
     /// The clock before its last flush.
     last: AtomicU64,
 }
 
 static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
     Mailbox {
-        asked: AtomicBool::new(false),
+        asked: AtomicU64::new(0),
+        answered: AtomicU64::new(0),
         last: AtomicU64::new(0),
     }
 }; MAX_CPUS];
@@ -82,10 +85,11 @@ pub fn local() {
 #[inline]
 pub fn answer() {
     let own = mailbox(cpu_id());
-    if own.asked.load(SeqCst) {
-        // First the flush: who sees no question any more may rely on it.
+    let asked = own.asked.load(SeqCst);
+    if asked != own.answered.load(Relaxed) {
+        // Who asks from here on is not answered by this flush.
         local();
-        own.asked.store(false, SeqCst);
+        own.answered.store(asked, SeqCst);
     }
 }
 
@@ -104,12 +108,14 @@ pub fn cpus(cpu: &PerCpu, mask: &CpuMask) {
         local();
     }
     for other in mask.iter().filter(|other| *other != own) {
-        mailbox(other).asked.store(true, SeqCst);
+        mailbox(other).asked.fetch_add(1, SeqCst);
         cpu.hv.sched.work(other).fetch_or(WORK, SeqCst);
         apic::kick(other);
     }
     for other in mask.iter().filter(|other| *other != own) {
-        while mailbox(other).asked.load(SeqCst) {
+        // What others asked meanwhile is waited for too: at most one flush more.
+        let ticket = mailbox(other).asked.load(SeqCst);
+        while mailbox(other).answered.load(SeqCst) < ticket {
             answer();
             relax();
         }

@@ -173,10 +173,8 @@ impl Gates {
             let entry = frames
                 .get(index)
                 .map_or(0, |frame| pte::DATA | frame.base().0);
+            // Pages of local descriptors are mapped in any order: none may be passed over.
             let old = slot.load(Relaxed);
-            if old == 0 && entry == 0 {
-                break;
-            }
             if old != entry {
                 slot.store(entry, Relaxed);
                 if old != 0 {

@@ -66,7 +66,7 @@ fn take_system_calls(cpu: &PerCpu, gates: &Gates) {
     let [long, compatible, fast] = entry::entries(cpu);
     write_msr(
         msr::STAR,
-        u64::from(USER_CODE_32 & !3) << 48 | u64::from(CODE) << 32,
+        u64::from(USER_CODE_32) << 48 | u64::from(CODE) << 32,
     );
     write_msr(msr::LSTAR, long);
     write_msr(msr::CSTAR, compatible);
@@ -165,6 +165,7 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
         (*gate).vcpu = vcpu;
         (*gate).frame = *pv.frame.get();
     }
+    forget_debug_status();
     load_debug(pv);
     set_task_switched(pv.task_switched.get());
     controls::load(pv, &vcpu.domain().arch);
@@ -339,6 +340,14 @@ pub fn load_debug(pv: &PvVcpu) {
         core::arch::asm!("mov dr2, {}", in(reg) c, options(nomem, nostack, preserves_flags));
         core::arch::asm!("mov dr3, {}", in(reg) d, options(nomem, nostack, preserves_flags));
         core::arch::asm!("mov dr7, {}", in(reg) control, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// What another guest left in the status register is nobody's.
+fn forget_debug_status() {
+    // SAFETY: as after reset.
+    unsafe {
+        core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0u64, options(nomem, nostack, preserves_flags));
     }
 }
 

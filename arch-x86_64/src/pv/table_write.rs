@@ -21,7 +21,7 @@ const ARITHMETIC: u64 = 0x8d5;
 
 /// Serves a write to a page that is mapped for reading. False: it was none to a page table, and the guest has a page fault.
 pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
-    let Some(root) = cx.pv.space.kernel() else {
+    let Some(root) = cx.pv.space.kernel().filter(|_| access::is_guest(address)) else {
         return false;
     };
     let hv = cx.hv();

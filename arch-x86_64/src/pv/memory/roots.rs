@@ -201,7 +201,8 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             match f() {
                 Ok(value) => return Ok(value),
                 Err(Stop::Failed(errno)) => return Err(errno),
-                Err(Stop::Preempted) => {}
+                // Who holds what this waits for may wait for this CPU.
+                Err(Stop::Preempted) => self.hv.hal.relax(),
             }
         }
     }
