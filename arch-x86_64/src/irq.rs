@@ -24,8 +24,10 @@ use crate::{
 const FIRST: u8 = 0x30;
 /// The last vector of devices; the hypervisor's own follow.
 const LAST: u8 = 0xdf;
+/// The old system call: an interrupt there would be taken for a PV guest's instruction.
+const SYSTEM_CALL: u8 = 0x80;
 /// Lines that have a vector, at most.
-const LINES: usize = 0x80;
+const LINES: usize = (SYSTEM_CALL - FIRST) as usize;
 
 /// How a line is bound.
 const UNBOUND: u8 = 0;

@@ -13,7 +13,7 @@ use spin::Once;
 use xenolith_core::Hypervisor;
 use xenolith_hal::{CpuId, MAX_CPUS};
 
-use super::{FIRST, LAST, OWNER, first_message};
+use super::{FIRST, LAST, OWNER, SYSTEM_CALL, first_message};
 use crate::{
     X86_64, apic,
     cpu::percpu::{self, PerCpu},
@@ -81,7 +81,8 @@ fn open_on(cpu: CpuId, arrival: Arrival) -> Option<(Slot, Signal)> {
     }
     let places = PLACES.get(cpu.index())?;
     places.call_once(|| Box::new([const { AtomicU64::new(0) }; COUNT]));
-    let vector = (first_message()..=LAST).find(|vector| {
+    let mut vectors = (first_message()..=LAST).filter(|vector| *vector != SYSTEM_CALL);
+    let vector = vectors.find(|vector| {
         place(cpu, *vector).is_some_and(|place| {
             let free = place.compare_exchange(0, pack(arrival), SeqCst, Relaxed);
             free.is_ok()

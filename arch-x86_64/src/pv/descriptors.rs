@@ -12,7 +12,7 @@ use super::{
     memory::Stop,
     run::Stopped,
     switch, trap,
-    vcpu::{DESCRIPTOR_PAGES, PvVcpu},
+    vcpu::{DESCRIPTOR_PAGES, LocalFrames, PvVcpu},
 };
 use crate::{X86_64, cpu::percpu::PerCpu};
 
@@ -98,25 +98,23 @@ pub fn set_local(pv: &PvVcpu, base: u64, count: u32) -> Result<()> {
     let gates = own.and_then(|cpu| cpu.gates.get());
     // No CPU has a page mapped any more when its frame may become something else.
     pv.local.set((base, count));
+    let pages = take_local(pv);
     if let Some(gates) = gates {
         switch::load_local(gates, pv);
     }
-    forget_local(pv);
+    pages.iter().for_each(|(_, mfn)| put(pv, *mfn));
     Ok(())
 }
 
-/// Lets go of the pages of local descriptors.
-pub fn forget_local(pv: &PvVcpu) {
+/// The pages of local descriptors, which the vCPU has no more.
+fn take_local(pv: &PvVcpu) -> LocalFrames {
     // SAFETY: the caller is the CPU that runs the vCPU, or holds it off every CPU.
-    let pages = unsafe { &mut *pv.local_frames.get() };
-    for (_, mfn) in pages.drain(..) {
-        put(pv, mfn);
-    }
+    core::mem::take(unsafe { &mut *pv.local_frames.get() })
 }
 
 /// Lets go of every page of descriptors. The vCPU runs no more.
 pub fn forget(pv: &PvVcpu) {
-    forget_local(pv);
+    take_local(pv).iter().for_each(|(_, mfn)| put(pv, *mfn));
     // SAFETY: the caller holds the vCPU off every CPU.
     let held = core::mem::take(unsafe { &mut *pv.descriptors.get() });
     held.iter().for_each(|frame| put(pv, *frame));

@@ -67,7 +67,8 @@ pv_sysenter:                            // RSP is the top of the gate page
     "#,
     push_general!(),
     r#"
-    cld
+    pushq   $2                          // SYSENTER leaves NT and others as the program had them
+    popfq
     jmp     pv_stopped
 
     .balign 16

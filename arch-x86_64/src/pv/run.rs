@@ -126,7 +126,11 @@ const PENDING: usize = <X86_64 as Hal>::PV_SHARED_INFO.vcpu.evtchn_upcall_pendin
 pub fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     let Some(gates) = cpu.gates.get() else { return };
     // SAFETY: the executing CPU's own gate.
-    let frame = unsafe { &raw mut (*gates.gate()).frame };
+    let frame = unsafe {
+        // As long as this function runs, the reference is good.
+        (*gates.gate()).vcpu = vcpu;
+        &raw mut (*gates.gate()).frame
+    };
     let mut stopped = Stopped {
         cpu,
         vcpu,
@@ -145,7 +149,7 @@ pub(super) extern "C" fn stopped(cpu: &'static PerCpu, frame: *mut Frame) -> u32
     let Some(gates) = cpu.gates.get() else {
         return 1;
     };
-    // SAFETY: `switch::load` put the vCPU there, whose owner waits for this CPU to leave the guest.
+    // SAFETY: `run_vcpu` put the vCPU there, whose owner waits for this CPU to leave the guest.
     let vcpu = unsafe { &*(*gates.gate()).vcpu };
     let Some(pv) = vcpu.arch.pv() else { return 1 };
     let mut cx = Stopped {

@@ -157,12 +157,10 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     take_system_calls(cpu, gates);
     load_descriptors(gates, pv);
     load_segments(pv);
-    // SAFETY: the gate is this CPU's; the vCPU is loaded on no other, so its registers are at hand. The caller keeps `vcpu` alive
-    // until the vCPU is saved.
+    // SAFETY: the gate is this CPU's; the vCPU is loaded on no other, so its registers are at hand.
     unsafe {
         let gate = gates.gate();
         (*gate).cpu = cpu;
-        (*gate).vcpu = vcpu;
         (*gate).frame = *pv.frame.get();
     }
     forget_debug_status();
@@ -189,11 +187,15 @@ pub fn load_descriptors(gates: &Gates, pv: &PvVcpu) {
     load_local(gates, pv);
 }
 
-/// Makes the CPU use the guest's local descriptors. Their pages are mapped when one is used.
+/// Makes the CPU use the guest's local descriptors. Pages that it has not used yet are mapped when it does.
 pub fn load_local(gates: &Gates, pv: &PvVcpu) {
     const PRESENT_LOCAL_TABLE: u64 = 0x82;
     gates.forget_local();
     let (_, count) = pv.local.get();
+    // SAFETY: the vCPU is loaded on this CPU.
+    for (page, frame) in unsafe { &*pv.local_frames.get() } {
+        gates.map_local(*page, *frame);
+    }
     let (descriptor, selector) = match count {
         0 => ([0; 2], 0),
         count => {

@@ -19,6 +19,9 @@ const NO_CPU: u32 = u32::MAX;
 /// Pages of descriptors that a guest may have.
 pub const DESCRIPTOR_PAGES: usize = 14;
 
+/// Pages of local descriptors that the CPU has used: which, and their frames.
+pub type LocalFrames = ArrayVec<(usize, Mfn), 16>;
+
 /// Who runs in ring 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -148,7 +151,7 @@ pub struct PvVcpu {
     /// Local descriptors: where the kernel has them, and how many.
     pub local: Cell<(u64, u32)>,
     /// Pages of local descriptors that the CPU has used, with their frames.
-    pub local_frames: UnsafeCell<ArrayVec<(usize, Mfn), 16>>,
+    pub local_frames: UnsafeCell<LocalFrames>,
     /// The privilege that ports ask for, as the guest set it.
     pub iopl: Cell<u8>,
     /// The guest's bitmap of ports that its programs may use: its address in the kernel's space, and how many ports it tells of.
