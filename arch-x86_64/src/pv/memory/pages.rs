@@ -84,7 +84,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let writable = new & entry::WRITABLE != 0;
         if let Err(refused) = self.hv.get_mapping(record, mfn, rights.owner, writable) {
             let machines = record.state().class() == Class::Reserved;
-            let shown = || rights.owner == DomId::XEN && !writable && self.machine.shows(mfn);
+            let shown = || rights.owner == DomId::XEN && self.machine.shows(mfn);
             return match refused {
                 Refused::NotOwned if shown() => Self::take_shown(new),
                 Refused::NotOwned if machines => self.take_device(new, mfn, rights),
@@ -116,9 +116,12 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     #[cold]
     #[inline(never)]
     fn take_shown(new: u64) -> Result<u64, Errno> {
-        match new & entry::CACHE {
-            0 => Ok(entry::leaf(new)),
-            _ => Err(Errno::EACCES),
+        if new & entry::WRITABLE != 0 {
+            Err(Errno::EBUSY)
+        } else if new & entry::CACHE != 0 {
+            Err(Errno::EACCES)
+        } else {
+            Ok(entry::leaf(new))
         }
     }
 
