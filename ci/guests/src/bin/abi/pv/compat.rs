@@ -47,6 +47,10 @@ impl Low {
     }
 
     fn run(&self, code: &[u8]) -> (u64, u64, u64) {
+        self.run_with(code, Iret::USER.rflags)
+    }
+
+    fn run_with(&self, code: &[u8], rflags: u64) -> (u64, u64, u64) {
         user::use_root();
         self.text.fill(INT3);
         for (offset, byte) in (0u64..).zip(code) {
@@ -56,6 +60,7 @@ impl Low {
             rip: CODE,
             cs: u64::from(selector::CODE_32),
             rsp: STACK_TOP,
+            rflags,
             ..Iret::USER
         };
         told(user::iret(&frame, 0))
@@ -176,13 +181,25 @@ fn system_calls() -> Outcome {
         [trap::SYSCALL, exception::UNDEFINED, exception::PROTECTION].contains(&fault.0),
         true,
     );
-    // sysenter, without a callback
-    let fault = low.run(&[0x0f, 0x34]).0;
-    answers.take(
-        "sysenter",
-        matches!(fault, exception::PROTECTION | exception::UNDEFINED),
-        true,
-    );
+    // sysenter: a hypervisor may have it from 32-bit code of AMD's CPUs too. It leaves the nested-task flag as it is, with
+    // which an IRET of the hypervisor's would fault.
+    let refused = [exception::PROTECTION, exception::UNDEFINED];
+    let register = |address| {
+        let kind = callback::SYSENTER;
+        callback_op(callback::REGISTER, kind, callback::MASK_EVENTS, address)
+    };
+    for (what, address) in [("with", entry), ("without", 0)] {
+        answers.take("callback of sysenter", register(address), 0);
+        for rflags in [0x202, 0x4202] {
+            let fault = low.run_with(&[0x0f, 0x34], rflags);
+            answers.take(
+                format_args!("sysenter {what} a callback, flags {rflags:#x}: {fault:x?}"),
+                refused.contains(&fault.0) || fault == called && address != 0,
+                true,
+            );
+            answers.take("after it", low.run(&[INT3]).0, exception::BREAKPOINT);
+        }
+    }
     low.end(&mut answers);
     answers.end()
 }
