@@ -257,6 +257,11 @@ pub trait Hal: Sized + Send + Sync + 'static {
         false
     }
 
+    /// The `vcpu_info` of a vCPU is there from now on, until its domain ends. The vCPU is down, or the one that runs here.
+    fn info_moved(&self, vcpu: &Self::Vcpu, mfn: Mfn, offset: usize) {
+        let _ = (vcpu, mfn, offset);
+    }
+
     /// Marks the event-channel upcall interrupt of a vCPU pending. The core afterwards wakes or kicks it.
     fn raise_upcall(&self, domain: &Self::Domain, vcpu: &Self::Vcpu);
 

@@ -11,7 +11,7 @@ use super::{
     control, cpuid,
     hardware::{Event, Exit, Hardware},
     instruction, memory, msr, narrow,
-    physdev::Rows,
+    rows::Rows,
     port,
     regs::GuestRegs,
 };

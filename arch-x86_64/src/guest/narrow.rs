@@ -8,7 +8,7 @@ use xenolith_core::{
     hypercall::{self, Outcome},
 };
 
-use super::{exit::Context, hardware::Hardware, physdev::Rows};
+use super::{exit::Context, hardware::Hardware, rows::Rows};
 
 const LOW: u64 = 0xffff_ffff;
 

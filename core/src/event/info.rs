@@ -113,6 +113,7 @@ impl<H: Hal> Hypervisor<H> {
             return Err(Errno::EINVAL);
         }
         frame.keep();
+        self.hal.info_moved(&vcpu.arch, mfn, offset);
         self.mark_everything(vcpu, area);
         Ok(())
     }
