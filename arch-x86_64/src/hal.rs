@@ -156,6 +156,16 @@ impl Hal for X86_64 {
         Direct::word16(frame, offset, op)
     }
 
+    #[inline(always)]
+    fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64 {
+        Direct::word64(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8 {
+        Direct::word8(frame, offset, op)
+    }
+
     #[inline]
     fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
         machine_to_phys::set(mfn, pfn);

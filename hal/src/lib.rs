@@ -154,6 +154,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// The same for an aligned 16-bit word.
     fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16;
 
+    /// The same for an aligned 64-bit word.
+    fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64;
+
+    /// The same for a byte.
+    fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8;
+
     /// Brings the caches to order with memory for a range within one frame, to the point that devices see. Machines whose
     /// devices see the caches do nothing.
     fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, op: CacheOp) {

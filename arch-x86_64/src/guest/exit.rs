@@ -3,7 +3,7 @@
 use xenolith_core::{
     Errno, Hypervisor, VcpuRef,
     guest::Caller,
-    hypercall::{self, Outcome},
+    hypercall::Outcome,
 };
 use xenolith_hal::{Hal, Nanos};
 
@@ -196,7 +196,7 @@ fn hypercall<H: Hardware>(cx: &mut Context<'_, H>) {
     };
     let r = &cx.regs;
     let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8];
-    match hypercall::dispatch_with::<_, Rows>(caller, r.rax, args) {
+    match Rows::serve(caller, r.rax, args) {
         Outcome::Done(value) => {
             cx.regs.rax = value.cast_unsigned();
             cx.skip(length);

@@ -5,7 +5,7 @@
 
 use xenolith_core::{
     guest::Caller,
-    hypercall::{self, Outcome},
+    hypercall::Outcome,
 };
 
 use super::{exit::Context, hardware::Hardware, rows::Rows};
@@ -24,7 +24,7 @@ pub fn hypercall<H: Hardware>(cx: &mut Context<'_, H>, length: u64) {
     let args = [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi].map(|register| register & LOW);
     let narrow = &cx.vcpu.arch.narrow;
     narrow.set(true);
-    let outcome = hypercall::dispatch_with::<_, Rows>(caller, r.rax & LOW, args);
+    let outcome = Rows::serve(caller, r.rax & LOW, args);
     narrow.set(false);
     match outcome {
         Outcome::Done(value) => {

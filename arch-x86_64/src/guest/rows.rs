@@ -24,6 +24,14 @@ use crate::{
 /// What x86 has beyond the common hypercalls.
 pub struct Rows;
 
+impl Rows {
+    /// Serves a hypercall, whoever calls.
+    #[inline(never)]
+    pub fn serve(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Outcome {
+        hypercall::dispatch_row::<_, Self>(caller, nr, args)
+    }
+}
+
 impl hypercall::Rows<X86_64> for Rows {
     #[inline(always)]
     fn call(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Option<Outcome> {
@@ -43,6 +51,11 @@ impl hypercall::Rows<X86_64> for Rows {
             Some(outcome) => Some(outcome),
             None => absent::call(caller, nr, args),
         }
+    }
+
+    #[inline]
+    fn serve(caller: Caller<'_, X86_64>, nr: u64, args: [u64; 5]) -> Outcome {
+        Self::serve(caller, nr, args)
     }
 
     fn map_granted(caller: Caller<'_, X86_64>, mapping: &PvMapping) -> Result<(), GrantStatus> {

@@ -59,10 +59,16 @@ pub fn read(from: u64, to: &mut [u8]) -> Result<(), Fault> {
         *word = read_word(from)?.to_ne_bytes();
         return Ok(());
     }
+    if let Ok(all) = <&mut [u8; 16]>::try_from(&mut *to) {
+        put(all, &read_2(from)?);
+        return Ok(());
+    }
+    if let Ok(all) = <&mut [u8; 24]>::try_from(&mut *to) {
+        put(all, &read_3(from)?);
+        return Ok(());
+    }
     if let Ok(all) = <&mut [u8; 64]>::try_from(&mut *to) {
-        for (place, word) in all.as_chunks_mut::<8>().0.iter_mut().zip(read_8_words(from)?) {
-            *place = word.to_ne_bytes();
-        }
+        put(all, &read_8(from)?);
         return Ok(());
     }
     if !is_guest(from) || to.len() > MOST {
@@ -73,6 +79,13 @@ pub fn read(from: u64, to: &mut [u8]) -> Result<(), Fault> {
     match unsafe { pv_copy(to.as_mut_ptr(), from as *const u8, to.len()) } {
         0 => Ok(()),
         _ => Err(Fault),
+    }
+}
+
+#[inline(always)]
+fn put(to: &mut [u8], words: &[u64]) {
+    for (place, word) in to.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_ne_bytes();
     }
 }
 
@@ -129,6 +142,8 @@ macro_rules! reader {
 
 reader!(read_one_half, 1, ":e", u32, a 0);
 reader!(read_1, 1, "", u64, a 0);
+reader!(read_2, 2, "", u64, a 0 b 8);
+reader!(read_3, 3, "", u64, a 0 b 8 c 16);
 reader!(read_8, 8, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56);
 reader!(read_9, 9, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56 i 64);
 
@@ -142,12 +157,6 @@ pub fn read_half(from: u64) -> Result<u32, Fault> {
 #[inline(always)]
 pub fn read_word(from: u64) -> Result<u64, Fault> {
     read_1(from).map(|[word]| word)
-}
-
-/// Reads eight words in a row.
-#[inline(always)]
-pub fn read_8_words(from: u64) -> Result<[u64; 8], Fault> {
-    read_8(from)
 }
 
 /// Reads nine words in a row.

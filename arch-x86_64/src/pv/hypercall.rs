@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     X86_64,
+    cpu::percpu::PerCpu,
     guest::{self, rows::Rows},
 };
 
@@ -57,7 +58,7 @@ pub fn serve(cx: &mut Stopped<'_>) {
         hv: cx.hv(),
         vcpu: cx.vcpu,
     };
-    let outcome = hypercall::dispatch_with::<_, Rows>(caller, nr, args);
+    let outcome = Rows::serve(caller, nr, args);
     let frame = cx.frame();
     frame.rax = finish(frame, outcome);
 }
@@ -100,31 +101,63 @@ pub static TABLE: [Row; CALLS] = {
     );
     // These work on what the gate has at hand, and one does not come back as others do.
     rows[nr::STACK_SWITCH as usize] = stack_switch;
+    rows[nr::MMU_UPDATE as usize] = mmu_update;
+    rows[nr::UPDATE_VA_MAPPING as usize] = update_va_mapping;
+    rows[nr::MMUEXT_OP as usize] = mmuext_op;
     rows[nr::IRET as usize] = entry::pv_iret;
     rows
 };
 
-/// The row of a number. All but the row itself vanishes when this is compiled.
-unsafe extern "C" fn row<const NR: u64>(
-    a: u64,
-    b: u64,
-    c: u64,
-    d: u64,
-    e: u64,
-    frame: *mut Frame,
-) -> u64 {
-    // SAFETY: the entry code passes the frame of its CPU's gate, where the vCPU is that runs; nobody else refers to it.
-    let (caller, frame) = unsafe {
+/// Who calls, on which CPU, and the frame.
+///
+/// # Safety
+/// The frame is the one that the entry code passes.
+#[inline(always)]
+unsafe fn parts<'a>(frame: *mut Frame) -> (Caller<'a, X86_64>, ThisCpu, &'a mut Frame) {
+    // SAFETY: it is that of the CPU's gate, where the vCPU is that runs; nobody else refers to it.
+    unsafe {
         let head = &raw const (*Gate::of(frame)).head;
+        let cpu: &'static PerCpu = &*(*head).cpu;
         let caller = Caller {
-            hv: (*(*head).cpu).hv,
+            hv: cpu.hv,
             vcpu: &*(*head).vcpu,
         };
-        (caller, &mut *frame)
-    };
-    let outcome = hypercall::dispatch_row::<_, Rows>(caller, NR, [a, b, c, d, e]);
-    finish(frame, outcome)
+        (caller, ThisCpu(cpu), &mut *frame)
+    }
 }
+
+/// A function of the form of a row.
+macro_rules! row {
+    ($name:ident $(<$nr:ident>)?, |$caller:ident, $this:ident, $args:ident| $serve:expr) => {
+        unsafe extern "C" fn $name$(<const $nr: u64>)?(
+            a: u64,
+            b: u64,
+            c: u64,
+            d: u64,
+            e: u64,
+            frame: *mut Frame,
+        ) -> u64 {
+            // SAFETY: called by the entry code alone.
+            let ($caller, $this, frame) = unsafe { parts(frame) };
+            let $args = [a, b, c, d, e];
+            let outcome: Outcome = $serve;
+            finish(frame, outcome)
+        }
+    };
+}
+
+// The row of a number. All but the row itself vanishes when this is compiled.
+row!(row<NR>, |caller, _this, args| hypercall::dispatch_row::<_, Rows>(caller, NR, args));
+row!(mmu_update, |caller, this, args| this.tables().mmu_update(caller, args));
+row!(update_va_mapping, |caller, this, args| {
+    this.tables().update_va_mapping(caller, args)
+});
+row!(mmuext_op, |caller, this, args| {
+    match this.tables().one_request(caller, args) {
+        Some(outcome) => outcome,
+        None => this.tables().mmuext_op(caller, args),
+    }
+});
 
 unsafe extern "C" fn stack_switch(a: u64, b: u64, _: u64, _: u64, _: u64, frame: *mut Frame) -> u64 {
     // SAFETY: as in `row`.

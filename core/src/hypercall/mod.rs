@@ -104,6 +104,15 @@ pub trait Rows<H: Hal> {
     /// Serves the call; `None` for a number that is not its own either.
     fn call(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Option<Outcome>;
 
+    /// Serves any hypercall, common or not. An architecture whose callers are many has one function for all.
+    #[inline]
+    fn serve(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Outcome
+    where
+        Self: Sized,
+    {
+        dispatch_with::<H, Self>(caller, nr, args)
+    }
+
     /// Serves `physdev_op`. Without devices of the architecture's own kind every operation is unknown, to privileged
     /// domains too.
     fn physdev_op(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
