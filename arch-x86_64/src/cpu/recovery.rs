@@ -38,7 +38,10 @@ pub fn recover(frame: &mut Frame) -> bool {
         };
         return true;
     }
-    let Some(place) = table().iter().find(|place| (place.first..place.end).contains(&frame.rip)) else {
+    let Some(place) = table()
+        .iter()
+        .find(|place| (place.first..place.end).contains(&frame.rip))
+    else {
         return false;
     };
     note(frame);

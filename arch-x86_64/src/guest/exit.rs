@@ -1,19 +1,14 @@
 //! What a guest wants when it stops, and who gives it.
 
-use xenolith_core::{
-    Errno, Hypervisor, VcpuRef,
-    guest::Caller,
-    hypercall::Outcome,
-};
+use xenolith_core::{Errno, Hypervisor, VcpuRef, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{Hal, Nanos};
 
 use super::{
     control, cpuid,
     hardware::{Event, Exit, Hardware},
-    instruction, memory, msr, narrow,
-    rows::Rows,
-    port,
+    instruction, memory, msr, narrow, port,
     regs::GuestRegs,
+    rows::Rows,
 };
 use crate::{
     X86_64,

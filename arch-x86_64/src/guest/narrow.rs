@@ -3,10 +3,7 @@
 //! While such a call is served, the core takes the caller's structures to have their 32-bit form ([`xenolith_abi::narrow`]).
 //! Which code calls says the code segment at the time, not how the domain began.
 
-use xenolith_core::{
-    guest::Caller,
-    hypercall::Outcome,
-};
+use xenolith_core::{guest::Caller, hypercall::Outcome};
 
 use super::{exit::Context, hardware::Hardware, rows::Rows};
 

@@ -111,8 +111,9 @@ pub fn write(to: u64, from: &[u8]) -> Result<(), Fault> {
 /// A read of words in a row into registers: a fault in any of them leaves `read` zero.
 macro_rules! reader {
     ($name:ident, $count:literal, $mov:literal, $word:ty, $($value:ident $at:literal)*) => {
+        /// Reads words in a row.
         #[inline(always)]
-        fn $name(from: u64) -> Result<[$word; $count], Fault> {
+        pub fn $name(from: u64) -> Result<[$word; $count], Fault> {
             if !is_guest(from) {
                 return Err(Fault);
             }

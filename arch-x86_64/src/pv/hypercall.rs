@@ -1,24 +1,22 @@
 //! Hypercalls of PV guests: by SYSCALL from the kernel, with what only they have (`xen.h`, `callback.h`, `nmi.h`).
 
-use xenolith_abi::vcpu::VcpuOp;
+use core::mem::offset_of;
+
+use xenolith_abi::{Port, multicall::MulticallEntry, vcpu::VcpuOp};
 use xenolith_core::{
     Errno, VcpuRef,
     guest::Caller,
     hypercall::{self, Outcome},
 };
 use xenolith_hal::GuestVirt;
+use zerocopy::IntoBytes;
 
 use super::{
-    callbacks, descriptors, entry,
-    frame::Frame,
-    gate::Gate,
-    machine::ThisCpu,
-    registers,
-    run::Stopped,
-    vcpu::PvVcpu,
+    access, callbacks, descriptors, entry, frame::Frame, gate::Gate, machine::ThisCpu, registers,
+    run::Stopped, vcpu::PvVcpu,
 };
 use crate::{
-    X86_64,
+    X86_64, apic,
     cpu::percpu::PerCpu,
     guest::{self, rows::Rows},
 };
@@ -38,6 +36,8 @@ mod nr {
     pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
     pub const MMUEXT_OP: u64 = 26;
     pub const IRET: u64 = 23;
+    pub const MULTICALL: u64 = 13;
+    pub const EVENT_CHANNEL_OP: u64 = 32;
     pub const SET_SEGMENT_BASE: u64 = 25;
     pub const NMI_OP: u64 = 28;
     pub const CALLBACK_OP: u64 = 30;
@@ -104,6 +104,8 @@ pub static TABLE: [Row; CALLS] = {
     rows[nr::MMU_UPDATE as usize] = mmu_update;
     rows[nr::UPDATE_VA_MAPPING as usize] = update_va_mapping;
     rows[nr::MMUEXT_OP as usize] = mmuext_op;
+    rows[nr::EVENT_CHANNEL_OP as usize] = event_channel_op;
+    rows[nr::MULTICALL as usize] = multicall;
     rows[nr::IRET as usize] = entry::pv_iret;
     rows
 };
@@ -147,8 +149,13 @@ macro_rules! row {
 }
 
 // The row of a number. All but the row itself vanishes when this is compiled.
-row!(row<NR>, |caller, _this, args| hypercall::dispatch_row::<_, Rows>(caller, NR, args));
-row!(mmu_update, |caller, this, args| this.tables().mmu_update(caller, args));
+row!(row<NR>, |caller, _this, args| hypercall::dispatch_row::<
+    _,
+    Rows,
+>(caller, NR, args));
+row!(mmu_update, |caller, this, args| this
+    .tables()
+    .mmu_update(caller, args));
 row!(update_va_mapping, |caller, this, args| {
     this.tables().update_va_mapping(caller, args)
 });
@@ -159,7 +166,95 @@ row!(mmuext_op, |caller, this, args| {
     }
 });
 
-unsafe extern "C" fn stack_switch(a: u64, b: u64, _: u64, _: u64, _: u64, frame: *mut Frame) -> u64 {
+row!(event_channel_op, |caller, _this, args| {
+    const SEND: u32 = 4;
+    let [op, at, ..] = args;
+    match op as u32 {
+        SEND => access::read_half(at)
+            .map_err(|_| Errno::EFAULT)
+            .and_then(|port| caller.hv.send_event(caller.domain(), Port(port)))
+            .map(|()| 0)
+            .into(),
+        _ => Rows::serve(caller, nr::EVENT_CHANNEL_OP, args),
+    }
+});
+
+/// `multicall`: as the common one, with the rows of the table. What a row asks to be made again it says in the frame; here it is
+/// put into the guest's list, and the frame says that the rest of the list is to be made.
+unsafe extern "C" fn multicall(
+    calls: u64,
+    count: u64,
+    _: u64,
+    _: u64,
+    _: u64,
+    frame: *mut Frame,
+) -> u64 {
+    const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
+    const RESULT: u64 = offset_of!(MulticallEntry, result) as u64;
+    const ARGS: u64 = offset_of!(MulticallEntry, args) as u64;
+    let fault = Errno::EFAULT.neg_i32() as i64 as u64;
+    let (wide_count, count) = (count, count as u32);
+    let mut at = calls;
+    // SAFETY: the entry code passes the frame of its CPU, and no reference to it lasts while a row is called.
+    let (rip, unused) = unsafe { ((*frame).rip, [(*frame).rdx, (*frame).r10, (*frame).r8]) };
+    let rest = |at: u64, left: u32| {
+        // SAFETY: as above.
+        unsafe {
+            (*frame).rdi = at;
+            (*frame).rsi = left.into();
+            (*frame).rip = rip.wrapping_sub(LENGTH);
+        }
+        nr::MULTICALL
+    };
+    for left in (1..=count).rev() {
+        if left != count && apic::interrupt_waits() {
+            return rest(at, left);
+        }
+        let Ok([number, _, a, b, c, d, e, _]) = access::read_8(at) else {
+            return fault;
+        };
+        let result = match number {
+            // One level only, so that the depth of the stack is bounded.
+            nr::MULTICALL => Errno::EINVAL.neg_i32() as i64 as u64,
+            // It leaves the hypervisor, so it is none of a list.
+            nr::IRET => Errno::ENOSYS.neg_i32() as i64 as u64,
+            _ => match TABLE.get(number as usize) {
+                // SAFETY: a row, with what rows are called with.
+                Some(row) => unsafe { row(a, b, c, d, e, frame) },
+                None => Errno::ENOSYS.neg_i32() as i64 as u64,
+            },
+        };
+        // SAFETY: as above.
+        let call = unsafe { &mut *frame };
+        if call.rip != rip {
+            call.rip = rip;
+            let args = [call.rdi, call.rsi, call.rdx, call.r10, call.r8];
+            // The registers that the call itself does not use stay what they were.
+            [call.rdx, call.r10, call.r8] = unused;
+            return match access::write(at.wrapping_add(ARGS), args.as_bytes()) {
+                Ok(()) => rest(at, left),
+                Err(_) => {
+                    (call.rdi, call.rsi) = (calls, wide_count);
+                    fault
+                }
+            };
+        }
+        if access::write_word(at.wrapping_add(RESULT), result).is_err() {
+            return fault;
+        }
+        at = at.wrapping_add(ENTRY);
+    }
+    0
+}
+
+unsafe extern "C" fn stack_switch(
+    a: u64,
+    b: u64,
+    _: u64,
+    _: u64,
+    _: u64,
+    frame: *mut Frame,
+) -> u64 {
     // SAFETY: as in `row`.
     let pv = unsafe { &*(*Gate::of(frame)).head.pv };
     registers::stack_switch(pv, a, b);
@@ -168,12 +263,7 @@ unsafe extern "C" fn stack_switch(a: u64, b: u64, _: u64, _: u64, _: u64, frame:
 
 /// Serves what only PV guests have; `None` for other numbers.
 #[inline(always)]
-pub fn call(
-    caller: Caller<'_, X86_64>,
-    pv: &PvVcpu,
-    nr: u64,
-    args: [u64; 5],
-) -> Option<Outcome> {
+pub fn call(caller: Caller<'_, X86_64>, pv: &PvVcpu, nr: u64, args: [u64; 5]) -> Option<Outcome> {
     let [a, b, c, ..] = args;
     let result = match nr {
         nr::MMU_UPDATE => return Some(ThisCpu::of()?.tables().mmu_update(caller, args)),

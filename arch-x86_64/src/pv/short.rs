@@ -70,7 +70,8 @@ fn enter_kernel(
         // The kernel thinks that it runs in ring 0.
         false => (frame.rsp, at.cs & 0xfffc),
     };
-    let masked = pv.info().mask.load(Relaxed) != 0;
+    let info = pv.info();
+    let masked = info.mask.load(Relaxed) != 0;
     let cs = cs | u64::from(masked) << 32;
     let rflags = frame.rflags & !(flags::INTERRUPTS | flags::IOPL)
         | u64::from(pv.iopl.get()) << 12
@@ -98,7 +99,7 @@ fn enter_kernel(
     frame.rflags = frame.rflags & !CLEARED | flags::INTERRUPTS;
     frame.rsp = bottom;
     if to.masks_events {
-        pv.info().mask.store(1, Relaxed);
+        info.mask.store(1, Relaxed);
     }
     true
 }
@@ -204,8 +205,8 @@ pub(super) unsafe extern "C" fn iret(frame: *mut Frame) -> u64 {
     pv.info().mask.store(masked.into(), Relaxed);
     // SAFETY: the head's pointers are good while a vCPU is loaded.
     let flag = unsafe { &*(*gate).head.upcall };
-    let waits = flag.load(SeqCst)
-        && (pv.looks.load(SeqCst) || !masked && !nothing_is_pending(pv, flag));
+    let waits =
+        flag.load(SeqCst) && (pv.looks.load(SeqCst) || !masked && !nothing_is_pending(pv, flag));
     let by_sysret = in_syscall && cs == u64::from(USER_CODE) && ss == u64::from(USER_DATA);
     if by_sysret && !waits {
         return SYSRET;

@@ -55,9 +55,7 @@ pub struct Info {
 const _: () = {
     assert!(offset_of!(Info, pending) == offset_of!(VcpuInfo, evtchn_upcall_pending));
     assert!(offset_of!(Info, mask) == offset_of!(VcpuInfo, evtchn_upcall_mask));
-    assert!(
-        offset_of!(Info, cr2) == offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2)
-    );
+    assert!(offset_of!(Info, cr2) == offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2));
 };
 
 /// Where the kernel is entered for something.
