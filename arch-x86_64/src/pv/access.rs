@@ -34,10 +34,21 @@ unsafe extern "C" {
     fn pv_copy(to: *mut u8, from: *const u8, bytes: usize) -> u32;
 }
 
-/// Whether an address can be a guest's: not the hypervisor's. What is no address at all faults where it is used.
+/// Whether an address can be a guest's: an address, and not the hypervisor's.
 #[inline(always)]
 #[must_use]
 pub const fn is_guest(address: u64) -> bool {
+    const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+    const LOW_END: u64 = 1 << 47;
+    // Everything from the upper end of the lower half to the hypervisor's end is in one piece.
+    address.wrapping_sub(LOW_END) >= HYPERVISOR_END - LOW_END
+}
+
+/// Whether an address is not the hypervisor's. What is no address at all faults where it is used, so this is enough for words that
+/// are used.
+#[inline(always)]
+#[must_use]
+pub const fn is_not_own(address: u64) -> bool {
     /// The hypervisor's part is one of these pieces, the first of the upper half.
     const PIECE: u32 = 43;
     const HYPERVISOR: i64 = 0xffff_8000_0000_0000_u64.cast_signed() >> PIECE;
@@ -114,7 +125,7 @@ macro_rules! reader {
         /// Reads words in a row.
         #[inline(always)]
         pub fn $name(from: u64) -> Result<[$word; $count], Fault> {
-            if !is_guest(from) {
+            if !is_not_own(from) {
                 return Err(Fault);
             }
             let read: u32;
@@ -171,7 +182,7 @@ macro_rules! writer {
     ($name:ident, $count:literal, $mov:literal, $word:ty, $($value:ident $at:literal)*) => {
         #[inline(always)]
         fn $name(to: u64, [$($value),*]: [$word; $count]) -> Result<(), Fault> {
-            if !is_guest(to) {
+            if !is_not_own(to) {
                 return Err(Fault);
             }
             let done: u32;

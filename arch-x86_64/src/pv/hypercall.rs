@@ -179,6 +179,16 @@ row!(event_channel_op, |caller, _this, args| {
     }
 });
 
+/// The rest of a list is to be made.
+#[cold]
+#[inline(never)]
+fn rest(frame: &mut Frame, at: u64, left: u32) -> u64 {
+    frame.rdi = at;
+    frame.rsi = left.into();
+    frame.rip = frame.rip.wrapping_sub(LENGTH);
+    nr::MULTICALL
+}
+
 /// `multicall`: as the common one, with the rows of the table. What a row asks to be made again it says in the frame; here it is
 /// put into the guest's list, and the frame says that the rest of the list is to be made.
 unsafe extern "C" fn multicall(
@@ -197,18 +207,10 @@ unsafe extern "C" fn multicall(
     let mut at = calls;
     // SAFETY: the entry code passes the frame of its CPU, and no reference to it lasts while a row is called.
     let (rip, unused) = unsafe { ((*frame).rip, [(*frame).rdx, (*frame).r10, (*frame).r8]) };
-    let rest = |at: u64, left: u32| {
-        // SAFETY: as above.
-        unsafe {
-            (*frame).rdi = at;
-            (*frame).rsi = left.into();
-            (*frame).rip = rip.wrapping_sub(LENGTH);
-        }
-        nr::MULTICALL
-    };
     for left in (1..=count).rev() {
         if left != count && apic::interrupt_waits() {
-            return rest(at, left);
+            // SAFETY: as above.
+            return rest(unsafe { &mut *frame }, at, left);
         }
         let Ok([number, _, a, b, c, d, e, _]) = access::read_8(at) else {
             return fault;
@@ -232,7 +234,7 @@ unsafe extern "C" fn multicall(
             // The registers that the call itself does not use stay what they were.
             [call.rdx, call.r10, call.r8] = unused;
             return match access::write(at.wrapping_add(ARGS), args.as_bytes()) {
-                Ok(()) => rest(at, left),
+                Ok(()) => rest(call, at, left),
                 Err(_) => {
                     (call.rdi, call.rsi) = (calls, wide_count);
                     fault

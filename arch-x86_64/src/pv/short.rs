@@ -78,7 +78,7 @@ fn enter_kernel(
         | if masked { 0 } else { flags::INTERRUPTS };
     let words = if error.is_some() { 8 } else { 7 };
     let bottom = (stack & !0xf).wrapping_sub(words * 8);
-    if !access::is_guest(bottom) || from_user && !switch::to_kernel(pv) {
+    if !access::is_not_own(bottom) || from_user && !switch::to_kernel(pv) {
         return false;
     }
     let tail = [frame.rip, cs, rflags, frame.rsp, at.ss];
