@@ -175,7 +175,7 @@ row!(event_channel_op, |caller, _this, args| {
             .and_then(|port| caller.hv.send_event(caller.domain(), Port(port)))
             .map(|()| 0)
             .into(),
-        _ => Rows::serve(caller, nr::EVENT_CHANNEL_OP, args),
+        _ => hypercall::dispatch_row::<_, Rows>(caller, nr::EVENT_CHANNEL_OP, args),
     }
 });
 
