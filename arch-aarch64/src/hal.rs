@@ -125,6 +125,16 @@ impl Hal for Aarch64 {
     }
 
     #[inline(always)]
+    fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64 {
+        direct::word64(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8 {
+        direct::word8(frame, offset, op)
+    }
+
+    #[inline(always)]
     fn copy_from_guest(
         &self,
         _: &ArchVcpu,

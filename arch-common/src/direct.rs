@@ -198,4 +198,6 @@ impl<P: Paging> Direct<P> {
     atomic!(atomic8, u8, AtomicU8);
     word!(word32, u32, AtomicU32);
     word!(word16, u16, AtomicU16);
+    word!(word64, u64, AtomicU64);
+    word!(word8, u8, AtomicU8);
 }

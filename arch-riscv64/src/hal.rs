@@ -101,6 +101,16 @@ impl Hal for Riscv64 {
         Direct::word16(frame, offset, op)
     }
 
+    #[inline(always)]
+    fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64 {
+        Direct::word64(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8 {
+        Direct::word8(frame, offset, op)
+    }
+
     fn copy_from_guest(
         &self,
         vcpu: &NoGuest,

@@ -8,7 +8,7 @@ use x86_64::registers::model_specific::Msr;
 use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, PAGE_SIZE};
 
 use crate::{
-    cpu::{cpuid::cpuid, vectors},
+    cpu::{cpuid::cpuid, percpu::cpu_id, vectors},
     mm::hyp::Hyp,
 };
 
@@ -248,8 +248,37 @@ pub fn kick(cpu: CpuId) {
     send(id_of(cpu), ASSERT | u32::from(vectors::KICK));
 }
 
-/// Whether an interrupt waits for this CPU.
+/// When each CPU looks next whether an interrupt waits, by its own counter.
+static NEXT_LOOKS: [NextLook; MAX_CPUS] = [const { NextLook(AtomicU64::new(0)) }; MAX_CPUS];
+
+/// On a line of the cache of its own.
+#[repr(align(64))]
+struct NextLook(AtomicU64);
+
+/// Whether an interrupt waits for this CPU. Who asks often is told of it a microsecond late at most: to look takes long, and
+/// those who do many small things ask between any two.
+#[inline]
 pub fn interrupt_waits() -> bool {
+    /// Less than a microsecond on any CPU.
+    const PAUSE: u64 = 1000;
+    let Some(NextLook(next)) = NEXT_LOOKS.get(cpu_id().index()) else {
+        return looks_waiting();
+    };
+    // SAFETY: every CPU with long mode has the counter.
+    let now = unsafe { core::arch::x86_64::_rdtsc() };
+    // A counter that was set back is not waited for.
+    if next.load(Relaxed).wrapping_sub(now) <= PAUSE {
+        return false;
+    }
+    let waits = looks_waiting();
+    if !waits {
+        next.store(now.wrapping_add(PAUSE), Relaxed);
+    }
+    waits
+}
+
+#[inline(never)]
+fn looks_waiting() -> bool {
     // The first of the eight registers is for exceptions.
     let mut requests = (1..8)
         .rev()

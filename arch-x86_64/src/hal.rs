@@ -1,6 +1,9 @@
 //! The machine as the core sees it.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
@@ -153,6 +156,16 @@ impl Hal for X86_64 {
         Direct::word16(frame, offset, op)
     }
 
+    #[inline(always)]
+    fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64 {
+        Direct::word64(frame, offset, op)
+    }
+
+    #[inline(always)]
+    fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8 {
+        Direct::word8(frame, offset, op)
+    }
+
     #[inline]
     fn set_machine_to_phys(&self, mfn: Mfn, pfn: Option<Gfn>) {
         machine_to_phys::set(mfn, pfn);
@@ -235,9 +248,16 @@ impl Hal for X86_64 {
         vcpu.narrow.get()
     }
 
+    fn info_moved(&self, vcpu: &ArchVcpu, mfn: Mfn, offset: usize) {
+        if let Some(pv) = vcpu.pv() {
+            // SAFETY: a page that is registered stays the domain's as long as its vCPUs may run.
+            unsafe { pv.set_info(pv::run::info_at(mfn, offset)) }
+        }
+    }
+
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
         match vcpu.pv() {
-            Some(_) => vcpu.look_before_entry(),
+            Some(_) => vcpu.upcall.store(true, SeqCst),
             None => interrupts::raise_upcall(vcpu),
         }
     }

@@ -81,6 +81,8 @@ pub struct Domain<H: Hal> {
     pub grants: GrantTable<H>,
     /// The frame of its shared info.
     pub shared_info: Mfn,
+    /// The same, known to be RAM: every event looks there.
+    pub(crate) shared_frame: Option<H::Frame>,
     /// Its kernel is 32-bit code, and its shared info laid out for that.
     pub narrow: AtomicBool,
     /// The behaviours that it switched on by `vm_assist`, a bit for each number.
@@ -231,6 +233,8 @@ pub(crate) struct DomainParts<H: Hal> {
     pub(crate) vcpus: Box<[Vcpu<H>]>,
     /// A zeroed frame for the shared info.
     pub(crate) shared_info: Mfn,
+    /// The same as a frame of RAM.
+    pub(crate) shared_frame: Option<H::Frame>,
     /// The account, on which tables and shared info stand already.
     pub(crate) memory: DomainMemory,
 }
@@ -249,6 +253,7 @@ impl<H: Hal> Domain<H> {
             pirqs: PirqPorts::new(),
             grants: GrantTable::new(),
             shared_info: parts.shared_info,
+            shared_frame: parts.shared_frame,
             narrow: AtomicBool::new(false),
             assists: AtomicU64::new(0),
             params: Mutex::new(Rank::Domain, [0; 48]),

@@ -154,6 +154,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// The same for an aligned 16-bit word.
     fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16;
 
+    /// The same for an aligned 64-bit word.
+    fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64;
+
+    /// The same for a byte.
+    fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8;
+
     /// Brings the caches to order with memory for a range within one frame, to the point that devices see. Machines whose
     /// devices see the caches do nothing.
     fn cache_maintenance(&self, mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
@@ -255,6 +261,11 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn is_narrow(&self, vcpu: &Self::Vcpu) -> bool {
         let _ = vcpu;
         false
+    }
+
+    /// The `vcpu_info` of a vCPU is there from now on, until its domain ends. The vCPU is down, or the one that runs here.
+    fn info_moved(&self, vcpu: &Self::Vcpu, mfn: Mfn, offset: usize) {
+        let _ = (vcpu, mfn, offset);
     }
 
     /// Marks the event-channel upcall interrupt of a vCPU pending. The core afterwards wakes or kicks it.

@@ -326,5 +326,7 @@ atomic!(atomic16, u16, AtomicU16);
 atomic!(atomic8, u8, AtomicU8);
 word!(word32, u32, AtomicU32);
 word!(word16, u16, AtomicU16);
+word!(word64, u64, AtomicU64);
+word!(word8, u8, AtomicU8);
 
 const _: () = assert!(1 << PAGE_SHIFT == PAGE_SIZE);

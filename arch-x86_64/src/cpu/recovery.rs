@@ -1,26 +1,27 @@
 //! Instructions of the hypervisor that may fault because of what a guest gave them: each has a place to go on at instead.
 //!
-//! The pairs (address of the instruction, address to go on at) stand in a table that the linker gathers (`ex_table` in
+//! Where they are (from, to behind the last) and where to go on stands in a table that the linker gathers (`ex_table` in
 //! `targets/x86_64.ld`). The instructions say in their own place what a fault there means.
 
 use super::percpu::PerCpu;
 use crate::pv::frame::Frame;
 
 #[repr(C)]
-struct Pair {
-    faulting: u64,
+struct Place {
+    first: u64,
+    end: u64,
     resume: u64,
 }
 
 unsafe extern "C" {
-    static _ex_table_start: [Pair; 0];
-    static _ex_table_end: [Pair; 0];
+    static _ex_table_start: [Place; 0];
+    static _ex_table_end: [Place; 0];
 }
 
-fn table() -> &'static [Pair] {
+fn table() -> &'static [Place] {
     let (start, end) = (&raw const _ex_table_start, &raw const _ex_table_end);
-    let count = (end as usize - start as usize) / size_of::<Pair>();
-    // SAFETY: the linker puts whole pairs between the two symbols, constants of the image.
+    let count = (end as usize - start as usize) / size_of::<Place>();
+    // SAFETY: the linker puts whole entries between the two symbols, constants of the image.
     unsafe { core::slice::from_raw_parts(start.cast(), count) }
 }
 
@@ -37,11 +38,14 @@ pub fn recover(frame: &mut Frame) -> bool {
         };
         return true;
     }
-    let Some(pair) = table().iter().find(|pair| pair.faulting == frame.rip) else {
+    let Some(place) = table()
+        .iter()
+        .find(|place| (place.first..place.end).contains(&frame.rip))
+    else {
         return false;
     };
     note(frame);
-    frame.rip = pair.resume;
+    frame.rip = place.resume;
     true
 }
 
@@ -49,6 +53,6 @@ pub fn recover(frame: &mut Frame) -> bool {
 fn note(frame: &Frame) {
     if let Some(gates) = PerCpu::try_current().and_then(|cpu| cpu.gates.get()) {
         // SAFETY: the executing CPU's own gate; nobody else touches these words.
-        unsafe { (*gates.gate()).failed = [frame.vector, frame.error] };
+        unsafe { (*gates.gate()).head.failed = [frame.vector, frame.error] };
     }
 }

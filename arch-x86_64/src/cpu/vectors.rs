@@ -50,11 +50,15 @@ interrupt_entries:                      // one every 16 bytes
     .if !(number == 8 || (number >= 10 && number <= 14) || number == 17 || number == 21 || number == 29 || number == 30)
     pushq   $0                          // where the CPU pushes no error code
     .endif
+    .if number != 14
     pushq   $number
+    .endif
     .if number == 1
     jmp     interrupt_debug
     .elseif number == 2 || number == 8 || number == 18
     jmp     interrupt_own
+    .elseif number == 14
+    jmp     interrupt_page
     .else
     jmp     interrupt_common
     .endif
@@ -69,6 +73,11 @@ interrupt_debug:                        // on a stack of its own
     testb   $3, {cs}(%rsp)
     jnz     pv_stopped_elsewhere
     jmp     0f
+
+interrupt_page:
+    testb   $3, {cs} - {error}(%rsp)
+    jnz     pv_page_fault               // a guest's
+    pushq   $14
 
 interrupt_common:
     "#,
@@ -107,6 +116,7 @@ interrupt_own:                          // the machine's, whoever was interrupte
     "#,
     taken = sym taken,
     cs = const core::mem::offset_of!(Frame, cs),
+    error = const core::mem::offset_of!(Frame, error),
     options(att_syntax),
 );
 

@@ -1,19 +1,14 @@
 //! What a guest wants when it stops, and who gives it.
 
-use xenolith_core::{
-    Errno, Hypervisor, VcpuRef,
-    guest::Caller,
-    hypercall::{self, Outcome},
-};
+use xenolith_core::{Errno, Hypervisor, VcpuRef, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{Hal, Nanos};
 
 use super::{
     control, cpuid,
     hardware::{Event, Exit, Hardware},
-    instruction, memory, msr, narrow,
-    physdev::Rows,
-    port,
+    instruction, memory, msr, narrow, port,
     regs::GuestRegs,
+    rows::Rows,
 };
 use crate::{
     X86_64,
@@ -196,7 +191,7 @@ fn hypercall<H: Hardware>(cx: &mut Context<'_, H>) {
     };
     let r = &cx.regs;
     let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8];
-    match hypercall::dispatch_with::<_, Rows>(caller, r.rax, args) {
+    match Rows::serve(caller, r.rax, args) {
         Outcome::Done(value) => {
             cx.regs.rax = value.cast_unsigned();
             cx.skip(length);

@@ -47,6 +47,8 @@ pub mod platform;
 #[cfg(target_os = "none")]
 pub mod port;
 #[cfg(target_os = "none")]
+pub mod rows;
+#[cfg(target_os = "none")]
 pub mod strings;
 #[cfg(target_os = "none")]
 pub mod switch;

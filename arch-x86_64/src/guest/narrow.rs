@@ -3,12 +3,9 @@
 //! While such a call is served, the core takes the caller's structures to have their 32-bit form ([`xenolith_abi::narrow`]).
 //! Which code calls says the code segment at the time, not how the domain began.
 
-use xenolith_core::{
-    guest::Caller,
-    hypercall::{self, Outcome},
-};
+use xenolith_core::{guest::Caller, hypercall::Outcome};
 
-use super::{exit::Context, hardware::Hardware, physdev::Rows};
+use super::{exit::Context, hardware::Hardware, rows::Rows};
 
 const LOW: u64 = 0xffff_ffff;
 
@@ -24,7 +21,7 @@ pub fn hypercall<H: Hardware>(cx: &mut Context<'_, H>, length: u64) {
     let args = [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi].map(|register| register & LOW);
     let narrow = &cx.vcpu.arch.narrow;
     narrow.set(true);
-    let outcome = hypercall::dispatch_with::<_, Rows>(caller, r.rax & LOW, args);
+    let outcome = Rows::serve(caller, r.rax & LOW, args);
     narrow.set(false);
     match outcome {
         Outcome::Done(value) => {

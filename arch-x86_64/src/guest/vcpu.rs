@@ -126,8 +126,11 @@ impl ArchVcpu {
         }
     }
 
-    /// Its CPU looks what waits for it before it goes on in the guest.
+    /// Its CPU looks what waits for it, and is no event, before it goes on in the guest.
     pub fn look_before_entry(&self) {
+        if let Some(pv) = self.pv() {
+            pv.looks.store(true, SeqCst);
+        }
         self.upcall.store(true, SeqCst);
     }
 

@@ -23,7 +23,7 @@ pv_copy:                                // rdi: to, rsi: from, rdx: bytes
 4:  movl    $1, %eax
     retq
     .pushsection ex_table, "a"
-    .quad   1b, 4b, 2b, 4b
+    .quad   1b, 3b, 4b
     .popsection
     .text
     "#,
@@ -34,7 +34,7 @@ unsafe extern "C" {
     fn pv_copy(to: *mut u8, from: *const u8, bytes: usize) -> u32;
 }
 
-/// Whether an address can be a guest's: not the hypervisor's. What is no address at all faults.
+/// Whether an address can be a guest's: an address, and not the hypervisor's.
 #[inline(always)]
 #[must_use]
 pub const fn is_guest(address: u64) -> bool {
@@ -44,18 +44,46 @@ pub const fn is_guest(address: u64) -> bool {
     address.wrapping_sub(LOW_END) >= HYPERVISOR_END - LOW_END
 }
 
+/// Whether an address is not the hypervisor's. What is no address at all faults where it is used, so this is enough for words that
+/// are used.
+#[inline(always)]
+#[must_use]
+pub const fn is_not_own(address: u64) -> bool {
+    /// The hypervisor's part is one of these pieces, the first of the upper half.
+    const PIECE: u32 = 43;
+    const HYPERVISOR: i64 = 0xffff_8000_0000_0000_u64.cast_signed() >> PIECE;
+    address.cast_signed() >> PIECE != HYPERVISOR
+}
+
 /// Longer copies are not asked for.
 const MOST: usize = 1 << 30;
 
 /// Copies in.
 #[inline(always)]
 pub fn read(from: u64, to: &mut [u8]) -> Result<(), Fault> {
-    if !is_guest(from) || to.len() > MOST {
-        return Err(Fault);
+    // Lengths are known where this is compiled in, so that one of these ways is.
+    if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *to) {
+        *word = read_half(from)?.to_ne_bytes();
+        return Ok(());
     }
     if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *to) {
         *word = read_word(from)?.to_ne_bytes();
         return Ok(());
+    }
+    if let Ok(all) = <&mut [u8; 16]>::try_from(&mut *to) {
+        put(all, &read_2(from)?);
+        return Ok(());
+    }
+    if let Ok(all) = <&mut [u8; 24]>::try_from(&mut *to) {
+        put(all, &read_3(from)?);
+        return Ok(());
+    }
+    if let Ok(all) = <&mut [u8; 64]>::try_from(&mut *to) {
+        put(all, &read_8(from)?);
+        return Ok(());
+    }
+    if !is_guest(from) || to.len() > MOST {
+        return Err(Fault);
     }
     // SAFETY: `to` is the caller's; the other side cannot reach the hypervisor's addresses, as a hole of addresses that do not
     // exist lies before them, and a fault there ends the copy.
@@ -65,9 +93,22 @@ pub fn read(from: u64, to: &mut [u8]) -> Result<(), Fault> {
     }
 }
 
+#[inline(always)]
+fn put(to: &mut [u8], words: &[u64]) {
+    for (place, word) in to.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_ne_bytes();
+    }
+}
+
 /// Copies out.
 #[inline(always)]
 pub fn write(to: u64, from: &[u8]) -> Result<(), Fault> {
+    if let Ok(half) = <&[u8; 4]>::try_from(from) {
+        return write_half(to, u32::from_ne_bytes(*half));
+    }
+    if let Ok(word) = <&[u8; 8]>::try_from(from) {
+        return write_word(to, u64::from_ne_bytes(*word));
+    }
     if !is_guest(to) || from.len() > MOST {
         return Err(Fault);
     }
@@ -78,59 +119,124 @@ pub fn write(to: u64, from: &[u8]) -> Result<(), Fault> {
     }
 }
 
+/// A read of words in a row into registers: a fault in any of them leaves `read` zero.
+macro_rules! reader {
+    ($name:ident, $count:literal, $mov:literal, $word:ty, $($value:ident $at:literal)*) => {
+        /// Reads words in a row.
+        #[inline(always)]
+        pub fn $name(from: u64) -> Result<[$word; $count], Fault> {
+            if !is_not_own(from) {
+                return Err(Fault);
+            }
+            let read: u32;
+            $(let $value: $word;)*
+            // SAFETY: reads memory of the guest, into registers.
+            unsafe {
+                core::arch::asm!(
+                    "xor {read:e}, {read:e}",
+                    "2:",
+                    $(concat!("mov {", stringify!($value), $mov, "}, [{from} + ", $at, "]"),)*
+                    "3: mov {read:e}, 1",
+                    "4:",
+                    ".pushsection ex_table, \"a\"",
+                    ".quad 2b, 3b, 4b",
+                    ".popsection",
+                    from = in(reg) from,
+                    $($value = out(reg) $value,)*
+                    read = out(reg) read,
+                    options(nostack, readonly),
+                );
+            }
+            if read != 0 { Ok([$($value),*]) } else { Err(Fault) }
+        }
+    };
+}
+
+reader!(read_one_half, 1, ":e", u32, a 0);
+reader!(read_1, 1, "", u64, a 0);
+reader!(read_2, 2, "", u64, a 0 b 8);
+reader!(read_3, 3, "", u64, a 0 b 8 c 16);
+reader!(read_8, 8, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56);
+reader!(read_9, 9, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56 i 64);
+
+/// Reads 32 bits.
+#[inline(always)]
+pub fn read_half(from: u64) -> Result<u32, Fault> {
+    read_one_half(from).map(|[word]| word)
+}
+
 /// Reads a word.
 #[inline(always)]
 pub fn read_word(from: u64) -> Result<u64, Fault> {
-    if !is_guest(from) {
-        return Err(Fault);
-    }
-    let (value, read): (u64, u32);
-    // SAFETY: reads memory of the guest, into a register; a fault leaves `read` zero.
-    unsafe {
-        core::arch::asm!(
-            "xor {read:e}, {read:e}",
-            "2: mov {value}, [{from}]",
-            "mov {read:e}, 1",
-            "3:",
-            ".pushsection ex_table, \"a\"",
-            ".quad 2b, 3b",
-            ".popsection",
-            from = in(reg) from,
-            value = out(reg) value,
-            read = out(reg) read,
-            options(nostack, readonly),
-        );
-    }
-    if read != 0 { Ok(value) } else { Err(Fault) }
+    read_1(from).map(|[word]| word)
+}
+
+/// Reads nine words in a row.
+#[inline(always)]
+pub fn read_9_words(from: u64) -> Result<[u64; 9], Fault> {
+    read_9(from)
+}
+
+/// A write of words in a row, from the lowest on: a fault in any of them leaves `done` zero, and those behind it unwritten.
+macro_rules! writer {
+    ($name:ident, $count:literal, $mov:literal, $word:ty, $($value:ident $at:literal)*) => {
+        #[inline(always)]
+        fn $name(to: u64, [$($value),*]: [$word; $count]) -> Result<(), Fault> {
+            if !is_not_own(to) {
+                return Err(Fault);
+            }
+            let done: u32;
+            // SAFETY: writes memory of the guest, as the CPU allows it. Words in a row cannot get from the guest's addresses to the
+            // hypervisor's without a fault.
+            unsafe {
+                core::arch::asm!(
+                    "xor {done:e}, {done:e}",
+                    "2:",
+                    $(concat!("mov [{to} + ", $at, "], {", stringify!($value), $mov, "}"),)*
+                    "3: mov {done:e}, 1",
+                    "4:",
+                    ".pushsection ex_table, \"a\"",
+                    ".quad 2b, 3b, 4b",
+                    ".popsection",
+                    to = in(reg) to,
+                    $($value = in(reg) $value,)*
+                    done = out(reg) done,
+                    options(nostack),
+                );
+            }
+            if done != 0 { Ok(()) } else { Err(Fault) }
+        }
+    };
+}
+
+writer!(write_one_half, 1, ":e", u32, a 0);
+writer!(write_1, 1, "", u64, a 0);
+writer!(write_7, 7, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48);
+writer!(write_8, 8, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56);
+
+/// Writes 32 bits.
+#[inline(always)]
+pub fn write_half(to: u64, word: u32) -> Result<(), Fault> {
+    write_one_half(to, [word])
+}
+
+/// Writes a word.
+#[inline(always)]
+pub fn write_word(to: u64, word: u64) -> Result<(), Fault> {
+    write_1(to, [word])
 }
 
 /// Writes words in a row, from the lowest on.
 #[inline(always)]
 pub fn write_words<const N: usize>(to: u64, words: &[u64; N]) -> Result<(), Fault> {
-    if !is_guest(to) {
-        return Err(Fault);
+    if let Ok(words) = <&[u64; 7]>::try_from(&words[..]) {
+        return write_7(to, *words);
     }
-    let mut done = 1u32;
-    for (index, word) in words.iter().enumerate() {
-        // SAFETY: writes memory of the guest, as the CPU allows it; a fault leaves zero behind. Words in a row cannot get from
-        // the guest's addresses to the hypervisor's without a fault.
-        unsafe {
-            core::arch::asm!(
-                "mov {all:e}, {done:e}",
-                "xor {done:e}, {done:e}",
-                "2: mov [{to}], {word}",
-                "mov {done:e}, {all:e}",
-                "3:",
-                ".pushsection ex_table, \"a\"",
-                ".quad 2b, 3b",
-                ".popsection",
-                to = in(reg) to.wrapping_add(index as u64 * 8),
-                word = in(reg) *word,
-                done = inout(reg) done,
-                all = out(reg) _,
-                options(nostack),
-            );
-        }
+    if let Ok(words) = <&[u64; 8]>::try_from(&words[..]) {
+        return write_8(to, *words);
     }
-    if done != 0 { Ok(()) } else { Err(Fault) }
+    for (word, index) in words.iter().zip(0u64..) {
+        write_word(to.wrapping_add(index * 8), *word)?;
+    }
+    Ok(())
 }

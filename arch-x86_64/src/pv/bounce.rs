@@ -17,7 +17,7 @@ use super::{
 use crate::cpu::descriptors::{USER_CODE, USER_DATA};
 
 /// What the CPU takes from a frame's flags in the handler: nothing that belongs to what was interrupted.
-const CLEARED: u64 =
+pub(super) const CLEARED: u64 =
     flags::TRAP | flags::NESTED | flags::RESUME | flags::ALIGNMENT | flags::IOPL | flags::VM86;
 
 /// Bits of RFLAGS.

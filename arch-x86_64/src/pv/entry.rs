@@ -8,9 +8,14 @@
 
 use core::arch::global_asm;
 
+use xenolith_core::Errno;
+
 use super::{
     frame::{Frame, push_general},
     gate::{Gate, STRIDE},
+    hypercall::{CALLS, TABLE},
+    short,
+    vcpu::{Info, Mode, PvVcpu},
 };
 use crate::cpu::{
     descriptors::{CPU_NUMBER, USER_CODE, USER_CODE_32, USER_DATA},
@@ -18,6 +23,7 @@ use crate::cpu::{
 };
 use core::mem::{offset_of, size_of};
 
+const PAGE_FAULT: u64 = 14;
 /// What [`Frame::vector`] says after a SYSCALL in 64-bit code. A frame that still says so is left by SYSRET.
 pub const SYSCALL: u64 = 256;
 /// After a SYSCALL in 32-bit code.
@@ -36,8 +42,8 @@ pv_syscall_entries:                     // one for each CPU, every 32 bytes
     .set cpu, 0
     .rept 256
     .balign 32
-    movq    %rsp, pv_gates + cpu * {stride} + {scratch}(%rip)
-    leaq    pv_gates + cpu * {stride} + {top}(%rip), %rsp
+    movq    %rsp, pv_gates + cpu * {stride} + {frame} + {rsp}(%rip)
+    leaq    pv_gates + cpu * {stride} + {frame}(%rip), %rsp
     jmp     pv_syscall
     .set cpu, cpu + 1
     .endr
@@ -48,8 +54,8 @@ pv_syscall_32_entries:
     .set cpu, 0
     .rept 256
     .balign 32
-    movq    %rsp, pv_gates + cpu * {stride} + {scratch}(%rip)
-    leaq    pv_gates + cpu * {stride} + {top}(%rip), %rsp
+    movq    %rsp, pv_gates + cpu * {stride} + {frame} + {rsp}(%rip)
+    leaq    pv_gates + cpu * {stride} + {frame} + {ss}(%rip), %rsp
     jmp     pv_syscall_32
     .set cpu, cpu + 1
     .endr
@@ -72,9 +78,9 @@ pv_sysenter:                            // RSP is the top of the gate page
     jmp     pv_stopped
 
     .balign 16
-pv_syscall_32:
-    pushq   ${user_data}
-    pushq   {scratch} - {top} + 8(%rsp)
+pv_syscall_32:                          // RSP is the frame's SS
+    movq    ${user_data}, (%rsp)
+    subq    $8, %rsp                    // its RSP is there
     pushq   %r11
     pushq   ${user_code_32}
     pushq   %rcx
@@ -107,29 +113,173 @@ pv_stopped_elsewhere:
     rep movsq
     jmp     pv_stopped
 
+    // The registers that a function may change, of which SYSCALL has changed RCX and R11, to the frame and back.
+    .macro store_arguments
+    movq    %rdi, {rdi}(%rsp)
+    movq    %rsi, {rsi}(%rsp)
+    movq    %rdx, {rdx}(%rsp)
+    movq    %r10, {r10}(%rsp)
+    movq    %r8, {r8}(%rsp)
+    movq    %r9, {r9}(%rsp)
+    .endm
+    .macro load_arguments
+    movq    {rdi}(%rsp), %rdi
+    movq    {rsi}(%rsp), %rsi
+    movq    {rdx}(%rsp), %rdx
+    movq    {r10}(%rsp), %r10
+    movq    {r8}(%rsp), %r8
+    movq    {r9}(%rsp), %r9
+    .endm
+    // Those that it keeps: the guest's, wherever a short way has ended.
+    .macro store_kept
+    movq    %rbx, {rbx}(%rsp)
+    movq    %rbp, {rbp}(%rsp)
+    movq    %r12, {r12}(%rsp)
+    movq    %r13, {r13}(%rsp)
+    movq    %r14, {r14}(%rsp)
+    movq    %r15, {r15}(%rsp)
+    .endm
+    // Calls a function with the frame, on the hypervisor's stack, whose end says where the frame is.
+    .macro with_frame function
+    movq    %rsp, %rdi
+    movq    {own_rsp} - {frame}(%rsp), %rsp
+    callq   \function
+    movq    (%rsp), %rsp
+    .endm
+    // Puts into the frame what SYSCALL implies.
+    .macro complete_frame
+    store_kept
+    movq    {rip}(%rsp), %rcx
+    movq    %rcx, {rcx}(%rsp)
+    movq    {rflags}(%rsp), %rcx
+    movq    %rcx, {r11}(%rsp)
+    movq    ${syscall_vector}, {vector}(%rsp)
+    movq    $0, {error}(%rsp)
+    movq    ${user_code}, {cs}(%rsp)
+    movq    ${user_data}, {ss}(%rsp)
+    .endm
+
     .balign 16
-pv_syscall:
-    pushq   ${user_data}
-    pushq   {scratch} - {top} + 8(%rsp)
-    pushq   %r11
-    pushq   ${user_code}
-    pushq   %rcx
-    pushq   $0
-    pushq   ${syscall_vector}
-    "#,
-    push_general!(),
-    r#"
+pv_syscall:                             // RSP is the frame, whose RSP is there
+    movq    %rcx, {rip}(%rsp)
+    movq    %r11, {rflags}(%rsp)
+    movq    %rax, {rax}(%rsp)
+    store_arguments
+    movq    {pv} - {frame}(%rsp), %r11
+    cmpb    ${kernel}, {mode}(%r11)
+    jne     pv_program_call
+    cmpq    ${calls}, %rax
+    jae     pv_no_call
+    andl    ${calls} - 1, %eax          // also where the CPU runs ahead of the comparison
+    movq    %r10, %rcx                  // the fourth argument, where functions have it; the sixth is the frame
+    movq    %rsp, %r9
+    leaq    {table}(%rip), %r11
+    movq    {own_rsp} - {frame}(%rsp), %rsp
+    callq   *(%r11, %rax, 8)
+    movq    (%rsp), %rsp
+pv_served:                              // RAX is the result
+    movq    {work} - {frame}(%rsp), %rcx
+    cmpl    $0, (%rcx)
+    jne     pv_look
+    movq    {upcall} - {frame}(%rsp), %rcx
+    cmpb    $0, (%rcx)
+    jne     pv_may_wait
+pv_sysret:
+    movq    {rip}(%rsp), %rcx
+    testl   %ecx, %ecx                  // SYSRET to where no code can be would fault in ring 0: 2^47, behind a SYSCALL
+    jz      pv_look                     // in the last bytes of the lower half. The long way looks closer
+    load_arguments
+    movq    {rflags}(%rsp), %r11
+    movq    {rsp}(%rsp), %rsp
+    sysretq
+
+pv_no_call:
+    movq    ${no_call}, %rax
+    jmp     pv_served
+
+pv_may_wait:
+    movq    {pv} - {frame}(%rsp), %rcx
+    cmpb    $0, {looks}(%rcx)
+    jne     pv_look
+    movq    {info}(%rcx), %rcx
+    cmpb    $0, {mask}(%rcx)
+    jne     pv_sysret                   // what waits is masked
+    movq    %rax, {rax}(%rsp)
+    with_frame {event}
+    testl   %eax, %eax
+    jz      pv_sysret_all
+    movq    {rax}(%rsp), %rax
+pv_look:
+    movq    %rax, {rax}(%rsp)
+    complete_frame
+    jmp     pv_look_at_frame
+
+    .balign 16
+pv_program_call:
+    with_frame {program_call}
+    testl   %eax, %eax
+    jnz     pv_syscall_long
+pv_sysret_all:
+    movq    {rax}(%rsp), %rax
+    jmp     pv_sysret
+pv_syscall_long:
+    complete_frame
+    jmp     pv_stopped
+
+    .balign 16
+    .global pv_iret
+pv_iret:                                // a row of the table
+    movq    %r9, %rdi
+    addq    $8, %rsp
+    callq   {iret}
+    movq    (%rsp), %rsp
+    testl   %eax, %eax
+    jz      pv_sysret_all
+    cmpl    ${look_code}, %eax
+    ja      pv_syscall_long
+    je      1f
+    load_arguments
+    movq    {rax}(%rsp), %rax
+    movq    {rcx}(%rsp), %rcx
+    movq    {r11}(%rsp), %r11
+    addq    ${rip}, %rsp
+    jmp     pv_iretq
+1:  store_kept
+    jmp     pv_look_at_frame
+
+    .balign 16
+    .global pv_page_fault
+pv_page_fault:                          // in ring 3; the stack has the error code and what is above it
+    subq    ${error}, %rsp
+    movq    %rax, {rax}(%rsp)
+    movq    %rcx, {rcx}(%rsp)
+    movq    %r11, {r11}(%rsp)
+    store_arguments
+    cld
+    with_frame {page_fault}
+    testl   %eax, %eax
+    jz      pv_sysret_all
+    movq    ${page_vector}, {vector}(%rsp)
+    store_kept
+    jmp     pv_stopped
+
+pv_look_at_frame:
+    movq    %rsp, %rsi
+    movq    {cpu} - {frame}(%rsp), %rdi
+    movq    {own_rsp} - {frame}(%rsp), %rsp
+    callq   {look}
+    jmp     pv_go
 
     .global pv_stopped
-pv_stopped:                             // RSP is the frame
-    movq    %rsp, %rbx
+pv_stopped:                             // RSP is the frame, which has everything
     movq    %rsp, %rsi
     movq    {cpu} - {frame}(%rsp), %rdi
     movq    {own_rsp} - {frame}(%rsp), %rsp
     callq   {stopped}
+pv_go:
     testl   %eax, %eax
     jnz     pv_leave
-    movq    %rbx, %rsp
+    movq    (%rsp), %rsp
 pv_resume:
     popq    %r15
     popq    %r14
@@ -158,9 +308,11 @@ pv_resume:
     movq    40(%rsp), %rsp
     sysretq
 1:  addq    $16, %rsp
-2:  iretq
+pv_iretq:
+    iretq
+2:
     .pushsection ex_table, "a"
-    .quad   2b, pv_return_failed
+    .quad   pv_iretq, 2b, pv_return_failed
     .popsection
 
     .balign 16
@@ -172,7 +324,7 @@ pv_run:                                 // rdi: the frame
     pushq   %r13
     pushq   %r14
     pushq   %r15
-    subq    $8, %rsp
+    pushq   %rdi
     movq    %rsp, {own_rsp} - {frame}(%rdi)
     movq    %rdi, %rsp
     jmp     pv_resume
@@ -189,11 +341,49 @@ pv_leave:
     .text
     "#,
     stride = const STRIDE,
-    scratch = const offset_of!(Gate, scratch),
-    own_rsp = const offset_of!(Gate, own_rsp),
-    cpu = const offset_of!(Gate, cpu),
+    own_rsp = const offset_of!(Gate, head.own_rsp),
+    cpu = const offset_of!(Gate, head.cpu),
+    work = const offset_of!(Gate, head.work),
+    pv = const offset_of!(Gate, head.pv),
+    upcall = const offset_of!(Gate, head.upcall),
     frame = const offset_of!(Gate, frame),
-    top = const size_of::<Gate>(),
+    mode = const offset_of!(PvVcpu, mode),
+    looks = const offset_of!(PvVcpu, looks),
+    info = const PvVcpu::INFO,
+    mask = const offset_of!(Info, mask),
+    kernel = const Mode::Kernel as u8,
+    rax = const offset_of!(Frame, rax),
+    rbx = const offset_of!(Frame, rbx),
+    rcx = const offset_of!(Frame, rcx),
+    rdx = const offset_of!(Frame, rdx),
+    rsi = const offset_of!(Frame, rsi),
+    rdi = const offset_of!(Frame, rdi),
+    rbp = const offset_of!(Frame, rbp),
+    r8 = const offset_of!(Frame, r8),
+    r9 = const offset_of!(Frame, r9),
+    r10 = const offset_of!(Frame, r10),
+    r11 = const offset_of!(Frame, r11),
+    r12 = const offset_of!(Frame, r12),
+    r13 = const offset_of!(Frame, r13),
+    r14 = const offset_of!(Frame, r14),
+    r15 = const offset_of!(Frame, r15),
+    vector = const offset_of!(Frame, vector),
+    error = const offset_of!(Frame, error),
+    rip = const offset_of!(Frame, rip),
+    cs = const offset_of!(Frame, cs),
+    rflags = const offset_of!(Frame, rflags),
+    rsp = const offset_of!(Frame, rsp),
+    ss = const offset_of!(Frame, ss),
+    calls = const CALLS,
+    no_call = const Errno::ENOSYS.neg_i32(),
+    look_code = const short::LOOK,
+    page_vector = const PAGE_FAULT,
+    table = sym TABLE,
+    event = sym short::event,
+    program_call = sym short::program_call,
+    iret = sym short::iret,
+    page_fault = sym short::page_fault,
+    look = sym super::run::look,
     words = const size_of::<Frame>() / 8,
     user_data = const USER_DATA,
     user_code = const USER_CODE,
@@ -208,6 +398,8 @@ pv_leave:
 );
 
 unsafe extern "C" {
+    /// The row of `iret`, which has a way of its own back to the guest.
+    pub fn pv_iret(_: u64, _: u64, _: u64, _: u64, _: u64, frame: *mut Frame) -> u64;
     fn pv_run(frame: *mut Frame);
     static pv_syscall_entries: u8;
     static pv_syscall_32_entries: u8;

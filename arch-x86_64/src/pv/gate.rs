@@ -13,8 +13,9 @@
 
 use core::{
     cell::UnsafeCell,
+    mem::offset_of,
     ptr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use x86_64::{VirtAddr, instructions::tlb, structures::tss::TaskStateSegment};
@@ -22,7 +23,7 @@ use xenolith_arch_common::Access;
 use xenolith_core::{Hypervisor, VcpuRef, memory::Place};
 use xenolith_hal::{CpuId, Mfn, NoMemory, PAGE_SIZE};
 
-use super::frame::Frame;
+use super::{frame::Frame, vcpu::PvVcpu};
 use crate::{
     X86_64,
     cpu::{
@@ -44,32 +45,53 @@ pub const LOCAL_PAGES: usize = 16;
 const LOCAL: u64 = 0x1_0000;
 const GATE: u64 = 0x2_0000;
 const GATE_PAGES: u64 = 2;
-const PADDING: usize =
-    GATE_PAGES as usize * PAGE_SIZE - size_of::<Frame>() - size_of::<TaskStateSegment>() - 56;
+const PADDING: usize = GATE_PAGES as usize * PAGE_SIZE
+    - size_of::<Frame>()
+    - size_of::<TaskStateSegment>()
+    - size_of::<Head>();
+
+/// What the first instructions behind a guest need. All but the failure is there as long as a guest may run.
+#[repr(C)]
+pub struct Head {
+    /// The hypervisor's stack.
+    pub own_rsp: u64,
+    /// The CPU.
+    pub cpu: *const PerCpu,
+    /// Its work flags.
+    pub work: *const AtomicU32,
+    /// The vCPU whose registers the frame has.
+    pub vcpu: *const VcpuRef<X86_64>,
+    /// Its PV part.
+    pub pv: *const PvVcpu,
+    /// Its flag that something may wait for it.
+    pub upcall: *const AtomicBool,
+    /// Why a guest could not be returned to: vector, error code.
+    pub failed: [u64; 2],
+}
 
 /// The registers of a stopped guest, and what the first instructions behind it need.
 ///
 /// Below the frame is room: an exception of the instruction that returns to a guest is taken there.
 #[repr(C, align(4096))]
 pub struct Gate {
-    /// A word for the first instruction of a system call.
-    pub scratch: u64,
-    /// The hypervisor's stack.
-    pub own_rsp: u64,
-    /// The CPU.
-    pub cpu: *const PerCpu,
-    /// The vCPU whose registers these are.
-    pub vcpu: *const VcpuRef<X86_64>,
-    /// Why a guest could not be returned to: vector, error code.
-    pub failed: [u64; 2],
+    /// What is at hand at once.
+    pub head: Head,
     task: TaskStateSegment,
-    _align: u32,
     _room: [u8; PADDING],
     /// The guest's registers.
     pub frame: Frame,
 }
 
 const _: () = assert!(size_of::<Gate>() == GATE_PAGES as usize * PAGE_SIZE);
+
+impl Gate {
+    /// The gate whose frame this is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(frame: *mut Frame) -> *mut Self {
+        frame.wrapping_byte_sub(offset_of!(Self, frame)).cast()
+    }
+}
 
 unsafe extern "C" {
     /// Where the gates' places begin (`targets/x86_64.ld`); what is there is the gate of CPU 0.

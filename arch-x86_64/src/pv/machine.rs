@@ -24,6 +24,13 @@ use crate::{
 pub struct ThisCpu(pub &'static PerCpu);
 
 impl ThisCpu {
+    /// The executing CPU.
+    #[inline(always)]
+    #[must_use]
+    pub fn of() -> Option<Self> {
+        PerCpu::try_current().map(Self)
+    }
+
     /// The page tables of all PV guests.
     #[inline(always)]
     #[must_use]

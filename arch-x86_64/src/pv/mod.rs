@@ -36,6 +36,8 @@ pub mod release;
 #[cfg(target_os = "none")]
 pub mod run;
 #[cfg(target_os = "none")]
+mod short;
+#[cfg(target_os = "none")]
 pub mod start;
 #[cfg(target_os = "none")]
 pub mod switch;

@@ -5,9 +5,10 @@ use xenolith_abi::errno::Errno;
 use xenolith_core::hypercall::Outcome;
 
 use super::{
+    access,
     bounce::flags,
     entry::SYSCALL,
-    hypercall::{is_canonical, read_words},
+    hypercall::is_canonical,
     run::Stopped,
     switch::{self, Base},
     vcpu::PvVcpu,
@@ -22,7 +23,7 @@ type Result<T = i64> = core::result::Result<T, Errno>;
 pub fn iret(cx: &mut Stopped<'_>) {
     const IN_SYSCALL: u64 = 1 << 8;
     let stack = cx.frame().rsp;
-    let Some([rax, r11, rcx, how, rip, cs, rflags, rsp, ss]) = read_words(stack) else {
+    let Ok([rax, r11, rcx, how, rip, cs, rflags, rsp, ss]) = access::read_9_words(stack) else {
         return cx.crash(format_args!(
             "its stack cannot be read for its return, at {stack:#x}"
         ));
@@ -56,10 +57,9 @@ pub fn iret(cx: &mut Stopped<'_>) {
 
 /// `stack_switch`: the kernel's stack when it is entered from a program.
 #[inline]
-pub fn stack_switch(pv: &PvVcpu, selector: u64, stack: u64) -> Result {
+pub fn stack_switch(pv: &PvVcpu, selector: u64, stack: u64) {
     pv.kernel_stack_selector.set(selector as u16 | 3);
     pv.kernel_stack.set(stack);
-    Ok(0)
 }
 
 /// `fpu_taskswitch`: whether the kernel wants to be told of the next use of floating point.
@@ -116,7 +116,7 @@ pub fn set_debug(pv: &PvVcpu, number: u32, value: u64) -> Result {
     let number = named(number);
     match number {
         0..=3 => {
-            if !is_canonical(value) || !super::access::is_guest(value) {
+            if !is_canonical(value) || !access::is_guest(value) {
                 return Err(Errno::EPERM);
             }
             kept[number] = value;

@@ -2,26 +2,26 @@
 
 use core::{
     fmt,
-    mem::offset_of,
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use xenolith_abi::x86_64::{ArchVcpuInfo, VcpuInfo};
 use xenolith_core::{Hypervisor, VcpuRef, sched::Work};
-use xenolith_hal::{AtomicOp, Hal, Mfn};
+use xenolith_hal::Mfn;
 
 use super::{
     bounce::Bounce,
     emulate,
     entry::{self, RETURN_FAILED, SYSCALL, SYSCALL_32, SYSENTER},
     frame::Frame,
+    gate::Gate,
     hypercall, tables, trap,
-    vcpu::{Callback, Mode, PvVcpu},
+    vcpu::{Callback, Info, Mode, PvVcpu},
 };
 use crate::{
     X86_64,
     cpu::{percpu::PerCpu, run, vectors},
     guest::exit::Name,
+    mm::hyp::Direct,
 };
 
 /// A vCPU of a PV guest that has stopped on this CPU.
@@ -52,27 +52,22 @@ impl Stopped<'_> {
         unsafe { &mut *self.frame }
     }
 
-    /// A byte of its `vcpu_info`.
-    #[inline(always)]
-    fn info_byte(&self, at: usize, op: AtomicOp<u8>) -> u8 {
-        let Some(info) = self.vcpu.domain().info_area(self.vcpu) else {
-            return 0;
-        };
-        let hal = &self.hv().hal;
-        hal.atomic8(info.mfn, info.offset + at, op).unwrap_or(0)
-    }
-
     /// Whether the guest takes no event upcalls now.
     #[inline(always)]
     #[must_use]
     pub fn upcall_masked(&self) -> bool {
-        self.info_byte(MASK, AtomicOp::Load) != 0
+        self.pv.info().mask.load(SeqCst) != 0
     }
 
     /// Says whether it takes them.
     #[inline(always)]
     pub fn set_upcall_mask(&self, masked: bool) {
-        self.info_byte(MASK, AtomicOp::Swap(masked.into()));
+        self.pv.info().mask.store(masked.into(), SeqCst);
+    }
+
+    /// Whether an upcall is pending.
+    fn upcall_pending(&self) -> bool {
+        self.pv.info().pending.load(SeqCst) != 0
     }
 
     /// Vector and error code of the return that failed.
@@ -82,24 +77,13 @@ impl Stopped<'_> {
         self.cpu
             .gates
             .get()
-            .map_or([0; 2], |gates| unsafe { (*gates.gate()).failed })
+            .map_or([0; 2], |gates| unsafe { (*gates.gate()).head.failed })
     }
 
     /// The frame that the guest's present tables map at an address.
     #[must_use]
     pub fn frame_behind(&self, address: u64) -> Option<Mfn> {
         tables::translate(self.hv(), self.pv.root()?, address).map(|found| found.frame())
-    }
-
-    /// Writes the address of a page fault where the guest reads it.
-    pub fn write_cr2(&self, address: u64) {
-        const CR2: usize = offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2);
-        if let Some(info) = self.vcpu.domain().info_area(self.vcpu) {
-            let _ = self
-                .hv()
-                .hal
-                .atomic64(info.mfn, info.offset + CR2, AtomicOp::Swap(address));
-        }
     }
 
     /// The guest cannot go on: its domain ends with its registers on the console.
@@ -119,16 +103,22 @@ impl Stopped<'_> {
     }
 }
 
-const MASK: usize = <X86_64 as Hal>::PV_SHARED_INFO.vcpu.evtchn_upcall_mask;
-const PENDING: usize = <X86_64 as Hal>::PV_SHARED_INFO.vcpu.evtchn_upcall_pending;
-
 /// Runs a vCPU that is loaded on this CPU until the CPU has something else to do.
 pub fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     let Some(gates) = cpu.gates.get() else { return };
-    // SAFETY: the executing CPU's own gate.
+    if !pv.has_info() {
+        let place = vcpu.domain().info_area(vcpu);
+        let place = place.and_then(|place| info_at(place.mfn, place.offset));
+        // SAFETY: shared info and a page that was registered stay the domain's as long as its vCPUs may run.
+        unsafe { pv.set_info(place) }
+    }
+    // SAFETY: the executing CPU's own gate. As long as this function runs, the references are good.
     let frame = unsafe {
-        // As long as this function runs, the reference is good.
-        (*gates.gate()).vcpu = vcpu;
+        let head = &raw mut (*gates.gate()).head;
+        (*head).work = cpu.work;
+        (*head).vcpu = vcpu;
+        (*head).pv = pv;
+        (*head).upcall = &vcpu.arch.upcall;
         &raw mut (*gates.gate()).frame
     };
     let mut stopped = Stopped {
@@ -144,19 +134,40 @@ pub fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     }
 }
 
-/// The guest has stopped; true when the CPU is to do something else.
-pub(super) extern "C" fn stopped(cpu: &'static PerCpu, frame: *mut Frame) -> u32 {
-    let Some(gates) = cpu.gates.get() else {
-        return 1;
-    };
-    // SAFETY: `run_vcpu` put the vCPU there, whose owner waits for this CPU to leave the guest.
-    let vcpu = unsafe { &*(*gates.gate()).vcpu };
-    let Some(pv) = vcpu.arch.pv() else { return 1 };
-    let mut cx = Stopped {
+/// A `vcpu_info` at a place in a frame of RAM.
+#[must_use]
+pub fn info_at(mfn: Mfn, offset: usize) -> Option<*const Info> {
+    let words = Direct::words(mfn)?;
+    let whole = offset.checked_add(size_of::<Info>())? <= size_of_val(words);
+    whole.then(|| words.as_ptr().wrapping_byte_add(offset).cast())
+}
+
+/// The guest has stopped by a hypercall that is served; true when the CPU is to do something else.
+pub(super) extern "C" fn look(cpu: &'static PerCpu, frame: *mut Frame) -> u32 {
+    match stopped_vcpu(cpu, frame) {
+        Some(mut cx) => u32::from(!before_entry(&mut cx)),
+        None => 1,
+    }
+}
+
+/// The vCPU whose registers are in this CPU's gate.
+#[inline(always)]
+fn stopped_vcpu(cpu: &'static PerCpu, frame: *mut Frame) -> Option<Stopped<'static>> {
+    let gate = Gate::of(frame);
+    // SAFETY: `run_vcpu` put them there, whose owner waits for this CPU to leave the guest.
+    let (vcpu, pv) = unsafe { ((*gate).head.vcpu.as_ref()?, (*gate).head.pv.as_ref()?) };
+    Some(Stopped {
         cpu,
         vcpu,
         pv,
         frame,
+    })
+}
+
+/// The guest has stopped; true when the CPU is to do something else.
+pub(super) extern "C" fn stopped(cpu: &'static PerCpu, frame: *mut Frame) -> u32 {
+    let Some(mut cx) = stopped_vcpu(cpu, frame) else {
+        return 1;
     };
     serve(&mut cx);
     u32::from(!before_entry(&mut cx))
@@ -230,12 +241,16 @@ fn serve_work(cpu: &'static PerCpu) -> bool {
 fn upcall(cx: &mut Stopped<'_>) {
     let flag = &cx.vcpu.arch.upcall;
     let pv = cx.pv;
+    // Whoever makes something wait from here on sets it again.
+    pv.looks.store(false, SeqCst);
     if let Some(segments) = pv.segments_failed.take() {
+        pv.looks.store(true, SeqCst);
         let mut bounce = Bounce::to(pv.failsafe.get());
         bounce.segments = Some(segments);
         return cx.enter_kernel(bounce, &"segments that cannot be loaded");
     }
     if pv.signals.nmi_waits() && !pv.in_nmi.get() {
+        pv.looks.store(true, SeqCst);
         pv.signals.take_nmi();
         // Without a handler it is lost.
         if pv.nmi.get().address != 0 {
@@ -243,10 +258,10 @@ fn upcall(cx: &mut Stopped<'_>) {
             return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
         }
     }
-    if cx.info_byte(PENDING, AtomicOp::Load) == 0 {
+    if !cx.upcall_pending() {
         flag.store(false, SeqCst);
         // Whoever set the byte since then sets the flag after it.
-        if cx.info_byte(PENDING, AtomicOp::Load) == 0 && !pv.signals.nmi_waits() {
+        if !cx.upcall_pending() && !pv.signals.nmi_waits() && !pv.looks.load(SeqCst) {
             return;
         }
         flag.store(true, SeqCst);

@@ -157,10 +157,13 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     take_system_calls(cpu, gates);
     load_descriptors(gates, pv);
     load_segments(pv);
+    if pv.segments_failed.get().is_some() {
+        vcpu.arch.look_before_entry();
+    }
     // SAFETY: the gate is this CPU's; the vCPU is loaded on no other, so its registers are at hand.
     unsafe {
         let gate = gates.gate();
-        (*gate).cpu = cpu;
+        (*gate).head.cpu = cpu;
         (*gate).frame = *pv.frame.get();
     }
     forget_debug_status();
@@ -224,10 +227,10 @@ macro_rules! load_selector {
             core::arch::asm!(
                 "xor {loaded:e}, {loaded:e}",
                 concat!("2: mov ", $register, ", {value:x}"),
-                "mov {loaded:e}, 1",
-                "3:",
+                "3: mov {loaded:e}, 1",
+                "4:",
                 ".pushsection ex_table, \"a\"",
-                ".quad 2b, 3b",
+                ".quad 2b, 3b, 4b",
                 ".popsection",
                 loaded = out(reg) loaded,
                 value = in(reg) $value,

@@ -1,6 +1,6 @@
 //! Exceptions of guests in ring 3: what the hypervisor serves itself, and what goes to the guest's kernel (`set_trap_table`).
 
-use core::fmt;
+use core::{fmt, sync::atomic::Ordering::Relaxed};
 
 use super::{access, bounce::Bounce, emulate, run::Stopped, table_write, vcpu::Mode};
 
@@ -131,7 +131,8 @@ fn interrupt_number(cx: &mut Stopped<'_>) -> Option<u8> {
 }
 
 /// Where the last page fault of this CPU was.
-fn fault_address() -> u64 {
+#[inline(always)]
+pub(super) fn fault_address() -> u64 {
     let address;
     // SAFETY: reads the register.
     unsafe {
@@ -140,11 +141,17 @@ fn fault_address() -> u64 {
     address
 }
 
+/// Error codes of page faults.
+#[allow(missing_docs, reason = "bits are named as they are")]
+pub(super) mod page {
+    pub const PRESENT: u64 = 1;
+    pub const WRITE: u64 = 2;
+    pub const USER: u64 = 4;
+    pub const RESERVED: u64 = 8;
+}
+
 fn page_fault(cx: &mut Stopped<'_>) {
-    const PRESENT: u64 = 1;
-    const WRITE: u64 = 2;
-    const RESERVED: u64 = 8;
-    const USER: u64 = 4;
+    use page::{PRESENT, RESERVED, USER, WRITE};
     let address = fault_address();
     let error = cx.frame().error;
     // The CPU reads descriptors with its own privilege, whoever runs.
@@ -201,7 +208,7 @@ impl Stopped<'_> {
     /// Keeps the address of a page fault where the guest looks for it.
     fn set_cr2(&self, address: u64) {
         self.pv.cr2.set(address);
-        self.write_cr2(address);
+        self.pv.info().cr2.store(address, Relaxed);
     }
 
     /// The CPU read a descriptor that is not there. True when it is now, and the instruction can be tried again.

@@ -6,10 +6,16 @@
 use alloc::boxed::Box;
 use core::{
     cell::{Cell, UnsafeCell},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    mem::offset_of,
+    ptr,
+    sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use arrayvec::ArrayVec;
+use xenolith_abi::x86_64::{ArchVcpuInfo, VcpuInfo};
 use xenolith_hal::{CpuId, Mfn};
 
 use super::{frame::Frame, memory::AddressSpace};
@@ -24,12 +30,33 @@ pub type LocalFrames = ArrayVec<(usize, Mfn), 16>;
 
 /// Who runs in ring 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mode {
     /// The guest's kernel.
-    Kernel,
+    Kernel = 0,
     /// A program of its.
-    User,
+    User = 1,
 }
+
+/// The beginning of a `vcpu_info`, which the guest reads and writes at any time.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Info {
+    /// Not zero: an upcall is pending.
+    pub pending: AtomicU8,
+    /// Not zero: the guest takes no upcall now.
+    pub mask: AtomicU8,
+    _pad: [u8; 6],
+    selector: AtomicU64,
+    /// The address of the last page fault.
+    pub cr2: AtomicU64,
+}
+
+const _: () = {
+    assert!(offset_of!(Info, pending) == offset_of!(VcpuInfo, evtchn_upcall_pending));
+    assert!(offset_of!(Info, mask) == offset_of!(VcpuInfo, evtchn_upcall_mask));
+    assert!(offset_of!(Info, cr2) == offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2));
+};
 
 /// Where the kernel is entered for something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +197,12 @@ pub struct PvVcpu {
     pub debug: Cell<[u64; 8]>,
     /// What waits.
     pub signals: Signals,
+    /// Something waits that is no event: the short ways do not know of it.
+    pub looks: AtomicBool,
+    /// Where its `vcpu_info` is; null before it first runs.
+    info: AtomicPtr<Info>,
+    /// The place of one that has none.
+    no_info: Info,
 }
 
 impl PvVcpu {
@@ -216,7 +249,37 @@ impl PvVcpu {
             cr2: Cell::new(0),
             debug: Cell::new(DEBUG_RESET),
             signals: Signals::default(),
+            looks: AtomicBool::new(false),
+            info: AtomicPtr::new(ptr::null_mut()),
+            no_info: Info::default(),
         }
+    }
+
+    /// Where the word is that says where its `vcpu_info` is: for assembly.
+    pub const INFO: usize = offset_of!(Self, info);
+
+    /// Whether it is known where its `vcpu_info` is.
+    #[must_use]
+    pub fn has_info(&self) -> bool {
+        !self.info.load(Relaxed).is_null()
+    }
+
+    /// Says where its `vcpu_info` is; none: nowhere, and what would stand there stays here.
+    ///
+    /// # Safety
+    /// The place stays memory of that kind as long as the vCPU may run.
+    pub unsafe fn set_info(&self, info: Option<*const Info>) {
+        let info = info.unwrap_or(&raw const self.no_info);
+        self.info.store(info.cast_mut(), Relaxed);
+    }
+
+    /// Its `vcpu_info`.
+    #[inline(always)]
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        let info = self.info.load(Relaxed);
+        // SAFETY: `set_info` was told the truth, before the vCPU first ran.
+        unsafe { info.as_ref() }.unwrap_or(&self.no_info)
     }
 
     /// The CPU that has it loaded.

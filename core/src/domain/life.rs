@@ -195,6 +195,7 @@ impl<H: Hal> Hypervisor<H> {
             p2m,
             vcpus,
             shared_info,
+            shared_frame: self.hal.frame(shared_info),
             memory,
         };
         let domain = Domain::assemble(config, parts);

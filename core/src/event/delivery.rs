@@ -124,7 +124,7 @@ impl<H: Hal> Hypervisor<H> {
         if signal == Signal::Already {
             return;
         }
-        self.act_on(signal, domain, vcpu);
+        self.act_on(signal, domain, target);
         // A poller announces itself, then looks at the bit; the bit was set before this look. One of both sees it.
         self.wake_pollers(domain, port);
     }
@@ -179,17 +179,14 @@ impl<H: Hal> Hypervisor<H> {
                 fifo.change(hal, (domain, target), &at, Change::Unmask)
             }
         };
-        self.act_on(signal, domain, vcpu);
+        self.act_on(signal, domain, target);
     }
 
     #[inline]
-    fn act_on(&self, signal: Signal, domain: &DomainRef<H>, vcpu: VcpuId) {
-        if signal != Signal::Upcall {
-            return;
-        }
-        if let Some(target) = VcpuRef::new(domain, vcpu) {
+    fn act_on(&self, signal: Signal, domain: &DomainRef<H>, target: &Vcpu<H>) {
+        if signal == Signal::Upcall {
             self.hal.raise_upcall(&domain.arch, &target.arch);
-            self.notify(&target);
+            self.notify_vcpu(domain, target);
         }
     }
 

@@ -9,7 +9,7 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Release},
 };
 
-use xenolith_abi::Errno;
+use xenolith_abi::{Errno, shared_info::SharedInfoLayout};
 use xenolith_hal::{
     AtomicOp::{Or, Swap},
     Gfn, Hal, HostPhys, Mfn, PAGE_SIZE,
@@ -79,8 +79,36 @@ impl<H: Hal> Domain<H> {
     fn first_info_area(&self, vcpu: &Vcpu<H>) -> Option<InfoArea> {
         Some(InfoArea {
             mfn: self.shared_info,
-            offset: self.info_layout().vcpu_info_offset(vcpu.id.0.into())?,
+            offset: self.first_info_offset(vcpu)?,
         })
+    }
+
+    /// Where the `vcpu_info` is that a vCPU has in the shared info.
+    #[inline]
+    fn first_info_offset(&self, vcpu: &Vcpu<H>) -> Option<usize> {
+        const fn alike(a: &SharedInfoLayout, b: &SharedInfoLayout) -> bool {
+            a.vcpu_info == b.vcpu_info
+                && a.vcpu_info_stride == b.vcpu_info_stride
+                && a.vcpu_info_count == b.vcpu_info_count
+        }
+        // Nothing is looked at where all forms have it in one place.
+        let layout = match const {
+            (!H::PV || alike(&H::SHARED_INFO, &H::PV_SHARED_INFO))
+                && (!H::NARROW_CALLERS || alike(&H::SHARED_INFO, &H::NARROW_SHARED_INFO))
+        } {
+            true => const { &H::SHARED_INFO },
+            false => self.info_layout(),
+        };
+        layout.vcpu_info_offset(vcpu.id.0.into())
+    }
+
+    /// Where the `vcpu_info` of one of its vCPUs stands, as a frame of RAM and the offset in it.
+    #[inline]
+    pub(super) fn info_frame(&self, hal: &H, vcpu: &Vcpu<H>) -> Option<(H::Frame, usize)> {
+        match vcpu.info.get() {
+            Some(area) => Some((hal.frame(area.mfn)?, area.offset)),
+            None => Some((self.shared_frame?, self.first_info_offset(vcpu)?)),
+        }
     }
 }
 
@@ -113,6 +141,7 @@ impl<H: Hal> Hypervisor<H> {
             return Err(Errno::EINVAL);
         }
         frame.keep();
+        self.hal.info_moved(&vcpu.arch, mfn, offset);
         self.mark_everything(vcpu, area);
         Ok(())
     }

@@ -7,12 +7,12 @@
 
 use xenolith_abi::shared_info::EVENT_WORDS;
 use xenolith_hal::{
-    AtomicOp::{And, Load, Or},
-    Hal, Mfn,
+    AtomicOp::{self, And, Load, Or},
+    Hal,
 };
 
 pub use super::delivery::Signal;
-use crate::{Domain, InfoArea, Vcpu};
+use crate::{Domain, Vcpu};
 
 /// How many ports the ABI has.
 pub const PORTS: u32 = (EVENT_WORDS * 64) as u32;
@@ -76,8 +76,8 @@ fn tell(words: &impl Words, word: usize) -> Signal {
 /// already". A vCPU without a `vcpu_info` counts so too: when it registers one, it is told of everything.
 pub(super) struct GuestWords<'a, H: Hal> {
     hal: &'a H,
-    shared: Mfn,
-    info: Option<InfoArea>,
+    shared: Option<H::Frame>,
+    info: Option<(H::Frame, usize)>,
     narrow: bool,
 }
 
@@ -86,8 +86,8 @@ impl<'a, H: Hal> GuestWords<'a, H> {
     pub(super) fn new(hal: &'a H, domain: &Domain<H>, vcpu: &Vcpu<H>) -> Self {
         Self {
             hal,
-            shared: domain.shared_info,
-            info: domain.info_area(vcpu),
+            shared: domain.shared_frame,
+            info: domain.info_frame(hal, vcpu),
             narrow: domain.is_narrow(),
         }
     }
@@ -96,7 +96,7 @@ impl<'a, H: Hal> GuestWords<'a, H> {
     pub(super) fn of_domain(hal: &'a H, domain: &Domain<H>) -> Self {
         Self {
             hal,
-            shared: domain.shared_info,
+            shared: domain.shared_frame,
             info: None,
             narrow: domain.is_narrow(),
         }
@@ -128,6 +128,11 @@ impl<'a, H: Hal> GuestWords<'a, H> {
         mask + word * 8
     }
 
+    #[inline(always)]
+    fn shared(&self, at: usize, op: AtomicOp<u64>) -> Option<u64> {
+        Some(self.hal.word64(self.shared?, at, op))
+    }
+
     pub(super) fn is_pending(&self, port: u32) -> bool {
         let (word, bit) = place(port);
         self.pending(word) & bit != 0
@@ -147,55 +152,45 @@ impl<'a, H: Hal> GuestWords<'a, H> {
 impl<H: Hal> Words for GuestWords<'_, H> {
     #[inline]
     fn set_pending(&self, word: usize, bits: u64) -> u64 {
-        self.hal
-            .atomic64(self.shared, Self::pending_at(word), Or(bits))
+        self.shared(Self::pending_at(word), Or(bits))
             .unwrap_or(u64::MAX)
     }
 
     fn clear_pending(&self, word: usize, bits: u64) {
-        let _ = self
-            .hal
-            .atomic64(self.shared, Self::pending_at(word), And(!bits));
+        self.shared(Self::pending_at(word), And(!bits));
     }
 
     fn pending(&self, word: usize) -> u64 {
-        self.hal
-            .atomic64(self.shared, Self::pending_at(word), Load)
-            .unwrap_or(0)
+        self.shared(Self::pending_at(word), Load).unwrap_or(0)
     }
 
     #[inline]
     fn mask(&self, word: usize) -> u64 {
-        self.hal
-            .atomic64(self.shared, self.mask_at(word), Load)
-            .unwrap_or(u64::MAX)
+        self.shared(self.mask_at(word), Load).unwrap_or(u64::MAX)
     }
 
     fn clear_mask(&self, word: usize, bits: u64) -> u64 {
-        self.hal
-            .atomic64(self.shared, self.mask_at(word), And(!bits))
-            .unwrap_or(0)
+        self.shared(self.mask_at(word), And(!bits)).unwrap_or(0)
     }
 
     #[inline]
     fn select(&self, bits: u64) -> u64 {
-        let Some(info) = self.info else {
+        let Some((frame, offset)) = self.info else {
             return u64::MAX;
         };
         if H::NARROW_CALLERS && self.narrow {
-            return select_narrow(self.hal, info, bits);
+            return select_narrow(self.hal, (frame, offset), bits);
         }
         let at = H::SHARED_INFO.vcpu.evtchn_pending_sel;
-        let old = self.hal.atomic64(info.mfn, info.offset + at, Or(bits));
-        old.unwrap_or(u64::MAX)
+        self.hal.word64(frame, offset + at, Or(bits))
     }
 
     #[inline]
     fn set_upcall(&self) -> bool {
-        let at = Self::UPCALL;
-        self.info
-            .and_then(|info| self.hal.atomic8(info.mfn, info.offset + at, Or(1)).ok())
-            .is_none_or(|old| old & 1 != 0)
+        let Some((frame, offset)) = self.info else {
+            return true;
+        };
+        self.hal.word8(frame, offset + Self::UPCALL, Or(1)) & 1 != 0
     }
 }
 
@@ -203,15 +198,13 @@ impl<H: Hal> Words for GuestWords<'_, H> {
 /// selected already if both halves are.
 #[cold]
 #[inline(never)]
-fn select_narrow<H: Hal>(hal: &H, info: InfoArea, bits: u64) -> u64 {
+fn select_narrow<H: Hal>(hal: &H, (frame, offset): (H::Frame, usize), bits: u64) -> u64 {
     let at = H::NARROW_SHARED_INFO.vcpu.evtchn_pending_sel;
     let halves = |word: u32| 0b11_u32.checked_shl(2 * word).unwrap_or(0);
     let wanted = (0..64)
         .filter(|word| bits >> word & 1 != 0)
         .fold(0, |all, word| all | halves(word));
-    let old = hal
-        .atomic32(info.mfn, info.offset + at, Or(wanted))
-        .unwrap_or(u32::MAX);
+    let old = hal.word32(frame, offset + at, Or(wanted));
     (0..16)
         .filter(|word| old & halves(*word) == halves(*word))
         .fold(0, |all, word| all | 1 << word)

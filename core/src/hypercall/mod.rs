@@ -104,6 +104,15 @@ pub trait Rows<H: Hal> {
     /// Serves the call; `None` for a number that is not its own either.
     fn call(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Option<Outcome>;
 
+    /// Serves any hypercall, common or not. An architecture whose callers are many has one function for all.
+    #[inline]
+    fn serve(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Outcome
+    where
+        Self: Sized,
+    {
+        dispatch_with::<H, Self>(caller, nr, args)
+    }
+
     /// Serves `physdev_op`. Without devices of the architecture's own kind every operation is unknown, to privileged
     /// domains too.
     fn physdev_op(caller: Caller<'_, H>, cmd: u32, arg: GuestVirt) -> Result<i64, Errno> {
@@ -206,9 +215,10 @@ macro_rules! hypercalls {
             $(pub(super) const $nr: u64 = xenolith_abi::Nr::$nr.number();)*
         }
 
-        /// Serves a hypercall of an architecture that has more than the common ones.
-        #[inline]
-        pub fn dispatch_with<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Outcome {
+        /// The same as [`dispatch_with`], all of it where it is called: for a number that is a constant there, of which nothing
+        /// but its row is left.
+        #[inline(always)]
+        pub fn dispatch_row<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, nr: u64, args: [u64; 5]) -> Outcome {
             match nr {
                 $(number::$nr => {
                     let mut registers = args.into_iter();
@@ -238,6 +248,16 @@ hypercalls! {
     HvmOp(cmd: u64, arg: GuestVirt) Everybody => hvm::hvm_op;
     Sysctl(op: GuestVirt) Privileged => tools::sysctl;
     Domctl(op: GuestVirt) Privileged => tools::domctl;
+}
+
+/// Serves a hypercall of an architecture that has more than the common ones.
+#[inline]
+pub fn dispatch_with<H: Hal, A: Rows<H>>(
+    caller: Caller<'_, H>,
+    nr: u64,
+    args: [u64; 5],
+) -> Outcome {
+    dispatch_row::<H, A>(caller, nr, args)
 }
 
 /// Serves a hypercall: `nr` and `args` as they stand in the registers of `caller`.

@@ -9,7 +9,7 @@ use core::mem::offset_of;
 use xenolith_abi::{Nr, multicall::MulticallEntry, narrow::Long};
 use xenolith_hal::{GuestVirt, Hal};
 
-use super::{Outcome, Rows, dispatch_with};
+use super::{Outcome, Rows};
 use crate::{Errno, guest::Caller};
 
 /// Serves `multicall`.
@@ -47,7 +47,7 @@ fn entry<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, at: GuestVirt) -> Result<Ent
         // One level only, so that the depth of the stack is bounded.
         Errno::EINVAL.into()
     } else {
-        dispatch_with::<H, A>(caller, entry.op, [a, b, c, d, e])
+        A::serve(caller, entry.op, [a, b, c, d, e])
     };
     match outcome {
         Outcome::Done(result) => {

@@ -339,6 +339,16 @@ impl Hal for Sim {
         self.atomic16(frame, offset, op).expect("RAM")
     }
 
+    fn word64(&self, frame: Mfn, offset: usize, op: AtomicOp<u64>) -> u64 {
+        let offset = offset & (PAGE_SIZE - 8);
+        self.atomic64(frame, offset, op).expect("RAM")
+    }
+
+    fn word8(&self, frame: Mfn, offset: usize, op: AtomicOp<u8>) -> u8 {
+        let offset = offset & (PAGE_SIZE - 1);
+        self.atomic8(frame, offset, op).expect("RAM")
+    }
+
     fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
         self.machine.ram.words(mfn)
     }

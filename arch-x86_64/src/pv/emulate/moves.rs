@@ -1,5 +1,7 @@
 //! Moves to and from control and debug registers, and what else changes how the CPU runs its guest.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use iced_x86::{Decoder, DecoderOptions, Register};
 use x86_64::{
     VirtAddr,
@@ -56,7 +58,7 @@ pub(super) fn write_control(cx: &mut Stopped<'_>, register: u8, general: u8) -> 
         },
         2 => {
             cx.pv.cr2.set(value);
-            cx.write_cr2(value);
+            cx.pv.info().cr2.store(value, Relaxed);
         }
         3 => return cx.new_root(HostPhys(value).frame()),
         4 => {

@@ -69,6 +69,29 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         self.after(space, outcome)
     }
 
+    /// Serves a call with a single request about the caller itself that is over at once, as kernels make most. `None`: it is
+    /// another one, or it fails, and [`Self::mmuext_op`] is to look at it from the beginning.
+    #[inline(always)]
+    pub fn one_request(self, caller: Caller<'_, H>, args: [u64; 5]) -> Option<Outcome> {
+        let [at, count, done_at, domain, _] = args;
+        let space = self.machine.address_space(caller.vcpu);
+        let one = count as u32 == 1 && domain as u16 == DomId::SELF.0 && is_guest_address(at);
+        if !one || space.has_leaving() {
+            return None;
+        }
+        let op: MmuextOp = caller.read(GuestVirt(at)).ok()?;
+        match op.cmd {
+            TLB_FLUSH_LOCAL => self.machine.flush_here(Flush::All),
+            NEW_BASEPTR => self.set_kernel_root(caller.vcpu, Mfn(op.arg1)).ok()?,
+            _ => return None,
+        }
+        if done_at != 0 {
+            // As in a longer list.
+            let _ = caller.write(GuestVirt(done_at), &1u32);
+        }
+        Some(self.after(space, Outcome::Done(0)))
+    }
+
     #[cold]
     #[inline(never)]
     fn foreign_extended(
