@@ -104,6 +104,74 @@ pub fn read_word(from: u64) -> Result<u64, Fault> {
     if read != 0 { Ok(value) } else { Err(Fault) }
 }
 
+/// Reads words in a row: those whose loads are given, each as instruction, label before it, and the register it fills.
+macro_rules! read_row {
+    ($from:expr, $($load:literal => $word:ident),*) => {{
+        let from: u64 = $from;
+        if !is_guest(from) {
+            return Err(Fault);
+        }
+        let mut failed = 1u32;
+        $(let $word: u64;)*
+        // SAFETY: reads memory of the guest, into registers; a fault leaves `failed` set. Words in a row cannot get from the
+        // guest's addresses to the hypervisor's without a fault.
+        unsafe {
+            core::arch::asm!(
+                $(concat!("2: ", $load), ".pushsection ex_table, \"a\"", ".quad 2b, 3f", ".popsection",)*
+                "xor {failed:e}, {failed:e}",
+                "3:",
+                $($word = out(reg) $word,)*
+                from = in(reg) from,
+                failed = inout(reg) failed,
+                options(nostack, readonly),
+            );
+        }
+        if failed != 0 {
+            return Err(Fault);
+        }
+        [$($word),*]
+    }};
+}
+
+/// Reads two words in a row.
+#[inline(always)]
+pub fn read_pair(from: u64) -> Result<[u64; 2], Fault> {
+    Ok(read_row!(from, "mov {a}, [{from}]" => a, "mov {b}, [{from} + 8]" => b))
+}
+
+/// Reads three words in a row.
+#[inline(always)]
+pub fn read_triple(from: u64) -> Result<[u64; 3], Fault> {
+    Ok(
+        read_row!(from, "mov {a}, [{from}]" => a, "mov {b}, [{from} + 8]" => b, "mov {c}, [{from} + 16]" => c),
+    )
+}
+
+/// Writes half a word.
+#[inline(always)]
+pub fn write_half(to: u64, value: u32) -> Result<(), Fault> {
+    if !is_guest(to) {
+        return Err(Fault);
+    }
+    let mut failed = 1u32;
+    // SAFETY: writes memory of the guest, as the CPU allows it; a fault leaves `failed` set.
+    unsafe {
+        core::arch::asm!(
+            "2: mov dword ptr [{to}], {value:e}",
+            "xor {failed:e}, {failed:e}",
+            "3:",
+            ".pushsection ex_table, \"a\"",
+            ".quad 2b, 3b",
+            ".popsection",
+            to = in(reg) to,
+            value = in(reg) value,
+            failed = inout(reg) failed,
+            options(nostack),
+        );
+    }
+    if failed == 0 { Ok(()) } else { Err(Fault) }
+}
+
 /// Writes words in a row, from the lowest on.
 #[inline(always)]
 pub fn write_words<const N: usize>(to: u64, words: &[u64; N]) -> Result<(), Fault> {

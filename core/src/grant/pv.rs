@@ -154,7 +154,7 @@ impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
         }
         A::flush_granted(self.caller);
         let (hv, own) = (self.caller.hv, self.caller.domain());
-        for (handle, mapping) in self.ended.drain(..) {
+        while let Some((handle, mapping)) = self.ended.pop() {
             hv.end_mapping(own, handle, mapping);
         }
     }

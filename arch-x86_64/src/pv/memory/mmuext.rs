@@ -1,5 +1,7 @@
 //! `mmuext_op`: pinning, roots, TLB and cache flushes, LDT, and clearing and copying of pages (`xen.h`).
 
+use core::mem::offset_of;
+
 use xenolith_abi::x86_64::MmuextOp;
 use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{GuestVirt, Hal, Mfn};
@@ -33,6 +35,21 @@ const UNMARK_SUPER: u32 = 20;
 /// Descriptors in an LDT, at most.
 const LDT_ENTRIES: u32 = 8192;
 
+/// A request, in registers: [`MmuextOp`] as words.
+#[derive(Clone, Copy)]
+struct Request {
+    cmd: u32,
+    arg1: u64,
+    arg2: u64,
+}
+
+const _: () = assert!(
+    offset_of!(MmuextOp, cmd) == 0
+        && offset_of!(MmuextOp, arg1) == 8
+        && offset_of!(MmuextOp, arg2) == 16
+        && size_of::<MmuextOp>() == 24
+);
+
 /// What all requests of a call share.
 struct Requests<'a, H: Hal> {
     caller: Caller<'a, H>,
@@ -45,6 +62,7 @@ struct Requests<'a, H: Hal> {
 
 impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     /// Serves the hypercall: requests, their number, where to count those that are done, and the domain they are about.
+    #[inline(never)]
     pub fn mmuext_op(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let space = self.machine.address_space(caller.vcpu);
         let batch = match Batch::open(caller, args) {
@@ -59,9 +77,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
                 own: true,
                 space,
             };
-            self.extended(batch, &requests)
+            self.extended(&batch, &requests)
         } else {
-            match self.foreign_extended(caller, owner, batch) {
+            match self.foreign_extended(caller, owner, &batch) {
                 Ok(outcome) => outcome,
                 Err(errno) => errno.into(),
             }
@@ -75,7 +93,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         self,
         caller: Caller<'_, H>,
         owner: DomId,
-        batch: Batch,
+        batch: &Batch,
     ) -> Result<Outcome, Errno> {
         let named = Named::find(caller, owner)?;
         let domain = named.domain(caller);
@@ -98,9 +116,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     #[inline(always)]
-    fn extended(self, batch: Batch, requests: &Requests<'_, H>) -> Outcome {
+    fn extended(self, batch: &Batch, requests: &Requests<'_, H>) -> Outcome {
         let caller = requests.caller;
-        let mut done = 0;
+        let (mut done, mut at) = (0, batch.at);
         let result = loop {
             if let Err(stop) = self.finish_leaving(requests.space) {
                 break Err(stop);
@@ -111,20 +129,26 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             if done != 0 && self.hv.hal.interrupt_waits() {
                 break Err(Stop::Preempted);
             }
-            let op = match caller.read_at::<MmuextOp>(batch.at, done.into()) {
-                Ok(op) => op,
+            let [cmd, arg1, arg2] = match self.machine.read_words(caller, at) {
+                Ok(words) => words,
                 Err(errno) => break Err(errno.into()),
+            };
+            let op = Request {
+                cmd: cmd as u32,
+                arg1,
+                arg2,
             };
             if let Err(stop) = self.extended_one(op, requests) {
                 break Err(stop);
             }
+            at = at.plus(size_of::<MmuextOp>() as u64);
             done += 1;
         };
-        batch.close::<H, MmuextOp>(caller, done, result)
+        self.close(caller, batch, size_of::<MmuextOp>(), done, result)
     }
 
     #[inline(always)]
-    fn extended_one(self, op: MmuextOp, requests: &Requests<'_, H>) -> Result<(), Stop> {
+    fn extended_one(self, op: Request, requests: &Requests<'_, H>) -> Result<(), Stop> {
         let (rights, space) = (&requests.rights, requests.space);
         let mfn = Mfn(op.arg1);
         match op.cmd {
@@ -148,7 +172,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     #[inline(always)]
-    fn extended_flush(self, op: MmuextOp, caller: Caller<'_, H>) -> Result<(), Errno> {
+    fn extended_flush(self, op: Request, caller: Caller<'_, H>) -> Result<(), Errno> {
         let address = GuestVirt(op.arg1);
         let page = Flush::Page(address);
         match op.cmd {
@@ -175,7 +199,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         Ok(())
     }
 
-    fn set_ldt(self, op: MmuextOp, caller: Caller<'_, H>) -> Result<(), Errno> {
+    fn set_ldt(self, op: Request, caller: Caller<'_, H>) -> Result<(), Errno> {
         let entries = op.arg2 as u32;
         let base = match entries {
             0 => 0,

@@ -1,7 +1,12 @@
 //! `update_va_mapping`: the L1 entry that maps an address, with the flush that goes with it (`xen.h`).
 
-use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome, memory::FrameType};
-use xenolith_hal::{GuestVirt, Hal};
+use xenolith_core::{
+    DomId, Errno,
+    guest::Caller,
+    hypercall::Outcome,
+    memory::{FrameRecord, FrameType},
+};
+use xenolith_hal::{GuestVirt, Hal, Mfn};
 
 use super::{
     AddressSpace, EntryPlace, Flush, Machine, PageTables, Rights, Words, owner::Named,
@@ -18,6 +23,7 @@ const EVERYWHERE: u64 = 4;
 
 impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     /// Serves `update_va_mapping`: address, entry, flags.
+    #[inline(never)]
     pub fn update_va_mapping(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let [address, new, flags, ..] = args;
         let rights = self.own_rights(caller.domain());
@@ -25,6 +31,8 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     }
 
     /// Serves `update_va_mapping_otherdomain`: the entry leads to a frame of another domain.
+    #[cold]
+    #[inline(never)]
     pub fn update_va_mapping_otherdomain(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let [address, new, flags, owner, _] = args;
         let named = match Named::find(caller, DomId(owner as u16)) {
@@ -50,7 +58,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         rights: &Rights<'_, H>,
     ) -> Outcome {
         let space = self.machine.address_space(caller.vcpu);
-        let changed = self.l1_entry(caller.vcpu, address).and_then(|place| {
+        let changed = self.l1_entry(space, address).and_then(|place| {
             self.with_l1(place, caller.domain().id(), space, |words| {
                 let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
                 self.update_leaf(word, new, CpuBits::Replaced, rights)
@@ -74,13 +82,33 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         f: impl FnOnce(&'a Words) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let record = self.hv.memory.record(place.table).ok_or(Errno::EINVAL)?;
-        let result = match record.get_table(owner) {
-            None => return Err(Errno::EINVAL),
-            Some(FrameType::L1) => self.words(place.table).and_then(f),
-            Some(_) => Err(Errno::EINVAL),
-        };
+        if !record.get_leaf_table(owner) && !self.get_leaf_table(record, place.table, owner, space)
+        {
+            return Err(Errno::EINVAL);
+        }
+        let result = self.words(place.table).and_then(f);
         self.let_go(record, place.table, space);
         result
+    }
+
+    /// The quick way did not do: another CPU was faster, or it is no such table.
+    #[cold]
+    #[inline(never)]
+    fn get_leaf_table(
+        self,
+        record: &FrameRecord,
+        mfn: Mfn,
+        owner: DomId,
+        space: &AddressSpace,
+    ) -> bool {
+        match record.get_table(owner) {
+            None => false,
+            Some(FrameType::L1) => true,
+            Some(_) => {
+                self.let_go(record, mfn, space);
+                false
+            }
+        }
     }
 
     /// A frame that was taken for an L1 table is another one, and its last user left meanwhile: it is undone here. That

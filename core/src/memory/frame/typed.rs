@@ -73,6 +73,7 @@ const WRITABLE: u64 = READABLE | HIGH_TYPE_COUNT | TYPE.max() << TYPE.shift | LO
 /// The same for the table that a frame is.
 const CHECKED: u64 = READABLE | HIGH_TYPE_COUNT | VALIDATED.one();
 const IS_WRITABLE: u64 = (FrameType::Writable as u64) << TYPE.shift;
+const IS_LEAF_TABLE: u64 = (FrameType::L1 as u64) << TYPE.shift;
 
 /// The class and owner bits of a domain's frames. A number that is no domain's name matches nothing.
 #[inline(always)]
@@ -231,6 +232,21 @@ impl FrameRecord {
             Ok(FrameState(used | LOCKED.one()))
         })?;
         Ok(claim)
+    }
+
+    /// Takes a reference and a use of a frame of `owner` if it is an L1 table that was checked. False also when another CPU
+    /// was faster: then [`FrameRecord::get_table`] tells.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_leaf_table(&self, owner: DomId) -> bool {
+        let old = self.state.load(Relaxed);
+        let step = COUNT.one() + TYPE_COUNT.one();
+        old & (CHECKED | TYPE.max() << TYPE.shift)
+            == owned_by(owner) | VALIDATED.one() | IS_LEAF_TABLE
+            && self
+                .state
+                .compare_exchange(old, old + step, AcqRel, Relaxed)
+                .is_ok()
     }
 
     /// Takes a reference and a use of a frame of `owner` if it is a table that was checked, and says of which kind.
