@@ -43,7 +43,7 @@ pub fn emulate<H: Hardware>(
     fault: MemoryFault,
     device: &mut impl Device<H>,
 ) {
-    let Some(instruction) = instruction::decode(cx) else {
+    let Some(instruction) = instruction::decode(cx, Event::PROTECTION) else {
         return;
     };
     let usable = !fault.walk && !fault.fetch;

@@ -68,6 +68,12 @@ pub fn read(from: u64, to: &mut [u8]) -> Result<(), Fault> {
 /// Copies out.
 #[inline(always)]
 pub fn write(to: u64, from: &[u8]) -> Result<(), Fault> {
+    if let Ok(bytes) = <[u8; 2]>::try_from(from) {
+        return write_quarter(to, u16::from_ne_bytes(bytes));
+    }
+    if let Ok(bytes) = <[u8; 4]>::try_from(from) {
+        return write_half(to, u32::from_ne_bytes(bytes));
+    }
     if !is_guest(to) || from.len() > MOST {
         return Err(Fault);
     }
@@ -147,29 +153,42 @@ pub fn read_triple(from: u64) -> Result<[u64; 3], Fault> {
     )
 }
 
+macro_rules! write_part {
+    ($to:expr, $value:expr, $store:literal) => {{
+        let to: u64 = $to;
+        if !is_guest(to) {
+            return Err(Fault);
+        }
+        let mut failed = 1u32;
+        // SAFETY: writes memory of the guest, as the CPU allows it; a fault leaves `failed` set.
+        unsafe {
+            core::arch::asm!(
+                concat!("2: ", $store),
+                "xor {failed:e}, {failed:e}",
+                "3:",
+                ".pushsection ex_table, \"a\"",
+                ".quad 2b, 3b",
+                ".popsection",
+                to = in(reg) to,
+                value = in(reg) $value,
+                failed = inout(reg) failed,
+                options(nostack),
+            );
+        }
+        if failed == 0 { Ok(()) } else { Err(Fault) }
+    }};
+}
+
 /// Writes half a word.
 #[inline(always)]
 pub fn write_half(to: u64, value: u32) -> Result<(), Fault> {
-    if !is_guest(to) {
-        return Err(Fault);
-    }
-    let mut failed = 1u32;
-    // SAFETY: writes memory of the guest, as the CPU allows it; a fault leaves `failed` set.
-    unsafe {
-        core::arch::asm!(
-            "2: mov dword ptr [{to}], {value:e}",
-            "xor {failed:e}, {failed:e}",
-            "3:",
-            ".pushsection ex_table, \"a\"",
-            ".quad 2b, 3b",
-            ".popsection",
-            to = in(reg) to,
-            value = in(reg) value,
-            failed = inout(reg) failed,
-            options(nostack),
-        );
-    }
-    if failed == 0 { Ok(()) } else { Err(Fault) }
+    write_part!(to, value, "mov dword ptr [{to}], {value:e}")
+}
+
+/// Writes a quarter of a word.
+#[inline(always)]
+pub fn write_quarter(to: u64, value: u16) -> Result<(), Fault> {
+    write_part!(to, value, "mov word ptr [{to}], {value:x}")
 }
 
 /// Writes words in a row, from the lowest on.

@@ -93,10 +93,8 @@ impl Machine<X86_64> for ThisCpu {
     }
 
     #[inline(always)]
-    fn load_root(&self, vcpu: &VcpuRef<X86_64>) {
-        if let Some(root) = vcpu.arch.pv().and_then(PvVcpu::root) {
-            flush::with_root_load(|| switch::load_root(root));
-        }
+    fn load_root(&self, _: &VcpuRef<X86_64>, root: Mfn) {
+        flush::with_root_load(|| switch::load_root(root));
     }
 
     fn cpus_of(&self, domain: &Domain<X86_64>, vcpu: usize) -> CpuMask {

@@ -4,13 +4,21 @@
 //! count of those that are done, which the guest reads, then goes on from what it says. A call whose requests are done but
 //! that left tables to be undone is re-issued without requests, with its result in the place of the domain.
 
-use xenolith_core::{Errno, guest::Caller, hypercall::Outcome};
+use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{GuestVirt, Hal};
 
 use super::{AddressSpace, Machine, PageTables, Stop, is_guest_address};
 
 /// In the number of requests: the call goes on.
 const GOES_ON: u32 = 1 << 31;
+
+/// Whether a call has one request, about the caller itself, and nothing is left of earlier ones.
+#[inline(always)]
+pub(super) fn is_single(args: [u64; 5], space: &AddressSpace) -> bool {
+    let [at, count, _, foreign, _] = args;
+    let own = foreign as u32 == u32::from(DomId::SELF.0);
+    count as u32 == 1 && own && is_guest_address(at) && !space.has_leaving()
+}
 
 /// A list of requests.
 pub(super) struct Batch {
@@ -90,6 +98,24 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             Ok(()) => Outcome::Done(0),
             Err(Stop::Failed(errno)) => errno.into(),
             Err(Stop::Preempted) => batch.again(done, size),
+        }
+    }
+
+    /// Ends a call whose one request ([`is_single`]) is done.
+    #[inline(always)]
+    pub(super) fn after_one(
+        self,
+        caller: Caller<'_, H>,
+        space: &AddressSpace,
+        [_, _, done_at, ..]: [u64; 5],
+    ) -> Outcome {
+        if done_at != 0 {
+            // A count that cannot be told changes nothing of what was done.
+            let _ = self.machine.write_count(caller, GuestVirt(done_at), 1);
+        }
+        match space.has_leaving() {
+            false => Outcome::Done(0),
+            true => self.finish_with(space, 0),
         }
     }
 

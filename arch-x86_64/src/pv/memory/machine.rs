@@ -69,8 +69,9 @@ pub trait Machine<H: Hal> {
         let _ = (root, slot);
     }
 
-    /// The vCPU, which runs on this CPU, has a new root for its kernel: loads it, which flushes what is not global.
-    fn load_root(&self, vcpu: &VcpuRef<H>);
+    /// The vCPU, whose kernel runs on this CPU, has a root for it, which may be the one that it had: loads it, which flushes
+    /// what is not global.
+    fn load_root(&self, vcpu: &VcpuRef<H>, root: Mfn);
 
     /// The CPUs that may have translations of a vCPU in their TLBs. Numbers that the domain does not have are empty.
     fn cpus_of(&self, domain: &Domain<H>, vcpu: usize) -> CpuMask;

@@ -7,10 +7,12 @@ use core::sync::atomic::AtomicU64;
 
 use xenolith_abi::x86_64::MmuUpdate;
 use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome, memory::FrameRecord};
-use xenolith_hal::{Gfn, Hal, Mfn};
+use xenolith_hal::{Gfn, GuestVirt, Hal, Mfn};
 
 use super::{
-    AddressSpace, Level, Machine, PageTables, Rights, Stop, Words, batch::Batch, owner::Named,
+    AddressSpace, ENTRIES, EntryPlace, Level, Machine, PageTables, Rights, Stop, Words,
+    batch::{Batch, is_single},
+    owner::Named,
     update::CpuBits,
 };
 
@@ -50,6 +52,34 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     #[inline(never)]
     pub fn mmu_update(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let space = self.machine.address_space(caller.vcpu);
+        if is_single(args, space) && self.update_one(caller, space, args) {
+            return self.after_one(caller, space, args);
+        }
+        self.mmu_updates(caller, space, args)
+    }
+
+    /// Does the one request of a call about an L1 table of the caller's own, as most calls have it. False: it is another
+    /// request, or cannot be done, and nothing happened.
+    #[inline(always)]
+    fn update_one(self, caller: Caller<'_, H>, space: &AddressSpace, args: [u64; 5]) -> bool {
+        let Ok([ptr, new]) = self.machine.read_words(caller, GuestVirt(args[0])) else {
+            return false;
+        };
+        let bits = match ptr & command::MASK {
+            command::NORMAL => CpuBits::Replaced,
+            command::KEEP_CPU_BITS => CpuBits::Kept,
+            _ => return false,
+        };
+        let place = EntryPlace {
+            table: Mfn(ptr >> 12),
+            slot: (ptr >> 3) as usize % ENTRIES,
+        };
+        let rights = self.own_rights(caller.domain());
+        self.change_leaf(place, new, bits, &rights, space).is_ok()
+    }
+
+    #[inline(never)]
+    fn mmu_updates(self, caller: Caller<'_, H>, space: &AddressSpace, args: [u64; 5]) -> Outcome {
         let batch = match Batch::open(caller, args) {
             Ok(batch) => batch,
             Err(result) => return self.finish_with(space, result),
@@ -165,8 +195,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         };
         let word = table.words.get(slot).ok_or(Errno::EINVAL)?;
         if table.level == Level::L1 {
-            self.update_leaf(word, request.val, bits, &updates.rights)?;
-            return Ok(());
+            return Ok(self.update_leaf_of_many(word, request.val, bits, &updates.rights)?);
         }
         self.request_above(request, updates, table, (word, slot), bits)
     }

@@ -7,7 +7,9 @@ use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{GuestVirt, Hal, Mfn};
 
 use super::{
-    AddressSpace, Flush, Level, Machine, PageTables, Rights, Stop, batch::Batch, is_guest_address,
+    AddressSpace, Flush, Level, Machine, PageTables, Rights, Stop,
+    batch::{Batch, is_single},
+    is_guest_address,
     owner::Named,
 };
 
@@ -65,6 +67,41 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     #[inline(never)]
     pub fn mmuext_op(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let space = self.machine.address_space(caller.vcpu);
+        if is_single(args, space) && self.extended_quickly(caller, space, args) {
+            return self.after_one(caller, space, args);
+        }
+        self.extended_calls(caller, space, args)
+    }
+
+    /// Does the one request of a call if it is one of those that kernels make all the time. False: it is not, or cannot be
+    /// done, and nothing happened.
+    #[inline(always)]
+    fn extended_quickly(self, caller: Caller<'_, H>, space: &AddressSpace, args: [u64; 5]) -> bool {
+        let Ok([cmd, first, _]) = self.machine.read_words(caller, GuestVirt(args[0])) else {
+            return false;
+        };
+        match cmd as u32 {
+            TLB_FLUSH_LOCAL => self.machine.flush_here(Flush::All),
+            NEW_BASEPTR => return self.change_kernel_root(caller.vcpu, space, Mfn(first)),
+            INVLPG_LOCAL if is_guest_address(first) => {
+                self.machine.flush_here(Flush::Page(GuestVirt(first)));
+            }
+            TLB_FLUSH_ALL => self.flush_all(caller, Flush::All),
+            INVLPG_ALL if is_guest_address(first) => {
+                self.flush_all(caller, Flush::Page(GuestVirt(first)));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn extended_calls(
+        self,
+        caller: Caller<'_, H>,
+        space: &AddressSpace,
+        args: [u64; 5],
+    ) -> Outcome {
         let batch = match Batch::open(caller, args) {
             Ok(batch) => batch,
             Err(result) => return self.finish_with(space, result),

@@ -50,6 +50,18 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         }
     }
 
+    /// The same, out of line.
+    #[inline(never)]
+    pub(super) fn update_leaf_of_many(
+        self,
+        word: &AtomicU64,
+        new: u64,
+        bits: CpuBits,
+        rights: &Rights<'_, H>,
+    ) -> Result<(), Errno> {
+        self.update_leaf(word, new, bits, rights)
+    }
+
     /// The same once more: the entry is another one by now.
     #[cold]
     #[inline(never)]

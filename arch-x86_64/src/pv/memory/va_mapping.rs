@@ -27,7 +27,20 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     pub fn update_va_mapping(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let [address, new, flags, ..] = args;
         let rights = self.own_rights(caller.domain());
-        self.update_address(caller, GuestVirt(address), new, flags, &rights)
+        let space = self.machine.address_space(caller.vcpu);
+        let address = GuestVirt(address);
+        if let Err(errno) = self.change_mapping(address, new, &rights, rights.owner, space) {
+            return self.finish_now(space, errno.into());
+        }
+        if flags & FLUSH_KIND != 0
+            && let Err(errno) = self.flush_by(caller, address, flags)
+        {
+            return self.finish_now(space, errno.into());
+        }
+        match space.has_leaving() {
+            false => Outcome::Done(0),
+            true => self.finish_now(space, Outcome::Done(0)),
+        }
     }
 
     /// Serves `update_va_mapping_otherdomain`: the entry leads to a frame of another domain.
@@ -44,32 +57,52 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         {
             return errno.into();
         }
-        let rights = self.foreign_rights(caller.domain(), &named, caller);
-        self.update_address(caller, GuestVirt(address), new, flags, &rights)
+        let own = caller.domain();
+        let rights = self.foreign_rights(own, &named, caller);
+        let space = self.machine.address_space(caller.vcpu);
+        let address = GuestVirt(address);
+        let result = self
+            .change_mapping(address, new, &rights, own.id(), space)
+            .and_then(|()| self.flush_by(caller, address, flags));
+        self.finish_now(space, result.map(|()| 0).into())
     }
 
+    /// Changes the entry that maps an address, in a table of `owner`.
     #[inline(always)]
-    fn update_address(
+    fn change_mapping(
         self,
-        caller: Caller<'_, H>,
         address: GuestVirt,
         new: u64,
-        flags: u64,
         rights: &Rights<'_, H>,
-    ) -> Outcome {
-        let space = self.machine.address_space(caller.vcpu);
-        let changed = self.l1_entry(space, address).and_then(|place| {
-            self.with_l1(place, caller.domain().id(), space, |words| {
-                let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
-                self.update_leaf(word, new, CpuBits::Replaced, rights)
-            })
-        });
-        let flushed = changed.and_then(|()| self.flush_by(caller, address, flags));
-        let result = Outcome::from(flushed.map(|()| 0));
-        match space.has_leaving() {
-            true => self.finish_now(space, result),
-            false => result,
+        owner: DomId,
+        space: &AddressSpace,
+    ) -> Result<(), Errno> {
+        let place = self.l1_entry(space, address)?;
+        self.with_l1(place, owner, space, |words| {
+            let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
+            self.update_leaf(word, new, CpuBits::Replaced, rights)
+        })
+    }
+
+    /// Changes an entry of an L1 table of the caller's own.
+    #[inline(always)]
+    pub(super) fn change_leaf(
+        self,
+        place: EntryPlace,
+        new: u64,
+        bits: CpuBits,
+        rights: &Rights<'_, H>,
+        space: &AddressSpace,
+    ) -> Result<(), Errno> {
+        let record = self.hv.memory.record(place.table).ok_or(Errno::EINVAL)?;
+        let words = self.words(place.table)?;
+        let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
+        if !record.get_leaf_table(rights.owner) {
+            return Err(Errno::EINVAL);
         }
+        let result = self.update_leaf(word, new, bits, rights);
+        self.let_go(record, place.table, space);
+        result
     }
 
     /// Calls `f` with the words of a frame, held as an L1 table of a domain.
@@ -111,8 +144,8 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         }
     }
 
-    /// A frame that was taken for an L1 table is another one, and its last user left meanwhile: it is undone here. That
-    /// takes another CPU that took the table down, so it is rare, and what is left is left to the next call on page tables.
+    /// A table may be left to be undone: its last user left while it was held here. That takes another CPU that took it
+    /// down, so it is rare, and what is not finished here is left to the next call on page tables.
     #[cold]
     #[inline(never)]
     fn finish_now(self, space: &AddressSpace, result: Outcome) -> Outcome {

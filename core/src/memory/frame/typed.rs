@@ -73,7 +73,6 @@ const WRITABLE: u64 = READABLE | HIGH_TYPE_COUNT | TYPE.max() << TYPE.shift | LO
 /// The same for the table that a frame is.
 const CHECKED: u64 = READABLE | HIGH_TYPE_COUNT | VALIDATED.one();
 const IS_WRITABLE: u64 = (FrameType::Writable as u64) << TYPE.shift;
-const IS_LEAF_TABLE: u64 = (FrameType::L1 as u64) << TYPE.shift;
 
 /// The class and owner bits of a domain's frames. A number that is no domain's name matches nothing.
 #[inline(always)]
@@ -103,6 +102,27 @@ impl FrameRecord {
             return Ok(());
         }
         self.get_mapping_slowly(owner, writable)
+    }
+
+    /// The same for memory of `owner` alone, which nothing of the hypervisor's is. False also when another CPU was faster, and
+    /// for frames that are not yet used so.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_memory(&self, owner: DomId, writable: bool) -> bool {
+        let old = self.state.load(Relaxed);
+        let (mask, right, step) = match writable {
+            false => (READABLE, owned_by(owner), COUNT.one()),
+            true => (
+                WRITABLE,
+                owned_by(owner) | IS_WRITABLE,
+                COUNT.one() + TYPE_COUNT.one(),
+            ),
+        };
+        old & (mask | SHARED.one()) == right
+            && self
+                .state
+                .compare_exchange(old, old + step, AcqRel, Relaxed)
+                .is_ok()
     }
 
     #[inline(never)]
@@ -239,10 +259,22 @@ impl FrameRecord {
     #[must_use]
     #[inline(always)]
     pub fn get_leaf_table(&self, owner: DomId) -> bool {
+        self.get_checked(owner, FrameType::L1)
+    }
+
+    /// The same for a root.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_root_table(&self, owner: DomId) -> bool {
+        self.get_checked(owner, FrameType::L4)
+    }
+
+    #[inline(always)]
+    fn get_checked(&self, owner: DomId, kind: FrameType) -> bool {
         let old = self.state.load(Relaxed);
+        let right = owned_by(owner) | VALIDATED.one() | (kind as u64) << TYPE.shift;
         let step = COUNT.one() + TYPE_COUNT.one();
-        old & (CHECKED | TYPE.max() << TYPE.shift)
-            == owned_by(owner) | VALIDATED.one() | IS_LEAF_TABLE
+        old & (CHECKED | TYPE.max() << TYPE.shift) == right
             && self
                 .state
                 .compare_exchange(old, old + step, AcqRel, Relaxed)
