@@ -265,6 +265,18 @@ pub fn interrupt_waits() -> bool {
     }
 }
 
+/// Has the APIC compare its requests with the task priority again, which is 0 before and after.
+///
+/// A processor's never forgets one. The one of QEMU's SVM can: an exit clears a bit in the word that the emulator's device thread
+/// sets another bit in at that moment (`do_vmexit`), and a CPU that then sleeps never wakes.
+#[inline(always)]
+pub fn look_again() {
+    // SAFETY: the hypervisor's task priority is always 0.
+    unsafe {
+        core::arch::asm!("mov cr8, {}", in(reg) 0_u64, options(nostack, preserves_flags));
+    }
+}
+
 /// Starts the timer from a count, or stops it (0); an interrupt comes when it has run down.
 pub fn start_timer(count: u32) {
     write(Register::TimerVector, u32::from(vectors::TIMER));

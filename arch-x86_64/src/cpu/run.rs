@@ -8,7 +8,7 @@ use xenolith_hal::Hal;
 
 use super::{machine_check, percpu::PerCpu};
 use crate::{
-    X86_64,
+    X86_64, apic,
     guest::{
         backend::Backend,
         exit::{self, Context},
@@ -60,6 +60,7 @@ pub fn idle(cpu: &'static PerCpu) {
         if cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() != 0 {
             return;
         }
+        apic::look_again();
         // Interrupts open with the instruction that sleeps: one that comes before it ends the sleep at once.
         interrupts::enable_and_hlt();
         interrupts::disable();

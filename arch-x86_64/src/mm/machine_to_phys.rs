@@ -31,6 +31,8 @@ const PIECE: u64 = (PAGE_SIZE as u64) << PIECE_ORDER;
 const COVERED: u32 = 18;
 const PIECES: usize = (DIRECT_LIMIT >> (PAGE_SHIFT + COVERED)) as usize;
 const TABLE: usize = 512;
+/// Where it is in roots.
+pub const SLOT: usize = (MACH2PHYS_VIRT_START >> 39) as usize % TABLE;
 
 struct Made {
     /// Each piece's first frame.
@@ -111,7 +113,6 @@ fn show(hv: &Hypervisor<X86_64>, pieces: &[Mfn]) -> Result<(), NoMemory> {
         }
         put(third, index, second.base().0 | pte::GUEST_POINTER)?;
     }
-    const SLOT: usize = (MACH2PHYS_VIRT_START >> 39) as usize % TABLE;
     Hyp::root_entries()[SLOT].store(third.base().0 | pte::GUEST_POINTER, Relaxed);
     Ok(())
 }
@@ -152,6 +153,14 @@ pub fn mapping() -> Option<MachphysMapping> {
         v_start: MACH2PHYS_VIRT_START,
         v_end: MACH2PHYS_VIRT_END,
         max_mfn: made()?.frames.saturating_sub(1),
+    })
+}
+
+/// Whether a frame is part of the table.
+pub fn has(mfn: Mfn) -> bool {
+    made().is_some_and(|made| {
+        let mut pieces = made.pieces.iter();
+        pieces.any(|first| mfn.0 >> PIECE_ORDER == first.0 >> PIECE_ORDER)
     })
 }
 

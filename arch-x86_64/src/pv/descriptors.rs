@@ -9,14 +9,23 @@ use xenolith_hal::{GuestVirt, HostPhys, Mfn, PAGE_SIZE};
 use super::{
     access,
     machine::ThisCpu,
-    memory::Stop,
+    memory::{self, Stop},
     run::Stopped,
     switch, trap,
     vcpu::{DESCRIPTOR_PAGES, LocalFrames, PvVcpu},
 };
-use crate::{X86_64, cpu::percpu::PerCpu};
+use crate::{
+    X86_64,
+    cpu::{descriptors, percpu::PerCpu},
+};
 
 type Result<T = i64> = core::result::Result<T, Errno>;
+
+// What gates may lead to is said where descriptors are checked.
+const _: () = assert!(
+    memory::descriptors::HYPERVISORS == descriptors::FIRST
+        && memory::descriptors::CODE == descriptors::USER_CODE
+);
 
 /// Descriptors in a page.
 const IN_PAGE: u32 = (PAGE_SIZE / 8) as u32;
@@ -128,14 +137,14 @@ pub fn map_local(cx: &mut Stopped<'_>, offset: u64) -> bool {
         return false;
     }
     let address = base.wrapping_add(offset);
-    let Some(mfn) = cx.frame_behind(address) else {
+    // A page that cannot be such a table is as good as none.
+    let held = cx
+        .frame_behind(address)
+        .filter(|mfn| take(cx.vcpu.domain(), *mfn).is_ok());
+    let Some(mfn) = held else {
         trap::give_page_fault(cx, address, 0);
         return true;
     };
-    if take(cx.vcpu.domain(), mfn).is_err() {
-        trap::protection_fault(cx, offset & !7 | 4);
-        return true;
-    }
     let page = offset as usize / PAGE_SIZE;
     // SAFETY: the vCPU is loaded on this CPU.
     let pages = unsafe { &mut *cx.pv.local_frames.get() };

@@ -7,6 +7,7 @@ use xenolith_abi::{
 };
 use xenolith_core::{
     Errno, VcpuRef,
+    event::event_channel_op_compat,
     grant::PvMapping,
     guest::Caller,
     hypercall::{self, Outcome},
@@ -27,6 +28,9 @@ mod nr {
     pub const GET_DEBUGREG: u64 = 9;
     pub const UPDATE_DESCRIPTOR: u64 = 10;
     pub const MMU_UPDATE: u64 = 1;
+    pub const EVENT_CHANNEL_OP_COMPAT: u64 = 16;
+    pub const PHYSDEV_OP_COMPAT: u64 = 19;
+    pub const PAGING_DOMCTL_CONT: u64 = 49;
     pub const UPDATE_VA_MAPPING: u64 = 14;
     pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
     pub const MMUEXT_OP: u64 = 26;
@@ -90,6 +94,14 @@ impl hypercall::Rows<X86_64> for Rows {
             nr::UPDATE_DESCRIPTOR => return Some(descriptors::update(caller, pv, a, b)),
             nr::SET_SEGMENT_BASE => registers::set_segment_base(a as u32, b),
             nr::NMI_OP => callbacks::nmi_op(caller, pv, a as u32, GuestVirt(b)),
+            nr::EVENT_CHANNEL_OP_COMPAT => {
+                return Some(event_channel_op_compat(caller, GuestVirt(a)));
+            }
+            nr::PHYSDEV_OP_COMPAT => physdev::physdev_op_compat(caller, GuestVirt(a)),
+            nr::PAGING_DOMCTL_CONT => {
+                let read = caller.read::<u32>(GuestVirt(a));
+                read.and(Err(Errno::EOPNOTSUPP))
+            }
             nr::CALLBACK_OP => callbacks::callback_op(caller, pv, a as u32, GuestVirt(b)),
             _ => return guest::physdev::common_call(caller, nr, args),
         };

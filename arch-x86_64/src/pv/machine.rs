@@ -1,8 +1,9 @@
 //! The machine under the page tables of PV guests.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86_64::{VirtAddr, instructions::tlb};
+use xenolith_abi::vm_assist::Assist;
 use xenolith_core::{Domain, Errno, VcpuRef, guest::Caller};
 use xenolith_hal::{CpuMask, GuestVirt, Mfn};
 use zerocopy::IntoBytes;
@@ -17,7 +18,7 @@ use crate::{
     X86_64,
     cpu::percpu::PerCpu,
     machine,
-    mm::{hyp::Hyp, layout::ROOT_SLOTS},
+    mm::{hyp::Hyp, layout::ROOT_SLOTS, machine_to_phys},
 };
 
 /// The executing CPU, as page tables see it.
@@ -32,6 +33,17 @@ impl ThisCpu {
             hv: self.0.hv,
             machine: self,
         }
+    }
+}
+
+/// Puts the machine-to-physical table into a root that was made without it, if its domain does not want that otherwise.
+#[cold]
+#[inline(never)]
+fn show_frames(domain: &Domain<X86_64>, word: &AtomicU64) {
+    if !domain.assists(Assist::M2pStrict)
+        && let Some(own) = Hyp::root_entries().get(machine_to_phys::SLOT)
+    {
+        word.store(own.load(Relaxed), Relaxed);
     }
 }
 
@@ -80,7 +92,28 @@ impl Machine<X86_64> for ThisCpu {
         domain.arch.owns_devices
     }
 
-    fn fill_root(&self, _: &Domain<X86_64>, _: Mfn, words: &Words) {
+    fn shows(&self, mfn: Mfn) -> bool {
+        machine_to_phys::has(mfn)
+    }
+
+    #[inline(always)]
+    fn kernel_uses(&self, domain: &Domain<X86_64>, root: &Words) {
+        if let Some(word) = root.get(machine_to_phys::SLOT)
+            && word.load(Relaxed) == 0
+        {
+            show_frames(domain, word);
+        }
+    }
+
+    fn user_uses(&self, domain: &Domain<X86_64>, root: &Words) {
+        if let Some(word) = root.get(machine_to_phys::SLOT)
+            && domain.assists(Assist::M2pStrict)
+        {
+            word.store(0, Relaxed);
+        }
+    }
+
+    fn fill_root(&self, domain: &Domain<X86_64>, _: Mfn, words: &Words) {
         let own = Hyp::root_entries();
         for (word, own) in words
             .iter()
@@ -89,6 +122,12 @@ impl Machine<X86_64> for ThisCpu {
             .take(ROOT_SLOTS.len())
         {
             word.store(own.load(Relaxed), Relaxed);
+        }
+        // Programs may never see it.
+        if !domain.assists(Assist::M2pStrict)
+            && let Some(word) = words.get(machine_to_phys::SLOT)
+        {
+            word.store(0, Relaxed);
         }
     }
 

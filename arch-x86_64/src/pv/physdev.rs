@@ -46,7 +46,25 @@ pub fn physdev_op(caller: Caller<'_, X86_64>, cmd: u32, arg: GuestVirt) -> Resul
         PhysdevOp::RestoreMsi => call.restore(call.announced_old()?),
         PhysdevOp::RestoreMsiExt => call.restore(call.announced()?),
         PhysdevOp::DbgpOp => call.debug_port(),
-        PhysdevOp::IrqUnmaskNotify | PhysdevOp::FreeIrqVector => Err(Errno::ENOSYS),
+        PhysdevOp::IrqUnmaskNotify => call.end_all(),
+        PhysdevOp::FreeIrqVector => Err(Errno::ENOSYS),
+    }
+}
+
+/// Serves the form of interfaces before 0x00030202: one struct with the operation in front, and no others than then.
+pub fn physdev_op_compat(caller: Caller<'_, X86_64>, arg: GuestVirt) -> Result<i64, Errno> {
+    /// Where what is asked for stands: it may begin with a pointer.
+    const BODY: u64 = 8;
+    let cmd: u32 = caller.read(arg)?;
+    match PhysdevOp::try_from(cmd)? {
+        PhysdevOp::IrqUnmaskNotify
+        | PhysdevOp::IrqStatusQuery
+        | PhysdevOp::SetIopl
+        | PhysdevOp::SetIobitmap
+        | PhysdevOp::ApicRead
+        | PhysdevOp::ApicWrite
+        | PhysdevOp::AllocIrqVector => physdev_op(caller, cmd, arg.plus(BODY)),
+        _ => Err(Errno::ENOSYS),
     }
 }
 
@@ -71,6 +89,16 @@ impl<'a> Call<'a> {
         let Eoi { irq } = self.caller.read(self.arg)?;
         let pirqs = self.pirqs().map_err(|_| Errno::EINVAL)?;
         pirqs.ended(self.caller.hv, self.caller.domain(), irq)?;
+        Ok(0)
+    }
+
+    /// The old form, which does not say which number: the end of one that nobody began is no harm.
+    fn end_all(self) -> Result<i64, Errno> {
+        if let Ok(pirqs) = self.pirqs() {
+            for irq in (0..PIRQS).filter(|irq| pirqs.has(*irq)) {
+                let _ = pirqs.ended(self.caller.hv, self.caller.domain(), irq);
+            }
+        }
         Ok(0)
     }
 

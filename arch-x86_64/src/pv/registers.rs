@@ -140,8 +140,11 @@ fn control(value: u64) -> Result<u64> {
     const GENERAL_DETECT: u64 = 1 << 13;
     const TRANSACTIONS: u64 = 1 << 11;
     const DEFINED: u64 = 0xffff_03ff;
-    if value >> 32 != 0 || value & GENERAL_DETECT != 0 {
+    if value >> 32 != 0 {
         return Err(Errno::EINVAL);
+    }
+    if value & GENERAL_DETECT != 0 {
+        return Err(Errno::EPERM);
     }
     let value = value & DEFINED & !TRANSACTIONS;
     let io = |index: u64| value >> (16 + index * 4) & 3 == 2 && value >> (index * 2) & 3 != 0;

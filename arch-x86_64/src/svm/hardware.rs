@@ -36,6 +36,7 @@ mod code {
     pub const CR0_CHANGE: u64 = 0x65;
     pub const RDPMC: u64 = 0x6f;
     pub const CPUID: u64 = 0x72;
+    pub const IRET: u64 = 0x74;
     pub const INVD: u64 = 0x76;
     pub const PAUSE: u64 = 0x77;
     pub const HLT: u64 = 0x78;
@@ -100,7 +101,9 @@ impl Vmcb {
                 + VirtualInterrupt::IGNORE_TPR::SET
                 + VirtualInterrupt::VECTOR.val(vector.into()),
         );
-        self.control.intercept1.remove(Intercept1::VINTR);
+        self.control
+            .intercept1
+            .remove(Intercept1::VINTR.union(Intercept1::IRET));
         self.changed(Clean::INTERRUPT.union(Clean::INTERCEPTS));
     }
 
@@ -124,7 +127,7 @@ impl Hardware for Vmcb {
             code::VMMCALL => Exit::Hypercall,
             code::INTR | code::NMI | code::SMI | code::INIT => Exit::Interrupt,
             code::NESTED_FAULT => Exit::Memory(self.memory_fault()),
-            code::VINTR => Exit::InterruptWindow,
+            code::VINTR | code::IRET => Exit::InterruptWindow,
             code::CPUID => Exit::Cpuid,
             code::MSR if self.control.exit_info1 == 0 => Exit::ReadMsr,
             code::MSR => Exit::WriteMsr,
@@ -420,23 +423,22 @@ impl Hardware for Vmcb {
 
     #[inline]
     fn set_window(&mut self, class: Option<u8>) {
-        let open = self.control.intercept1.contains(Intercept1::VINTR);
-        if class.is_none() && !open {
+        let ways = Intercept1::VINTR.union(Intercept1::IRET);
+        if class.is_none() && !self.control.intercept1.intersects(ways) {
             return;
         }
-        if let Some(vector) = self.offers() {
-            if self.control.event_inject.is_set(EventInfo::VALID) || !self.interruptible() {
-                // Both ways are taken, or the guest has closed itself meanwhile, as the handler of an exception does. What
-                // is offered stays so, and what waits behind it is looked at after an exit.
-                return;
-            }
-            self.control.event_inject.write(
-                EventInfo::VALID::SET
-                    + EventInfo::KIND::External
-                    + EventInfo::VECTOR.val(vector.into()),
-            );
+        if self.offers().is_some() {
+            // An open guest takes what is offered before its next instruction, and the end of the handler asks for what waits
+            // behind it. (The other field would be the second way to deliver, but for QEMU: see `inject`.) If the guest has
+            // closed itself meanwhile, as the handler of an exception does, what waits is looked at after another exit.
+            let soon = self.interruptible() && !self.control.event_inject.is_set(EventInfo::VALID);
+            let intercepts = &mut self.control.intercept1;
+            intercepts.set(Intercept1::IRET, class.is_some() && soon);
+            self.changed(Clean::INTERCEPTS);
+            return;
         }
         let control = &mut self.control;
+        control.intercept1.remove(Intercept1::IRET);
         control.intercept1.set(Intercept1::VINTR, class.is_some());
         control.interrupt.modify(
             VirtualInterrupt::REQUEST.val(class.is_some().into())
@@ -455,5 +457,68 @@ impl Hardware for Vmcb {
         let tpr = VirtualInterrupt::TPR.val(class.into());
         self.control.interrupt.modify(tpr);
         self.changed(Clean::INTERRUPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a guest that is open for interrupts.
+    fn open() -> Vmcb {
+        // SAFETY: numbers only, for which zero is a value.
+        let mut block: Vmcb = unsafe { core::mem::zeroed() };
+        block.save.rflags = FLAG_IF;
+        block
+    }
+
+    fn intercepts(block: &Vmcb) -> (bool, bool) {
+        let set = block.control.intercept1;
+        (
+            set.contains(Intercept1::VINTR),
+            set.contains(Intercept1::IRET),
+        )
+    }
+
+    fn take_what_is_offered(block: &mut Vmcb) {
+        let interrupt = &block.control.interrupt;
+        interrupt.modify(VirtualInterrupt::REQUEST::CLEAR);
+        block.save.rflags = 0;
+    }
+
+    #[test]
+    fn an_interrupt_that_waits_behind_another_is_asked_for_when_its_handler_ends() {
+        let mut block = open();
+        block.inject(Event::Interrupt(0x25));
+        block.set_window(Some(15));
+        assert!(!block.control.event_inject.is_set(EventInfo::VALID));
+        assert_eq!(block.offers(), Some(0x25));
+        assert_eq!(intercepts(&block), (false, true));
+        take_what_is_offered(&mut block);
+        block.set_window(Some(15));
+        assert_eq!(intercepts(&block), (true, false));
+        block.inject(Event::Interrupt(0x31));
+        assert_eq!(block.offers(), Some(0x31));
+        assert_eq!(intercepts(&block), (false, false));
+    }
+
+    #[test]
+    fn a_closed_guest_is_not_stopped_at_the_end_of_the_handler_that_it_is_in() {
+        let mut block = open();
+        block.inject(Event::Interrupt(0x25));
+        block.save.rflags = 0;
+        block.set_window(Some(15));
+        assert_eq!(block.offers(), Some(0x25));
+        assert_eq!(intercepts(&block), (false, false));
+    }
+
+    #[test]
+    fn nobody_waits_any_more() {
+        let mut block = open();
+        block.inject(Event::Interrupt(0x25));
+        block.set_window(Some(15));
+        block.set_window(None);
+        assert_eq!(block.offers(), Some(0x25));
+        assert_eq!(intercepts(&block), (false, false));
     }
 }

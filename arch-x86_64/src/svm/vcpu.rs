@@ -73,6 +73,7 @@ impl SvmVcpu {
         control.intercept1 = Intercept1::all()
             .difference(Intercept1::SMI)
             .difference(Intercept1::VINTR)
+            .difference(Intercept1::IRET)
             .difference(Intercept1::PAUSE);
         control.intercept2 = Intercept2::all();
         if features.pause_filter {

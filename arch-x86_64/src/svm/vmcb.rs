@@ -100,6 +100,8 @@ bitflags! {
         const RDPMC = 1 << 15;
         /// CPUID.
         const CPUID = 1 << 18;
+        /// IRET.
+        const IRET = 1 << 20;
         /// INVD.
         const INVD = 1 << 22;
         /// PAUSE.

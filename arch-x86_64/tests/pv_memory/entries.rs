@@ -4,7 +4,10 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use xenolith_abi::DomId;
 use xenolith_arch_x86_64::pv::memory::{Level, entry::*};
-use xenolith_core::{Errno, memory::FrameType};
+use xenolith_core::{
+    Errno,
+    memory::{FrameType, Place},
+};
 use xenolith_hal::Mfn;
 
 use super::rig::*;
@@ -141,7 +144,7 @@ fn devices_are_mapped_by_right_and_never_counted() {
     );
     assert_eq!(
         rig.update(1, l1, 1, to(Mfn(0xff_ffff_ffff), RO)),
-        Err(Errno::EINVAL)
+        Err(Errno::EPERM)
     );
     rig.update(1, l1, 1, to(READ_ONLY_DEVICE, RW)).unwrap();
     assert_eq!(rig.get(l1, 1) & WRITABLE, 0);
@@ -153,6 +156,43 @@ fn devices_are_mapped_by_right_and_never_counted() {
     let at = [(l1.base().0, to(page, RW))];
     assert_eq!(rig.updates(1, &at, DomId::IO.0.into()), Err(Errno::EBUSY));
     rig.update(1, l1, 0, 0).unwrap();
+    rig.audit(&[]);
+}
+
+#[test]
+fn what_the_hypervisor_shows_is_mapped_to_be_read_by_privileged_domains_and_never_counted() {
+    let mut rig = Rig::new();
+    let shown = rig.hv.memory.allocate(1, Place::ANY).unwrap();
+    rig.machine.shown = [shown, shown.plus(1)].into();
+    let before = [shown, shown.plus(1)].map(|mfn| rig.state(mfn));
+    let xen = u64::from(DomId::XEN.0);
+    let l1 = rig.frame(0);
+    rig.pin(0, Level::L1, l1).unwrap();
+    rig.machine.may_cache.store(true, SeqCst);
+    for mfn in [shown, shown.plus(1)] {
+        let at = |flags| [(l1.base().0, to(mfn, flags))];
+        assert!(rig.update(0, l1, 0, to(mfn, RO)).is_err());
+        assert_eq!(rig.updates(0, &at(RW), xen), Err(Errno::EBUSY));
+        assert_eq!(rig.updates(0, &at(RO | PCD), xen), Err(Errno::EACCES));
+        rig.updates(0, &at(RO), xen).unwrap();
+        assert_eq!(frame(rig.get(l1, 0)), mfn);
+        // Nor is it made writable afterwards, by whatever name.
+        assert!(rig.update(0, l1, 0, to(mfn, RW)).is_err());
+        assert_eq!(rig.updates(0, &at(RW), xen), Err(Errno::EBUSY));
+        assert_eq!(rig.get(l1, 0) & WRITABLE, 0);
+        rig.update(0, l1, 0, 0).unwrap();
+    }
+    assert_eq!([shown, shown.plus(1)].map(|mfn| rig.state(mfn)), before);
+    let l1 = rig.frame(1);
+    rig.pin(1, Level::L1, l1).unwrap();
+    let at = [(l1.base().0, to(shown, RO))];
+    assert_eq!(rig.updates(1, &at, xen), Err(Errno::EPERM));
+    // What it does not show is not there.
+    rig.machine.shown.clear();
+    let l1 = rig.frame(0);
+    rig.pin(0, Level::L1, l1).unwrap();
+    let at = [(l1.base().0, to(shown, RO))];
+    assert!(rig.updates(0, &at, xen).is_err());
     rig.audit(&[]);
 }
 

@@ -36,6 +36,7 @@ pub struct SimMachine {
     pub spaces: HashMap<(DomId, u16), AddressSpace>,
     pub devices: HashSet<(DomId, Mfn)>,
     pub read_only_devices: HashSet<Mfn>,
+    pub shown: HashSet<Mfn>,
     pub may_cache: AtomicBool,
     pub cache_flushes: AtomicU64,
     pub loads: Mutex<Vec<(DomId, Mfn)>>,
@@ -59,6 +60,9 @@ impl Machine<Sim> for SimMachine {
     }
     fn no_address(&self) -> u64 {
         ADDRESS & !((1 << 46) - 1)
+    }
+    fn shows(&self, mfn: Mfn) -> bool {
+        self.shown.contains(&mfn)
     }
     fn may_set_cache(&self, _: &Domain<Sim>) -> bool {
         self.may_cache.load(SeqCst)
@@ -148,6 +152,7 @@ impl Rig {
             spaces,
             devices: [(DomId(0), DEVICE), (DomId(1), DEVICE)].into(),
             read_only_devices: [READ_ONLY_DEVICE].into(),
+            shown: HashSet::new(),
             may_cache: AtomicBool::new(false),
             cache_flushes: AtomicU64::new(0),
             loads: Mutex::default(),

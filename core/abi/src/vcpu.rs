@@ -60,7 +60,7 @@ pub struct SetPeriodicTimer {
 wire_flags! {
     /// Flags of [`SetSingleshotTimer`] (`VCPU_SSHOTTMR_*`).
     pub struct SingleshotFlags: u32 {
-        /// Answer `ETIME` if the time has passed already.
+        /// Answer `ETIME` if the time has passed already; a hypervisor may ignore it.
         const FUTURE = 1 << 0;
     }
 }

@@ -116,7 +116,7 @@ impl<'a, H: Hal> Copier<'a, H> {
                 transfer(hv, op, from, to)
             }
             (Name::Own(from), Name::Own(to)) => {
-                let from = hv.grantable_frame(caller, from, Access::Read)?;
+                let from = hv.copyable_frame(caller, from, Access::Read)?;
                 let page = Page::whole(from.mfn());
                 hv.with_own_page(caller, to, Access::Write, |to| transfer(hv, op, page, to))
             }
@@ -218,7 +218,7 @@ impl<H: Hal> Hypervisor<H> {
         f: impl FnOnce(Page) -> Result<(), GrantStatus>,
     ) -> Result<(), GrantStatus> {
         if owner.is_pv() {
-            let frame = self.grantable_frame(owner, gfn, access)?;
+            let frame = self.copyable_frame(owner, gfn, access)?;
             let result = f(Page::whole(frame.mfn()));
             if access == Access::Write {
                 self.end_writing(frame.mfn());

@@ -99,6 +99,14 @@ impl Pinned {
     }
 }
 
+/// What a domain is told of a frame that it cannot use.
+fn told(refused: Refused) -> GrantStatus {
+    match refused {
+        Refused::NotOwned => GrantStatus::BadPage,
+        _ => GrantStatus::GeneralError,
+    }
+}
+
 impl<H: Hal> Hypervisor<H> {
     /// Pins a grant of `granter` for `grantee`. [`Hypervisor::unpin_grant`] undoes it.
     #[inline(always)]
@@ -264,10 +272,24 @@ impl<H: Hal> Hypervisor<H> {
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
         self.get_granted(mfn, owner, access == Access::Write)
-            .map_err(|refused| match refused {
-                Refused::NotOwned => GrantStatus::BadPage,
-                _ => GrantStatus::GeneralError,
-            })
+            .map_err(told)
+    }
+
+    /// A page that the domain may copy from or to as its own: memory, and for a paravirtual one what the hypervisor shows
+    /// to it. The latter is written as [`Hypervisor::grantable_frame`] says.
+    #[inline(always)]
+    pub(super) fn copyable_frame(
+        &self,
+        owner: &Domain<H>,
+        gfn: u64,
+        access: Access,
+    ) -> Result<FrameRef<'_, H>, GrantStatus> {
+        if owner.is_pv() {
+            return self
+                .get_mappable(Mfn(gfn), owner, access == Access::Write)
+                .map_err(told);
+        }
+        self.grantable_frame(owner, gfn, access)
     }
 
     /// A grant that is pinned already is about to be pinned again: the first time for writing, its frame becomes writable

@@ -107,13 +107,15 @@ fn own_param<H: Hal>(caller: Caller<'_, H>, which: Param, value: u64) -> bool {
 }
 
 fn set_upcall_vector<H: Hal>(caller: Caller<'_, H>, arg: GuestVirt) -> Result<i64, Errno> {
+    if caller.domain().is_pv() {
+        return Err(Errno::EINVAL);
+    }
     let what: EvtchnUpcallVector = caller.read(arg)?;
     let vcpu = u16::try_from(what.vcpu)
         .ok()
         .and_then(|id| VcpuRef::new(caller.domain(), VcpuId(id)))
         .ok_or(Errno::ENOENT)?;
-    let own = caller.domain();
-    if own.is_pv() || !caller.hv.hal.set_upcall_vector(&vcpu.arch, what.vector) {
+    if !caller.hv.hal.set_upcall_vector(&vcpu.arch, what.vector) {
         return Err(Errno::EINVAL);
     }
     Ok(0)

@@ -75,8 +75,13 @@ impl<H: Hal> Hypervisor<H> {
     #[cold]
     #[inline(never)]
     pub fn frame_dropped(&self, record: &FrameRecord, mfn: Mfn, dropped: Dropped) {
-        // Memory that was the machine's since boot may be mapped as devices are, without a reference.
-        if record.state().class() != Class::Reserved {
+        // Memory that was the machine's since boot may be mapped as devices are, without a reference, and so is what the
+        // hypervisor shows of its own.
+        let uncounted = matches!(
+            record.state().class(),
+            Class::Reserved | Class::Hypervisor(_)
+        );
+        if dropped != Dropped::NotHeld || !uncounted {
             self.dropped(None, mfn, dropped);
         }
     }

@@ -91,6 +91,19 @@ impl<H: Hal> Hypervisor<H> {
         Ok(FrameRef::adopt(self, mfn))
     }
 
+    /// The same of whatever a paravirtual domain may map: what the hypervisor shows to it, too.
+    #[inline]
+    pub(crate) fn get_mappable(
+        &self,
+        mfn: Mfn,
+        owner: &Domain<H>,
+        writable: bool,
+    ) -> Result<FrameRef<'_, H>, Refused> {
+        let record = self.memory.record(mfn).ok_or(Refused::NotOwned)?;
+        self.get_mapping(record, mfn, owner.id(), writable)?;
+        Ok(FrameRef::adopt(self, mfn))
+    }
+
     /// Uses a frame of a paravirtual domain, on which the caller has a reference, as writable memory; false when it is
     /// something else now.
     pub(crate) fn begin_writing(&self, mfn: Mfn) -> bool {

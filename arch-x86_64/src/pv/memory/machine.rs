@@ -58,6 +58,23 @@ pub trait Machine<H: Hal> {
         0
     }
 
+    /// Whether a frame is the hypervisor's, for ever, and there for privileged domains to read (as `DOMID_XEN`'s).
+    fn shows(&self, mfn: Mfn) -> bool {
+        let _ = mfn;
+        false
+    }
+
+    /// A kernel of a domain is about to use a root: it sees the machine-to-physical table there, unless the domain wants to
+    /// see to that itself (`VMASST_TYPE_m2p_strict`: then roots are made with it).
+    fn kernel_uses(&self, domain: &Domain<H>, root: &Words) {
+        let _ = (domain, root);
+    }
+
+    /// Programs are about to use a root: with `m2p_strict` they see nothing of the table there.
+    fn user_uses(&self, domain: &Domain<H>, root: &Words) {
+        let _ = (domain, root);
+    }
+
     /// Whether a domain may choose cache attributes, and flush caches: it has devices.
     fn may_set_cache(&self, domain: &Domain<H>) -> bool;
 

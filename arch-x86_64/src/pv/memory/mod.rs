@@ -17,7 +17,7 @@
 pub mod address_space;
 mod batch;
 mod check;
-mod descriptors;
+pub mod descriptors;
 pub mod entry;
 mod flush;
 mod frames;

@@ -1,7 +1,7 @@
 //! What leaf entries hold.
 //!
 //! A reference on the frame, and for an entry that allows writing a use of it as writable memory. Frames without a record
-//! (devices) are allowed by right and not counted. Entries for granted frames are no different: they take their own reference
+//! (devices) are allowed by right and not counted, and so is what the hypervisor shows for ever. Entries for granted frames are no different: they take their own reference
 //! beside the grant's, so whatever the guest does to such an entry later, the counts stay right.
 
 use core::sync::atomic::{
@@ -10,7 +10,7 @@ use core::sync::atomic::{
 };
 
 use xenolith_core::{
-    Errno,
+    DomId, Errno,
     memory::{Charge, Class, FrameRecord, Refused},
 };
 use xenolith_hal::{Hal, Mfn};
@@ -25,7 +25,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             return Ok(new);
         }
         if new & rights.refused != 0 {
-            return Err(Errno::EINVAL);
+            return Err(Self::refusal(new, rights));
         }
         let mfn = entry::frame(new);
         let writable = new & entry::WRITABLE != 0;
@@ -42,6 +42,17 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             self.set_cache(record, mfn, writable)?;
         }
         Ok(entry::leaf(new))
+    }
+
+    /// What is wrong with an entry that may not be. An address that the machine does not have is a device's that nobody may
+    /// map.
+    #[cold]
+    #[inline(never)]
+    fn refusal(new: u64, rights: &Rights<'_, H>) -> Errno {
+        match new & (rights.refused & !entry::ADDRESS | entry::UNTYPED) {
+            0 => Errno::EPERM,
+            _ => Errno::EINVAL,
+        }
     }
 
     /// The counterpart for writing to a frame of a translated domain.
@@ -73,7 +84,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let writable = new & entry::WRITABLE != 0;
         if let Err(refused) = self.hv.get_mapping(record, mfn, rights.owner, writable) {
             let machines = record.state().class() == Class::Reserved;
+            let shown = || rights.owner == DomId::XEN && self.machine.shows(mfn);
             return match refused {
+                Refused::NotOwned if shown() => Self::take_shown(new),
                 Refused::NotOwned if machines => self.take_device(new, mfn, rights),
                 _ => Err(Errno::EBUSY),
             };
@@ -97,6 +110,19 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             record.set_uncached();
         }
         Ok(())
+    }
+
+    /// The counterpart for a frame of the hypervisor's that is there to be read, cached as the hypervisor has it.
+    #[cold]
+    #[inline(never)]
+    fn take_shown(new: u64) -> Result<u64, Errno> {
+        if new & entry::WRITABLE != 0 {
+            Err(Errno::EBUSY)
+        } else if new & entry::CACHE != 0 {
+            Err(Errno::EACCES)
+        } else {
+            Ok(entry::leaf(new))
+        }
     }
 
     /// The counterpart for a frame that has no owner.

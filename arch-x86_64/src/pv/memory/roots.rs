@@ -100,6 +100,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let old = space.kernel();
         if old != Some(root) {
             self.hold_root(vcpu, root, space)?;
+            self.kernel_uses(vcpu, root);
             space.set_kernel(Some(root));
         }
         self.machine.load_root(vcpu, root);
@@ -129,6 +130,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         if space.wanted().is_some() || !record.get_root_table(vcpu.domain().id()) {
             return false;
         }
+        self.kernel_uses(vcpu, root);
         space.set_kernel(Some(root));
         self.machine.load_root(vcpu, root);
         if let Some(old) = old {
@@ -146,6 +148,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         }
         if let Some(root) = root {
             self.hold_root(vcpu, root, space)?;
+            self.user_uses(vcpu, root);
         }
         space.set_user(root);
         if let Some(old) = old {
@@ -166,12 +169,14 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let space = self.machine.address_space(vcpu);
         if space.kernel().is_none() {
             self.hold_root(vcpu, kernel, work)?;
+            self.kernel_uses(vcpu, kernel);
             space.set_kernel(Some(kernel));
         }
         if let Some(user) = user
             && space.user().is_none()
         {
             self.hold_root(vcpu, user, work)?;
+            self.user_uses(vcpu, user);
             space.set_user(Some(user));
         }
         Ok(())
@@ -181,6 +186,18 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         let record = self.hv.memory.record(root).ok_or(Errno::EINVAL)?;
         let rights = self.own_rights(vcpu.domain());
         self.hold(record, root, Level::L4, &rights, space)
+    }
+
+    fn kernel_uses(self, vcpu: &VcpuRef<H>, root: Mfn) {
+        if let Ok(words) = self.words(root) {
+            self.machine.kernel_uses(vcpu.domain(), words);
+        }
+    }
+
+    fn user_uses(self, vcpu: &VcpuRef<H>, root: Mfn) {
+        if let Ok(words) = self.words(root) {
+            self.machine.user_uses(vcpu.domain(), words);
+        }
     }
 
     #[inline(always)]

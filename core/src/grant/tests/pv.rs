@@ -368,10 +368,16 @@ fn bytes_are_copied_by_machine_frame_and_never_into_a_page_table() {
     testing::make_table(&pair.hv, pair.domain(MAPPER), own);
     assert_eq!(run(copy), Err(GrantStatus::GeneralError));
     let mut elsewhere = copy;
-    for frame in [mfn.0, pair.domain(MAPPER).shared_info.0, 3] {
+    for frame in [mfn.0, pair.domain(GRANTER).shared_info.0, 3] {
         elsewhere.dest.gref_or_gfn = frame;
         assert_eq!(run(elsewhere), Err(GrantStatus::BadPage));
     }
+    // What the hypervisor shows to it for writing is its own to write.
+    let shared = pair.domain(MAPPER).shared_info;
+    let before = pair.uses(shared);
+    elsewhere.dest.gref_or_gfn = shared.0;
+    assert_eq!(run(elsewhere), Ok(()));
+    assert_eq!(pair.uses(shared), before);
     assert_eq!(pair.uses(mfn), (1, 0));
     assert_eq!(pair.uses(own), (2, 1));
 }

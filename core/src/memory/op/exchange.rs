@@ -73,6 +73,9 @@ impl<H: Hal> Call<'_, H> {
 
     fn check_exchange(&self, wanted: &Exchange) -> Result<(), Errno> {
         let (give, get) = (&wanted.input, &wanted.output);
+        if give.extent_order.max(get.extent_order) > self.max_order() {
+            return Err(Errno::EPERM);
+        }
         let frames = |r: &Reservation| {
             let shift = r.extent_order;
             (shift <= MAX_ORDER && r.nr_extents <= u64::MAX >> shift)
@@ -84,9 +87,6 @@ impl<H: Hal> Call<'_, H> {
             || frames(give)? != frames(get)?
         {
             return Err(Errno::EINVAL);
-        }
-        if give.extent_order.max(get.extent_order) > self.max_order() {
-            return Err(Errno::EPERM);
         }
         Ok(())
     }

@@ -30,8 +30,9 @@ impl<H: Hal> Call<'_, H> {
         let hal = &self.caller.hv.hal;
         let domain = self.caller.domain();
         let map = hal.memory_map(&domain.arch).filter(|map| !map.is_empty());
-        let map = map.ok_or(Errno::ENOSYS)?;
+        // Whether the argument can be read is told first.
         let mut asked = self.caller.read::<MemoryMap>(self.arg)?;
+        let map = map.ok_or(Errno::ENOSYS)?;
         asked.nr_entries = asked.nr_entries.min(map.len() as u32);
         let buffer = GuestVirt(asked.buffer.address());
         for (entry, at) in map.iter().zip(0..u64::from(asked.nr_entries)) {

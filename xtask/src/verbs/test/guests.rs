@@ -106,7 +106,9 @@ const PLANS: &[Plan] = &[
         words: "calls=20000",
         limit: 180,
     },
-    // The other PV guests still find answers that are not Xen's: docs/assurance.md has the numbers.
+    paravirtual("guest-abi-pv", 1, ""),
+    paravirtual("guest-traps-pv", 1, ""),
+    paravirtual("guest-smp-pv", 4, ""),
     paravirtual("guest-fuzz-pv", 1, "calls=20000"),
 ];
 

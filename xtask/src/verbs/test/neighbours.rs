@@ -8,7 +8,7 @@ use crate::boards::Board;
 use crate::console::{Console, Echo};
 use crate::domains::{self, Domain};
 use crate::emulator::Terminal;
-use crate::prepare::MachineArgs;
+use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::results::{Outcome, Results};
 use crate::rootfs;
 use crate::verbs::build;
@@ -20,6 +20,8 @@ struct Plan {
     /// Stands behind the guest's name where one runs twice.
     variant: &'static str,
     words: &'static str,
+    /// How dom0 runs, where there is a choice.
+    dom0: Option<Dom0Kind>,
     end: End,
     /// How long it may take, in seconds.
     limit: u64,
@@ -39,6 +41,7 @@ const PLANS: &[Plan] = &[
         guest: "guest-neighbour",
         variant: "",
         words: "seconds=2",
+        dom0: None,
         end: End::Done,
         limit: 180,
     },
@@ -46,6 +49,7 @@ const PLANS: &[Plan] = &[
         guest: "guest-fuzz",
         variant: "",
         words: "calls=1000000",
+        dom0: None,
         end: End::Done,
         limit: 600,
     },
@@ -56,6 +60,7 @@ const X86_PLANS: &[Plan] = &[
         guest: "guest-neighbour",
         variant: "/qemu-q35",
         words: "seconds=2",
+        dom0: None,
         end: End::Done,
         limit: 180,
     },
@@ -64,6 +69,7 @@ const X86_PLANS: &[Plan] = &[
         guest: "guest-fuzz",
         variant: "/qemu-q35",
         words: "calls=20000",
+        dom0: None,
         end: End::Done,
         limit: 300,
     },
@@ -71,6 +77,7 @@ const X86_PLANS: &[Plan] = &[
         guest: "guest-fuzz",
         variant: "/qemu-q35/triple-fault",
         words: "calls=100 fault=1",
+        dom0: None,
         end: End::Crash("domain 1 crashed: triple fault"),
         limit: 180,
     },
@@ -78,7 +85,25 @@ const X86_PLANS: &[Plan] = &[
         guest: "guest-fuzz",
         variant: "/qemu-q35/stack-nowhere",
         words: "calls=100 fault=2",
+        dom0: None,
         end: End::Crash("domain 1 crashed: delivery of an event to memory that is not there"),
+        limit: 180,
+    },
+    // A paravirtual guest beside a dom0 in hardware, and one beside a paravirtual dom0.
+    Plan {
+        guest: "guest-fuzz-pv",
+        variant: "/qemu-q35",
+        words: "calls=10000",
+        dom0: Some(Dom0Kind::Pvh),
+        end: End::Done,
+        limit: 180,
+    },
+    Plan {
+        guest: "guest-neighbour-pv",
+        variant: "/qemu-q35/pv",
+        words: "seconds=2",
+        dom0: Some(Dom0Kind::Pv),
+        end: End::Done,
         limit: 180,
     },
 ];
@@ -123,6 +148,7 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
         // What a domain without a console of its own prints is a guest's message, which Xen keeps to itself otherwise.
         xen_append: Some("guest_loglvl=all".into()),
         reference,
+        dom0: plan.dom0,
         ..MachineArgs::default()
     };
     let mut machine = args.machine(None)?;

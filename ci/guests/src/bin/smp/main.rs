@@ -33,7 +33,9 @@ fn main() {
         report.cases(cpu::CASES);
         report.cases(special::RUNNING);
         #[cfg(pv)]
-        report.cases(special::TOGETHER);
+        special::TOGETHER
+            .iter()
+            .for_each(|cases| report.cases(cases));
         report.cases(ipi::CASES);
         report.cases(timer::CASES);
         report.cases(events::CASES);

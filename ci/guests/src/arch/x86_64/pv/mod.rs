@@ -77,7 +77,8 @@ pub fn forced_cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
     // SAFETY: the prefix and the instruction change only these registers.
     unsafe {
-        asm!("push rbx", "ud2", ".byte 0x78, 0x65, 0x6e", "cpuid", "mov {ebx}, rbx", "pop rbx",
+        // The compiler may choose rbx itself.
+        asm!("mov {ebx}, rbx", "ud2", ".byte 0x78, 0x65, 0x6e", "cpuid", "xchg {ebx}, rbx",
              ebx = out(reg) ebx, inout("eax") leaf => eax, inout("ecx") subleaf => ecx, out("edx") edx)
     };
     CpuidResult {

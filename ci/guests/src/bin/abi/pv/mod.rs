@@ -3,6 +3,7 @@
 
 mod callbacks;
 mod classes;
+mod compat;
 mod descriptors;
 mod grants;
 mod memory;
@@ -23,5 +24,6 @@ pub(crate) const TABLES: &[&[Case]] = &[
     memory::CASES,
     grants::CASES,
     user::CASES,
+    compat::CASES,
     classes::CASES,
 ];

@@ -17,6 +17,10 @@ pub(crate) const CASES: &[Case] = &[
     ("user.page_faults", page_faults),
     ("user.privileged_instructions", privileged),
     ("user.registers_survive", registers),
+    (
+        "user.nested_task_flag_and_the_ways_into_the_kernel",
+        nested_task,
+    ),
     ("user.segments", segments),
     ("iret.frames", frames),
     ("iret.to_the_kernel", to_the_kernel),
@@ -339,6 +343,46 @@ fn registers() -> Outcome {
         (frame.rax, frame.rcx, frame.r11),
         (1, CODE, 0x202),
     );
+    answers.end()
+}
+
+/// The flag makes an IRET of the CPU's fault, in whoever has it set.
+fn nested_task() -> Outcome {
+    const NESTED: u64 = 1 << 14;
+    let mut answers = Answers::default();
+    user::use_root();
+    let run = |code: &[u8]| {
+        user::load(code);
+        let frame = Iret {
+            rflags: 0x202 | NESTED,
+            ..Iret::USER
+        };
+        told(user::iret(&frame, 0)).0
+    };
+    let flags = || arch::this_cpu().faulted_at.load().rflags & NESTED;
+    answers.take("breakpoint", run(&[INT3]), exception::BREAKPOINT);
+    answers.take("the program's flags", flags(), NESTED);
+    // mov eax, 5; syscall
+    let code = [0xb8, 5, 0, 0, 0, 0x0f, 0x05, INT3];
+    answers.take("syscall", run(&code), trap::SYSCALL);
+    answers.take("flags of the system call", flags(), NESTED);
+    answers.take("int 0x80", run(&[0xcd, 0x80]), 0x80);
+    answers.take("flags of int 0x80", flags(), NESTED);
+    // A system call that returns at once: xor eax, eax; syscall
+    let code = [0x31, 0xc0, 0x0f, 0x05, INT3];
+    answers.take("syscall and back", run(&code), exception::BREAKPOINT);
+    let sysenter = run(&[0x0f, 0x34]);
+    answers.take(
+        "sysenter",
+        matches!(sysenter, exception::PROTECTION | exception::UNDEFINED),
+        true,
+    );
+    answers.take(
+        "without it",
+        told(user::run(&[INT3], 0)).0,
+        exception::BREAKPOINT,
+    );
+    answers.take("the flag is gone", flags(), 0);
     answers.end()
 }
 

@@ -2,6 +2,7 @@
 
 mod races;
 mod running;
+mod segments;
 
 use xenolith_guests::report::Outcome;
 
@@ -11,4 +12,4 @@ pub(crate) const FIRMWARE: &[Case] = &[];
 pub(crate) const CONTROLLER: &[Case] = running::TIMERS;
 pub(crate) use running::CASES as RUNNING;
 
-pub(crate) const TOGETHER: &[Case] = races::CASES;
+pub(crate) const TOGETHER: &[&[Case]] = &[races::CASES, segments::CASES];
