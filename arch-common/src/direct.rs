@@ -25,10 +25,22 @@ static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
 /// Records that frames are mapped. False when there are too many pieces of RAM; the rest is then not used.
 pub fn add_bank(start: Mfn, end: Mfn) -> bool {
     let (mut start, mut end) = (start.0, end.0);
+    if start >= end {
+        return true;
+    }
+    // Pieces that touch are one.
+    for (from, to) in &BANKS {
+        let (first, last) = (from.load(Relaxed), to.load(Relaxed));
+        if last != 0 && (last == start || end == first) {
+            (start, end) = (start.min(first), end.max(last));
+            from.store(0, Relaxed);
+            to.store(0, Relaxed);
+        }
+    }
     for (from, to) in &BANKS {
         let (first, last) = (from.load(Relaxed), to.load(Relaxed));
         // The largest stands first: most questions are about it.
-        if end.saturating_sub(start) > last - first {
+        if end - start > last - first {
             from.store(start, Relaxed);
             to.store(end, Relaxed);
             (start, end) = (first, last);
@@ -59,7 +71,6 @@ fn is_in_a_smaller_bank(mfn: Mfn) -> bool {
         .iter()
         .skip(1)
         .map(|(from, to)| (from.load(Relaxed), to.load(Relaxed)))
-        .take_while(|(_, end)| *end != 0)
         .any(|(start, end)| (start..end).contains(&mfn.0))
 }
 

@@ -1,6 +1,7 @@
 //! What start-up found out about this machine, for all who ask later.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use spin::Once;
 use xenolith_core::boot::{PhysRange, RangeSet};
@@ -31,6 +32,28 @@ pub fn paging_limits() -> PagingLimits {
             gigabyte_pages: features.edx & 1 << 26 != 0,
         }
     })
+}
+
+/// What [`no_address`] gives; all ones before it is known.
+static NO_ADDRESS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Bits of a page-table entry's address that no physical address of the machine has.
+#[inline(always)]
+#[must_use]
+pub fn no_address() -> u64 {
+    match NO_ADDRESS.load(Relaxed) {
+        u64::MAX => learn_no_address(),
+        known => known,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn learn_no_address() -> u64 {
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    let bits = ADDRESS & (u64::MAX << paging_limits().physical_bits);
+    NO_ADDRESS.store(bits, Relaxed);
+    bits
 }
 
 static RAM: Once<RangeSet> = Once::new();

@@ -47,6 +47,11 @@ impl<'a, H: Hal> Caller<'a, H> {
         T::NARROW.filter(|_| self.is_narrow())
     }
 
+    #[inline(always)]
+    fn form_of<T: Wire>(&self, arch: &H::Vcpu) -> Option<&'static Form> {
+        T::NARROW.filter(|_| H::NARROW_CALLERS && self.hv.hal.is_narrow(arch))
+    }
+
     /// How many bytes a `T` has in the caller's memory.
     #[inline(always)]
     pub fn size_of<T: Wire>(&self) -> u64 {
@@ -75,9 +80,11 @@ impl<'a, H: Hal> Caller<'a, H> {
         from: GuestVirt,
         value: &mut T,
     ) -> Result<(), Errno> {
-        match self.form::<T>() {
+        // Found once for both questions.
+        let arch = &self.vcpu.arch;
+        match self.form_of::<T>(arch) {
             Some(form) => self.read_narrow(from, form, value.as_mut_bytes()),
-            None => self.read_bytes(from, value.as_mut_bytes()),
+            None => self.read_by(arch, from, value.as_mut_bytes()),
         }
     }
 
@@ -88,9 +95,10 @@ impl<'a, H: Hal> Caller<'a, H> {
         to: GuestVirt,
         value: &T,
     ) -> Result<(), Errno> {
-        match self.form::<T>() {
+        let arch = &self.vcpu.arch;
+        match self.form_of::<T>(arch) {
             Some(form) => self.write_narrow(to, form, value.as_bytes()),
-            None => self.write_bytes(to, value.as_bytes()),
+            None => self.write_by(arch, to, value.as_bytes()),
         }
     }
 
@@ -137,20 +145,28 @@ impl<'a, H: Hal> Caller<'a, H> {
     /// Copies bytes in.
     #[inline(always)]
     pub fn read_bytes(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Errno> {
-        let domain = self.vcpu.domain();
+        self.read_by(&self.vcpu.arch, from, buf)
+    }
+
+    #[inline(always)]
+    fn read_by(&self, arch: &H::Vcpu, from: GuestVirt, buf: &mut [u8]) -> Result<(), Errno> {
         self.hv
             .hal
-            .copy_from_guest(&self.vcpu.arch, &domain.p2m, from, buf)
+            .copy_from_guest(arch, &self.vcpu.domain().p2m, from, buf)
             .map_err(|_| Errno::EFAULT)
     }
 
     /// Copies bytes out.
     #[inline(always)]
     pub fn write_bytes(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Errno> {
-        let domain = self.vcpu.domain();
+        self.write_by(&self.vcpu.arch, to, buf)
+    }
+
+    #[inline(always)]
+    fn write_by(&self, arch: &H::Vcpu, to: GuestVirt, buf: &[u8]) -> Result<(), Errno> {
         self.hv
             .hal
-            .copy_to_guest(&self.vcpu.arch, &domain.p2m, to, buf)
+            .copy_to_guest(arch, &self.vcpu.domain().p2m, to, buf)
             .map_err(|_| Errno::EFAULT)
     }
 }

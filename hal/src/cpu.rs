@@ -146,6 +146,14 @@ impl AtomicCpuMask {
             .is_some_and(|(word, bit)| word.load(SeqCst) & bit != 0)
     }
 
+    /// Whether that CPU alone is in the set.
+    #[must_use]
+    #[inline]
+    pub fn is_only(&self, cpu: CpuId) -> bool {
+        let others = self.0.iter().zip(CpuMask::only(cpu).0);
+        others.fold(0, |all, (word, own)| all | word.load(SeqCst) ^ own) == 0
+    }
+
     /// A copy.
     #[must_use]
     pub fn load(&self) -> CpuMask {

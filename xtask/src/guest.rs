@@ -73,7 +73,7 @@ impl Kind {
     }
 
     /// A CPU model for it, where that of the board will not do: QEMU 7.2 takes SMAP to hold in ring 3, too.
-    fn cpu(self) -> Option<String> {
+    pub(crate) fn cpu(self) -> Option<String> {
         (self == Kind::Paravirtual).then(|| "max,-smap,-xsave".into())
     }
 }

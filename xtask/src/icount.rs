@@ -17,8 +17,23 @@ use crate::console::{Console, Echo};
 use crate::emulator::{Machine, Terminal};
 use crate::paths;
 
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Instructions.
+    Executed,
+    /// The same and the time, an instruction for each nanosecond, that the machine sleeps. Of x86-64, whose power-management
+    /// timer tells it.
+    ExecutedAndAsleep,
+}
+
 /// Runs the machine and returns the count.
-pub(crate) fn until_power_off(mut machine: Machine, name: &str, limit: Duration) -> Result<u64> {
+pub(crate) fn until_power_off(
+    mut machine: Machine,
+    name: &str,
+    what: Count,
+    limit: Duration,
+) -> Result<u64> {
     // The path of a socket must be short, and that of the tree may not be.
     let socket = std::env::temp_dir().join(format!("xtask-{}-{name}.qmp", std::process::id()));
     let record = paths::work().join(format!("{name}.record"));
@@ -32,7 +47,7 @@ pub(crate) fn until_power_off(mut machine: Machine, name: &str, limit: Duration)
     ]);
     let mut qemu = machine.command(Terminal::Pipes, name)?;
     let mut console = Console::start(&mut qemu, name, limit, Echo::Log)?;
-    let counted = count(&socket, limit);
+    let counted = count(&socket, what, limit);
     let ended = if counted.is_ok() {
         console.wait_for_end().map(drop)
     } else {
@@ -47,7 +62,7 @@ pub(crate) fn until_power_off(mut machine: Machine, name: &str, limit: Duration)
 }
 
 /// Waits for the power-off, asks for the count and ends the emulator.
-fn count(socket: &Path, limit: Duration) -> Result<u64> {
+fn count(socket: &Path, what: Count, limit: Duration) -> Result<u64> {
     let mut qmp = Qmp::connect(socket, limit)?;
     qmp.ask("qmp_capabilities")?;
     // Events that came before an answer are not kept, so the state itself is asked for.
@@ -57,8 +72,33 @@ fn count(socket: &Path, limit: Duration) -> Result<u64> {
     let count = qmp.ask("query-replay")?["icount"]
         .as_u64()
         .context("QEMU told no count of instructions")?;
+    let count = match what {
+        Count::Executed => count,
+        Count::ExecutedAndAsleep => {
+            let told = qmp.person("i /w 0x608")?;
+            let ticks = told.as_str().and_then(port_value);
+            with_sleep(count, ticks.context("QEMU told no time")?)
+        }
+    };
     qmp.ask("quit")?;
     Ok(count)
+}
+
+/// The value in what the monitor says of a port: `portl[0x0608] = 0x00123456`.
+fn port_value(told: &str) -> Option<u64> {
+    let (_, value) = told.rsplit_once("0x")?;
+    u64::from_str_radix(value.trim(), 16).ok()
+}
+
+/// The machine's nanoseconds, by the 24 bits of the ACPI timer at the end: at least those in which instructions were
+/// executed, and less than a turn of the timer (4.7 s) above them.
+fn with_sleep(executed: u64, ticks: u64) -> u64 {
+    const HERTZ: u128 = 3_579_545;
+    const TURN: u64 = 1 << 24;
+    let nanos = |ticks: u64| (u128::from(ticks) * 1_000_000_000 / HERTZ) as u64;
+    let begun = (u128::from(executed) * HERTZ / 1_000_000_000) as u64;
+    let all = begun + (ticks.wrapping_sub(begun) & (TURN - 1));
+    nanos(all).max(executed)
 }
 
 /// A connection to QEMU's monitor for machines.
@@ -141,5 +181,32 @@ impl Qmp {
             bail!("the emulator ended");
         }
         serde_json::from_str(&line).context("QEMU's answer is not JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_monitor_tells_a_port() {
+        assert_eq!(
+            port_value("portl[0x0608] = 0x00a1b2c3\r\n"),
+            Some(0xa1_b2c3)
+        );
+        assert_eq!(port_value("nothing"), None);
+    }
+
+    #[test]
+    fn sleep_is_what_the_timer_ran_on() {
+        let ticks = |nanos: u64| (u128::from(nanos) * 3_579_545 / 1_000_000_000) as u64 & 0xff_ffff;
+        for (executed, asleep) in [
+            (1_000_000, 0),
+            (4_600_000_000, 200_000_000),
+            (9_000_000_000, 3),
+        ] {
+            let all = executed + asleep;
+            assert!(with_sleep(executed, ticks(all)).abs_diff(all) < 300);
+        }
     }
 }

@@ -141,7 +141,7 @@ impl Toolchain {
         command.arg("--target-dir").arg(self.output_folder());
         command.args([
             "-Zbuild-std=core,alloc,compiler_builtins",
-            "-Zbuild-std-features=compiler-builtins-mem",
+            "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
             "-Zjson-target-spec",
         ]);
         if let Some(linker) = &self.linker {

@@ -55,7 +55,7 @@ pub fn access<H: Hardware>(cx: &mut Context<'_, H>, known: Option<ControlAccess>
 
 /// What the instruction does, and its length. `None`: an exception was raised instead.
 fn decode<H: Hardware>(cx: &mut Context<'_, H>) -> Option<(ControlAccess, u64)> {
-    let instruction = instruction::decode(cx)?;
+    let instruction = instruction::decode(cx, Event::UNDEFINED)?;
     let number = |register: Register| register.number() as u8;
     let access = match instruction.code() {
         Code::Mov_cr_r64 | Code::Mov_cr_r32 => ControlAccess::Write {

@@ -124,8 +124,9 @@ pub fn fetch<H: Hardware>(cx: &mut Context<'_, H>, bytes: &mut [u8; LONGEST]) ->
     linear::fetch(cx, at, bytes)
 }
 
-/// The whole instruction, decoded. `None`: an exception was raised instead.
-pub fn decode<H: Hardware>(cx: &mut Context<'_, H>) -> Option<Instruction> {
+/// The whole instruction, decoded. `None`: an exception was raised instead, which is `unknown` for instructions that the
+/// decoder has no part for: what does not exist, and what works on vectors.
+pub fn decode<H: Hardware>(cx: &mut Context<'_, H>, unknown: Event) -> Option<Instruction> {
     const DEFAULT_32: u16 = 1 << 10;
     let mut bytes = [0; LONGEST];
     let got = fetch(cx, &mut bytes)?;
@@ -140,7 +141,7 @@ pub fn decode<H: Hardware>(cx: &mut Context<'_, H>) -> Option<Instruction> {
     let bytes = bytes.get(..got)?;
     let instruction = Decoder::with_ip(bits, bytes, cx.hw.rip(), DecoderOptions::NONE).decode();
     if instruction.is_invalid() {
-        cx.raise(Event::UNDEFINED);
+        cx.raise(unknown);
         return None;
     }
     Some(instruction)

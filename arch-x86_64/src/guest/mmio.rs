@@ -2,7 +2,7 @@
 //! guest goes on behind it. What kernels use for registers is understood: moves, with and without extension, and string
 //! instructions.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, OpKind, Register};
 
 use super::{
     exit::Context,
@@ -43,7 +43,7 @@ pub fn emulate<H: Hardware>(
     fault: MemoryFault,
     device: &mut impl Device<H>,
 ) {
-    let Some(instruction) = instruction::decode(cx) else {
+    let Some(instruction) = instruction::decode(cx, Event::PROTECTION) else {
         return;
     };
     let usable = !fault.walk && !fault.fetch;
@@ -76,34 +76,29 @@ fn access<H: Hardware>(
     address: u64,
     device: &mut impl Device<H>,
 ) -> bool {
-    let size = instruction.memory_size().size();
-    if !matches!(size, 1 | 2 | 4 | 8) {
+    let Some((kind, size)) = kind(instruction.code()) else {
         return false;
-    }
+    };
     let (first, second) = (instruction.op0_kind(), instruction.op1_kind());
-    match (instruction.mnemonic(), first, second) {
-        (Mnemonic::Mov, OpKind::Register, OpKind::Memory) => {
+    match (kind, first, second) {
+        (Kind::Move, OpKind::Register, OpKind::Memory) => {
             let value = device.read(cx, address, size) & mask(size);
             set(cx, instruction.op0_register(), value)
         }
-        (Mnemonic::Movzx, OpKind::Register, OpKind::Memory) => {
-            let value = device.read(cx, address, size) & mask(size);
-            set(cx, instruction.op0_register(), value)
-        }
-        (Mnemonic::Movsx | Mnemonic::Movsxd, OpKind::Register, OpKind::Memory) => {
+        (Kind::MoveWithSign, OpKind::Register, OpKind::Memory) => {
             let value = device.read(cx, address, size) & mask(size);
             let unused = 64 - size * 8;
             let value = ((value << unused).cast_signed() >> unused).cast_unsigned();
             set(cx, instruction.op0_register(), value)
         }
-        (Mnemonic::Mov, OpKind::Memory, OpKind::Register) => {
+        (Kind::Move, OpKind::Memory, OpKind::Register) => {
             let Some(value) = get(cx, instruction.op1_register()) else {
                 return false;
             };
             device.write(cx, address, size, value & mask(size));
             true
         }
-        (Mnemonic::Mov, OpKind::Memory, _) => {
+        (Kind::Move, OpKind::Memory, _) => {
             let Ok(value) = instruction.try_immediate(1) else {
                 return false;
             };
@@ -112,6 +107,54 @@ fn access<H: Hardware>(
         }
         _ => false,
     }
+}
+
+/// How an instruction that is done here moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// As it is, or with zeroes above.
+    Move,
+    MoveWithSign,
+}
+
+/// What an instruction does, and how many bytes it has in memory. By its code: tables of what instructions are called and how
+/// wide they are would be large.
+fn kind(code: Code) -> Option<(Kind, usize)> {
+    Some(match code {
+        Code::Mov_r8_rm8
+        | Code::Mov_rm8_r8
+        | Code::Mov_rm8_imm8
+        | Code::Mov_AL_moffs8
+        | Code::Mov_moffs8_AL
+        | Code::Movzx_r16_rm8
+        | Code::Movzx_r32_rm8
+        | Code::Movzx_r64_rm8 => (Kind::Move, 1),
+        Code::Mov_r16_rm16
+        | Code::Mov_rm16_r16
+        | Code::Mov_rm16_imm16
+        | Code::Mov_AX_moffs16
+        | Code::Mov_moffs16_AX
+        | Code::Movzx_r16_rm16
+        | Code::Movzx_r32_rm16
+        | Code::Movzx_r64_rm16 => (Kind::Move, 2),
+        Code::Mov_r32_rm32
+        | Code::Mov_rm32_r32
+        | Code::Mov_rm32_imm32
+        | Code::Mov_EAX_moffs32
+        | Code::Mov_moffs32_EAX => (Kind::Move, 4),
+        Code::Mov_r64_rm64
+        | Code::Mov_rm64_r64
+        | Code::Mov_rm64_imm32
+        | Code::Mov_RAX_moffs64
+        | Code::Mov_moffs64_RAX => (Kind::Move, 8),
+        Code::Movsx_r16_rm8 | Code::Movsx_r32_rm8 | Code::Movsx_r64_rm8 => (Kind::MoveWithSign, 1),
+        Code::Movsx_r16_rm16
+        | Code::Movsx_r32_rm16
+        | Code::Movsx_r64_rm16
+        | Code::Movsxd_r16_rm16 => (Kind::MoveWithSign, 2),
+        Code::Movsxd_r32_rm32 | Code::Movsxd_r64_rm32 => (Kind::MoveWithSign, 4),
+        _ => return None,
+    })
 }
 
 /// Whether a register is the second byte of its full one (AH and its like).
@@ -162,4 +205,30 @@ fn set<H: Hardware>(cx: &mut Context<'_, H>, register: Register, value: u64) -> 
         _ => cx.regs.set(number, new),
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::Mnemonic;
+
+    #[test]
+    fn moves_are_as_wide_as_the_decoder_says() {
+        for code in Code::values() {
+            let extends = matches!(
+                code.mnemonic(),
+                Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd
+            );
+            let Some((kind, size)) = kind(code) else {
+                assert!(!extends, "{code:?}");
+                continue;
+            };
+            let mut instruction = Instruction::default();
+            instruction.set_code(code);
+            assert_eq!(instruction.memory_size().size(), size, "{code:?}");
+            assert!(extends || code.mnemonic() == Mnemonic::Mov, "{code:?}");
+            let with_sign = matches!(code.mnemonic(), Mnemonic::Movsx | Mnemonic::Movsxd);
+            assert_eq!(kind == Kind::MoveWithSign, with_sign, "{code:?}");
+        }
+    }
 }

@@ -60,7 +60,7 @@ fn advance<H: Hardware>(cx: &mut Context<'_, H>, access: PortAccess) {
             cx.hw.end_shadow();
         }
         None => {
-            if let Some(instruction) = instruction::decode(cx) {
+            if let Some(instruction) = instruction::decode(cx, Event::UNDEFINED) {
                 cx.skip(instruction.len() as u64);
             }
         }

@@ -4,7 +4,7 @@
 //! A repeated one goes on for as long as it stays in the page that was touched, and a bounded number of times; the guest
 //! then comes to the same instruction again, as after an interrupt.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, OpKind, Register};
 
 use super::{
     compare,
@@ -32,9 +32,20 @@ pub enum Done {
     Other,
 }
 
+/// What a string instruction does with each element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Move,
+    Store,
+    Load,
+    Scan,
+    Compare,
+}
+
 /// One run of a string instruction.
 struct Run<'i> {
     instruction: &'i Instruction,
+    kind: Kind,
     size: usize,
     /// The width of addresses and of the count.
     mask: u64,
@@ -72,22 +83,21 @@ pub fn emulate<H: Hardware>(
     let Some(mask) = width(instruction) else {
         return Done::Other;
     };
-    let size = instruction.memory_size().size();
-    if !matches!(size, 1 | 2 | 4 | 8) {
+    let Some((kind, size)) = kind(instruction) else {
         return Done::Other;
-    }
-    let is_target = match mnemonic(instruction) {
-        Mnemonic::Movsb => fault.write,
-        Mnemonic::Stosb | Mnemonic::Scasb => true,
-        Mnemonic::Lodsb => false,
-        Mnemonic::Cmpsb => match operand_is_target(cx, instruction, mask, fault.address) {
+    };
+    let is_target = match kind {
+        Kind::Move => fault.write,
+        Kind::Store | Kind::Scan => true,
+        Kind::Load => false,
+        Kind::Compare => match operand_is_target(cx, instruction, mask, fault.address) {
             Some(is_target) => is_target,
             None => return Done::Other,
         },
-        _ => return Done::Other,
     };
     let mut run = Run {
         instruction,
+        kind,
         size,
         mask,
         address: fault.address,
@@ -114,16 +124,32 @@ fn operand_is_target<H: Hardware>(
     }
 }
 
-/// The instruction of its kind with bytes.
-fn mnemonic(instruction: &Instruction) -> Mnemonic {
-    match instruction.mnemonic() {
-        Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => Mnemonic::Movsb,
-        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => Mnemonic::Stosb,
-        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => Mnemonic::Lodsb,
-        Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq => Mnemonic::Scasb,
-        Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq => Mnemonic::Cmpsb,
-        other => other,
-    }
+/// What a string instruction does, and the bytes of its elements. By its code: a table of what instructions are called would
+/// be large.
+fn kind(instruction: &Instruction) -> Option<(Kind, usize)> {
+    Some(match instruction.code() {
+        Code::Movsb_m8_m8 => (Kind::Move, 1),
+        Code::Movsw_m16_m16 => (Kind::Move, 2),
+        Code::Movsd_m32_m32 => (Kind::Move, 4),
+        Code::Movsq_m64_m64 => (Kind::Move, 8),
+        Code::Stosb_m8_AL => (Kind::Store, 1),
+        Code::Stosw_m16_AX => (Kind::Store, 2),
+        Code::Stosd_m32_EAX => (Kind::Store, 4),
+        Code::Stosq_m64_RAX => (Kind::Store, 8),
+        Code::Lodsb_AL_m8 => (Kind::Load, 1),
+        Code::Lodsw_AX_m16 => (Kind::Load, 2),
+        Code::Lodsd_EAX_m32 => (Kind::Load, 4),
+        Code::Lodsq_RAX_m64 => (Kind::Load, 8),
+        Code::Scasb_AL_m8 => (Kind::Scan, 1),
+        Code::Scasw_AX_m16 => (Kind::Scan, 2),
+        Code::Scasd_EAX_m32 => (Kind::Scan, 4),
+        Code::Scasq_RAX_m64 => (Kind::Scan, 8),
+        Code::Cmpsb_m8_m8 => (Kind::Compare, 1),
+        Code::Cmpsw_m16_m16 => (Kind::Compare, 2),
+        Code::Cmpsd_m32_m32 => (Kind::Compare, 4),
+        Code::Cmpsq_m64_m64 => (Kind::Compare, 8),
+        _ => return None,
+    })
 }
 
 fn base<H: Hardware>(cx: &Context<'_, H>, segment: Register) -> u64 {
@@ -200,28 +226,27 @@ impl Run<'_> {
 
     /// One element, with the registers after it.
     fn one<H: Hardware>(&self, cx: &mut Context<'_, H>, device: &mut impl Device<H>) -> Step {
-        let kind = mnemonic(self.instruction);
         let mut stop = false;
-        match kind {
-            Mnemonic::Movsb if self.is_target => {
+        match self.kind {
+            Kind::Move if self.is_target => {
                 let Some(value) = self.load(cx, linear_source(cx, self.instruction, self.mask))
                 else {
                     return Step::Faulted;
                 };
                 device.write(cx, self.address, self.size, value);
             }
-            Mnemonic::Movsb => {
+            Kind::Move => {
                 let value = device.read(cx, self.address, self.size).to_le_bytes();
                 let bytes = value.get(..self.size).unwrap_or_default();
                 if !linear::write(cx, linear_target(cx, self.mask), bytes) {
                     return Step::Faulted;
                 }
             }
-            Mnemonic::Stosb => {
+            Kind::Store => {
                 let value = cx.regs.rax & mmio::mask(self.size);
                 device.write(cx, self.address, self.size, value);
             }
-            Mnemonic::Lodsb => {
+            Kind::Load => {
                 let value = device.read(cx, self.address, self.size);
                 let mask = mmio::mask(self.size);
                 let kept = if self.size < 4 {
@@ -231,12 +256,12 @@ impl Run<'_> {
                 };
                 cx.regs.rax = kept | value & mask;
             }
-            _ => match self.compare(cx, device) {
+            Kind::Scan | Kind::Compare => match self.compare(cx, device) {
                 Some(ended) => stop = ended,
                 None => return Step::Faulted,
             },
         }
-        self.advance(cx, kind);
+        self.advance(cx);
         if stop { Step::Stop } else { Step::Next }
     }
 
@@ -251,8 +276,8 @@ impl Run<'_> {
         cx: &mut Context<'_, H>,
         device: &mut impl Device<H>,
     ) -> Option<bool> {
-        let (a, b) = match (mnemonic(self.instruction), self.is_target) {
-            (Mnemonic::Scasb, _) => {
+        let (a, b) = match (self.kind, self.is_target) {
+            (Kind::Scan, _) => {
                 let rax = cx.regs.rax;
                 (rax, device.read(cx, self.address, self.size))
             }
@@ -271,19 +296,47 @@ impl Run<'_> {
         Some(equal == self.instruction.has_repne_prefix())
     }
 
-    fn advance<H: Hardware>(&self, cx: &mut Context<'_, H>, kind: Mnemonic) {
+    fn advance<H: Hardware>(&self, cx: &mut Context<'_, H>) {
         let size = self.size as u64;
         let back = cx.hw.rflags() & DIRECTION != 0;
         let by = if back { size.wrapping_neg() } else { size };
         let regs = &mut cx.regs;
-        if !matches!(kind, Mnemonic::Stosb | Mnemonic::Scasb) {
+        if !matches!(self.kind, Kind::Store | Kind::Scan) {
             regs.rsi = advanced(regs.rsi, by, self.mask);
         }
-        if kind != Mnemonic::Lodsb {
+        if self.kind != Kind::Load {
             regs.rdi = advanced(regs.rdi, by, self.mask);
         }
         if self.repeats() {
             regs.rcx = advanced(regs.rcx, u64::MAX, self.mask);
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_as_wide_as_the_decoder_says() {
+        let known = Code::values().filter_map(|code| {
+            let mut instruction = Instruction::default();
+            instruction.set_code(code);
+            let (kind, size) = kind(&instruction)?;
+            assert_eq!(instruction.memory_size().size(), size, "{code:?}");
+            Some(kind)
+        });
+        let known: std::vec::Vec<_> = known.collect();
+        for kind in [
+            Kind::Move,
+            Kind::Store,
+            Kind::Load,
+            Kind::Scan,
+            Kind::Compare,
+        ] {
+            assert_eq!(known.iter().filter(|known| **known == kind).count(), 4);
+        }
+    }
+
+    extern crate std;
 }

@@ -103,6 +103,9 @@ fn put(to: &mut [u8], words: &[u64]) {
 /// Copies out.
 #[inline(always)]
 pub fn write(to: u64, from: &[u8]) -> Result<(), Fault> {
+    if let Ok(quarter) = <&[u8; 2]>::try_from(from) {
+        return write_quarter(to, u16::from_ne_bytes(*quarter));
+    }
     if let Ok(half) = <&[u8; 4]>::try_from(from) {
         return write_half(to, u32::from_ne_bytes(*half));
     }
@@ -209,10 +212,17 @@ macro_rules! writer {
     };
 }
 
+writer!(write_one_quarter, 1, ":x", u16, a 0);
 writer!(write_one_half, 1, ":e", u32, a 0);
 writer!(write_1, 1, "", u64, a 0);
 writer!(write_7, 7, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48);
 writer!(write_8, 8, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56);
+
+/// Writes 16 bits.
+#[inline(always)]
+pub fn write_quarter(to: u64, word: u16) -> Result<(), Fault> {
+    write_one_quarter(to, [word])
+}
 
 /// Writes 32 bits.
 #[inline(always)]

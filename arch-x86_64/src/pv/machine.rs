@@ -4,12 +4,13 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86_64::{VirtAddr, instructions::tlb};
 use xenolith_abi::vm_assist::Assist;
-use xenolith_core::{Domain, Errno, VcpuRef};
+use xenolith_core::{Domain, Errno, VcpuRef, guest::Caller};
 use xenolith_hal::{CpuMask, GuestVirt, Mfn};
+use zerocopy::IntoBytes;
 
 use super::{
-    descriptors, flush, io,
-    memory::{AddressSpace, EntryPlace, Flush, IoAccess, Machine, PageTables, Words},
+    access, descriptors, flush, io,
+    memory::{AddressSpace, Flush, IoAccess, Machine, PageTables, Words},
     switch,
     vcpu::{Mode, PvVcpu},
 };
@@ -62,15 +63,38 @@ impl Machine<X86_64> for ThisCpu {
         vcpu.arch.pv().map_or(&NOT_PV, |pv| &pv.space)
     }
 
+    #[inline(always)]
+    fn read_words<const N: usize>(
+        &self,
+        _: Caller<'_, X86_64>,
+        at: GuestVirt,
+    ) -> Result<[u64; N], Errno> {
+        let mut words = [0; N];
+        let read = if let Ok(pair) = <&mut [u64; 2]>::try_from(&mut words[..]) {
+            access::read_2(at.0).map(|read| *pair = read)
+        } else if let Ok(triple) = <&mut [u64; 3]>::try_from(&mut words[..]) {
+            access::read_3(at.0).map(|read| *triple = read)
+        } else {
+            access::read(at.0, words.as_mut_bytes())
+        };
+        read.map(|()| words).map_err(|_| Errno::EFAULT)
+    }
+
+    #[inline(always)]
+    fn write_count(&self, _: Caller<'_, X86_64>, at: GuestVirt, count: u32) -> Result<(), Errno> {
+        access::write_half(at.0, count).map_err(|_| Errno::EFAULT)
+    }
+
     fn io(&self, domain: &Domain<X86_64>, mfn: Mfn) -> IoAccess {
         io::access(domain, mfn)
     }
 
+    #[inline(always)]
     fn no_address(&self) -> u64 {
-        const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-        ADDRESS & (u64::MAX << machine::paging_limits().physical_bits)
+        machine::no_address()
     }
 
+    #[inline(always)]
     fn may_set_cache(&self, domain: &Domain<X86_64>) -> bool {
         domain.arch.owns_devices
     }
@@ -115,10 +139,8 @@ impl Machine<X86_64> for ThisCpu {
     }
 
     #[inline(always)]
-    fn load_root(&self, vcpu: &VcpuRef<X86_64>) {
-        if let Some(root) = vcpu.arch.pv().and_then(PvVcpu::root) {
-            flush::with_root_load(|| switch::load_root(root));
-        }
+    fn load_root(&self, _: &VcpuRef<X86_64>, root: Mfn) {
+        flush::with_root_load(|| switch::load_root(root));
     }
 
     fn cpus_of(&self, domain: &Domain<X86_64>, vcpu: usize) -> CpuMask {
@@ -154,6 +176,14 @@ impl Machine<X86_64> for ThisCpu {
         flush::cpus(self.0, cpus);
     }
 
+    #[inline]
+    fn flush_domain(&self, domain: &Domain<X86_64>, what: Flush) {
+        match &domain.arch.pv {
+            Some(pv) if pv.present.is_only(self.0.id) => self.flush_here(what),
+            _ => self.flush(&self.cpus_of_all(domain), what),
+        }
+    }
+
     fn flush_caches(&self, _everywhere: bool) {
         // SAFETY: writes the caches back, which changes nothing that memory says.
         unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
@@ -162,10 +192,6 @@ impl Machine<X86_64> for ThisCpu {
     fn set_ldt(&self, vcpu: &VcpuRef<X86_64>, base: GuestVirt, entries: u32) -> Result<(), Errno> {
         let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;
         descriptors::set_local(pv, base.0, entries)
-    }
-
-    fn l1_entry(&self, _: &VcpuRef<X86_64>, _: GuestVirt) -> Option<EntryPlace> {
-        None
     }
 }
 

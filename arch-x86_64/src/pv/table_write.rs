@@ -1,18 +1,19 @@
 //! Writes of a guest's kernel to its own page tables, which it has mapped read-only: the fault is served as if the write had been a
 //! `mmu_update` (`VMASST_TYPE_writable_pagetables`). Device memory that the domain may only read is served here too.
 
-use xenolith_hal::{AtomicOp, Hal, Mfn};
+use xenolith_hal::{GuestVirt, Mfn};
 
 use super::{
     access,
     bounce::flags,
+    frame::Frame,
     io,
     machine::ThisCpu,
-    memory::{IoAccess, TrappedWrite, Written, entry},
+    memory::{EntryPlace, IoAccess, Rights, TrappedWrite, Written, entry},
     run::Stopped,
     store::{self, Change, Instruction, LONGEST, Store},
-    tables,
 };
+use crate::X86_64;
 
 const CARRY: u64 = 1;
 const ZERO: u64 = 1 << 6;
@@ -25,10 +26,12 @@ pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
         return false;
     };
     let hv = cx.hv();
-    let Some((table, at)) = tables::entry_of(hv, root, address) else {
-        return false;
-    };
-    let Ok(leaf) = hv.hal.atomic64(table, at, AtomicOp::Load) else {
+    let this = ThisCpu(cx.cpu);
+    let page_tables = this.tables();
+    let Some(leaf) = page_tables
+        .walk(root, GuestVirt(address))
+        .and_then(|place| page_tables.entry(place))
+    else {
         return false;
     };
     // Who made it writable since is served by another try.
@@ -36,19 +39,47 @@ pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
         return leaf & entry::PRESENT != 0;
     }
     let mfn = entry::frame(leaf);
-    let this = ThisCpu(cx.cpu);
-    let page_tables = this.tables();
     match hv.memory.record(mfn) {
         Some(record) if page_tables.is_l1_table(record) => {}
         Some(record) if record.state().owner().is_some() => return false,
         _ => return device(cx, mfn, address),
     }
+    let rights = page_tables.own_rights(cx.vcpu.domain());
+    let offset = address as usize & 0xfff;
+    if let Ok(bytes) = access::read_word(cx.frame().rip)
+        && let Some((length, value)) = store::quick(bytes, cx.frame())
+        && offset.is_multiple_of(8)
+    {
+        let place = EntryPlace {
+            table: mfn,
+            slot: offset / 8,
+        };
+        let written = page_tables.write_whole(place, value, &rights, &cx.pv.space);
+        if written {
+            passed(cx.frame(), length);
+        }
+        return written;
+    }
+    slowly(cx, mfn, offset, &rights)
+}
+
+/// The registers are as after an instruction of this length.
+#[inline(always)]
+fn passed(frame: &mut Frame, length: u64) {
+    frame.rip = frame.rip.wrapping_add(length);
+    // It is not to be single-stepped a second time.
+    frame.rflags &= !flags::RESUME;
+}
+
+/// Any other instruction that wrote a page table.
+#[inline(never)]
+fn slowly(cx: &mut Stopped<'_>, mfn: Mfn, offset: usize, rights: &Rights<'_, X86_64>) -> bool {
+    let this = ThisCpu(cx.cpu);
+    let page_tables = this.tables();
     let Some(instruction) = instruction(cx) else {
         return false;
     };
     let size = usize::from(instruction.size);
-    let offset = address as usize & 0xfff;
-    let rights = page_tables.own_rights(cx.vcpu.domain());
     // Another CPU may change the entry between reading and writing: then once more.
     loop {
         let Some(word) = page_tables.read_trapped(mfn, offset / 8) else {
@@ -68,7 +99,7 @@ pub fn serve(cx: &mut Stopped<'_>, address: u64) -> bool {
                 _ => Some(old),
             },
         };
-        match page_tables.write_trapped(write, &rights, &cx.pv.space) {
+        match page_tables.write_trapped(write, rights, &cx.pv.space) {
             Written::Yes => break finish(cx, &instruction, old),
             Written::Differs(_) => {}
             Written::NotATable | Written::Refused(_) => return false,
@@ -167,9 +198,7 @@ impl Outcome {
 fn finish(cx: &mut Stopped<'_>, instruction: &Instruction, old: u64) {
     let size = instruction.size;
     let frame = cx.frame();
-    frame.rip = frame.rip.wrapping_add(instruction.length.into());
-    // It is not to be single-stepped a second time.
-    frame.rflags &= !flags::RESUME;
+    passed(frame, instruction.length.into());
     match instruction.store {
         Store::Write(_) => {}
         Store::Exchange { register, .. } => give(frame, register, size, old),
@@ -201,7 +230,7 @@ fn finish(cx: &mut Stopped<'_>, instruction: &Instruction, old: u64) {
     }
 }
 
-fn logic(frame: &mut super::frame::Frame, value: u64, size: u8) {
+fn logic(frame: &mut Frame, value: u64, size: u8) {
     frame.rflags = frame.rflags & !ARITHMETIC | arithmetic(value, size);
 }
 
@@ -219,7 +248,7 @@ const fn arithmetic(value: u64, size: u8) -> u64 {
 }
 
 /// Writes a register as an instruction of this size does.
-fn give(frame: &mut super::frame::Frame, register: u8, size: u8, value: u64) {
+fn give(frame: &mut Frame, register: u8, size: u8, value: u64) {
     let old = frame.get(register);
     frame.set(
         register,

@@ -141,6 +141,14 @@ pub(super) fn fault_address() -> u64 {
     address
 }
 
+/// As if the last page fault had been there.
+pub(super) fn set_fault_address(address: u64) {
+    // SAFETY: the register is nothing but a note.
+    unsafe {
+        core::arch::asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags));
+    }
+}
+
 /// Error codes of page faults.
 #[allow(missing_docs, reason = "bits are named as they are")]
 pub(super) mod page {

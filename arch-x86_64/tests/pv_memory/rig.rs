@@ -75,8 +75,8 @@ impl Machine<Sim> for SimMachine {
     fn root_changed(&self, root: Mfn, slot: usize) {
         self.root_changes.lock().unwrap().push((root, slot));
     }
-    fn load_root(&self, vcpu: &VcpuRef<Sim>) {
-        let root = self.address_space(vcpu).kernel().unwrap();
+    fn load_root(&self, vcpu: &VcpuRef<Sim>, root: Mfn) {
+        assert_eq!(self.address_space(vcpu).kernel(), Some(root));
         self.sim.tlbs().flush(self.sim.cpu());
         self.loads.lock().unwrap().push((vcpu.domain().id(), root));
     }

@@ -141,6 +141,51 @@ impl<'a, H: Hal> Copier<'a, H> {
     }
 }
 
+/// Makes the copy of a call that has no other: between a grant and the caller's own memory nothing is kept for later.
+#[inline]
+pub(super) fn copy_alone<H: Hal>(
+    hv: &Hypervisor<H>,
+    caller: &DomainRef<H>,
+    op: &GrantCopy,
+) -> Result<(), GrantStatus> {
+    let by_grant = CopyFlags::SOURCE_GREF | CopyFlags::DEST_GREF;
+    let (granted, own, access) = match op.flags.intersection(by_grant) {
+        CopyFlags::SOURCE_GREF => (&op.source, &op.dest, Access::Read),
+        CopyFlags::DEST_GREF => (&op.dest, &op.source, Access::Write),
+        _ => return Copier::new(hv, caller).copy(op),
+    };
+    let other;
+    let granter = match granted.domid {
+        id if id == DomId::SELF || id == caller.id() => caller,
+        id => match hv.domains.get(id) {
+            Some(found) => {
+                other = found;
+                &other
+            }
+            None => return Copier::new(hv, caller).copy(op),
+        },
+    };
+    if own.domid != DomId::SELF {
+        return Copier::new(hv, caller).copy(op);
+    }
+    let gref = granted.gref();
+    // What is wrong is told as for any other copy, by making it so.
+    let Ok(Some((mfn, _))) = hv.pin_whole(granter, gref, caller.id(), access, Purpose::Copy) else {
+        return Copier::new(hv, caller).copy(op);
+    };
+    let page = Page::whole(mfn);
+    let copied = match access {
+        Access::Read => hv.with_own_page(caller, own.gref_or_gfn, Access::Write, |to| {
+            transfer(hv, op, page, to)
+        }),
+        Access::Write => hv.with_own_page(caller, own.gref_or_gfn, Access::Read, |from| {
+            transfer(hv, op, from, page)
+        }),
+    };
+    hv.unpin_grant(granter, gref, access);
+    copied
+}
+
 /// Copies what an element says from one page to the other.
 #[inline]
 fn transfer<H: Hal>(

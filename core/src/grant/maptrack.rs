@@ -51,6 +51,8 @@ type Row<H> = Box<[spin::Once<Chunk<H>>]>;
 
 /// The table of handles.
 pub(super) struct Maptrack<H: Hal> {
+    /// The first chunk, which is all that most domains have; its place in `rows` stays empty.
+    first: spin::Once<Chunk<H>>,
     rows: [spin::Once<Row<H>>; ROWS],
     /// First free slot in the low half; the high half changes with every change, so that a stale head is noticed.
     free: AtomicU64,
@@ -61,14 +63,24 @@ pub(super) struct Maptrack<H: Hal> {
 impl<H: Hal> Maptrack<H> {
     pub(super) const fn new() -> Self {
         Self {
+            first: spin::Once::new(),
             rows: [const { spin::Once::new() }; ROWS],
             free: AtomicU64::new(END as u64),
             size: Mutex::new(Rank::Grant, 0),
         }
     }
 
+    #[inline(always)]
     fn slot(&self, handle: u32) -> Option<&Slot<H>> {
         let at = handle as usize;
+        match at < CHUNK {
+            true => self.first.get()?.get(at),
+            false => self.later_slot(at),
+        }
+    }
+
+    #[inline(never)]
+    fn later_slot(&self, at: usize) -> Option<&Slot<H>> {
         self.rows
             .get(at / (CHUNK * ROW))?
             .get()?
@@ -78,19 +90,34 @@ impl<H: Hal> Maptrack<H> {
     }
 
     /// A handle that nobody uses. New slots are charged to `account` and counted in `charged`.
+    #[inline]
     pub(super) fn take_handle(
         &self,
         account: &DomainMemory,
         charged: &AtomicU64,
     ) -> Result<GrantHandle, NoMemory> {
-        loop {
-            if let Some(handle) = self.pop() {
-                return Ok(GrantHandle(handle));
-            }
-            self.grow(account, charged)?;
+        match self.pop() {
+            Some(handle) => Ok(GrantHandle(handle)),
+            None => self.take_new_handle(account, charged),
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn take_new_handle(
+        &self,
+        account: &DomainMemory,
+        charged: &AtomicU64,
+    ) -> Result<GrantHandle, NoMemory> {
+        loop {
+            self.grow(account, charged)?;
+            if let Some(handle) = self.pop() {
+                return Ok(GrantHandle(handle));
+            }
+        }
+    }
+
+    #[inline]
     fn pop(&self) -> Option<u32> {
         let mut head = self.free.load(Acquire);
         loop {
@@ -149,16 +176,21 @@ impl<H: Hal> Maptrack<H> {
     }
 
     fn add_chunk(&self, first: u32) -> Result<(), NoMemory> {
-        let at = first as usize;
-        let row = self.rows.get(at / (CHUNK * ROW)).ok_or(NoMemory)?;
-        let row = row.try_call_once(|| try_boxed_slice((0..ROW).map(|_| spin::Once::new())))?;
-        let chunk = row.get(at / CHUNK % ROW).ok_or(NoMemory)?;
-        chunk.try_call_once(|| {
+        let slots = || {
             try_boxed_slice((0..CHUNK).map(|n| Slot {
                 next_free: AtomicU32::new(first.wrapping_add(n as u32 + 1)),
                 mapping: Mutex::new(Rank::Grant, None),
             }))
-        })?;
+        };
+        if first == 0 {
+            self.first.try_call_once(slots)?;
+            return Ok(());
+        }
+        let at = first as usize;
+        let row = self.rows.get(at / (CHUNK * ROW)).ok_or(NoMemory)?;
+        let row = row.try_call_once(|| try_boxed_slice((0..ROW).map(|_| spin::Once::new())))?;
+        let chunk = row.get(at / CHUNK % ROW).ok_or(NoMemory)?;
+        chunk.try_call_once(slots)?;
         Ok(())
     }
 

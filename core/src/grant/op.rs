@@ -16,7 +16,7 @@ use xenolith_abi::{
 use xenolith_hal::{GuestVirt, Hal};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{cache, copy::Copier, map::Unmap, pv, setup, transfer, version};
+use super::{cache, copy, copy::Copier, map::Unmap, pv, setup, transfer, version};
 use crate::{
     guest::Caller,
     hypercall::{Outcome, Rows},
@@ -143,7 +143,7 @@ impl<'a, H: Hal> Array<'a, H> {
     fn unmap<A: Rows<H>>(&self) -> Outcome {
         let (hv, own) = (self.caller.hv, self.caller.domain());
         if own.is_pv() {
-            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller);
+            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller, self.count);
             let status = offset_of!(UnmapGrantRef, status);
             return self.each_status(status, |op| unmapper.unmap(op));
         }
@@ -161,7 +161,7 @@ impl<'a, H: Hal> Array<'a, H> {
         let (hv, own) = (self.caller.hv, self.caller.domain());
         let status = offset_of!(UnmapAndReplace, status);
         if own.is_pv() {
-            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller);
+            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller, self.count);
             return self.each_status(status, |op| unmapper.replace(op));
         }
         self.each_status(status, |op: &UnmapAndReplace| {
@@ -175,7 +175,12 @@ impl<'a, H: Hal> Array<'a, H> {
     }
 
     fn copy(&self) -> Outcome {
-        let mut copier = Copier::new(self.caller.hv, self.caller.domain());
+        let (hv, own) = (self.caller.hv, self.caller.domain());
+        if self.count == 1 {
+            let status = offset_of!(GrantCopy, status);
+            return self.each_status(status, |op| copy::copy_alone(hv, own, op));
+        }
+        let mut copier = Copier::new(hv, own);
         self.each_status(offset_of!(GrantCopy, status), |op| copier.copy(op))
     }
 

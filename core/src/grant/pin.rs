@@ -245,7 +245,11 @@ impl<H: Hal> Hypervisor<H> {
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
         if owner.is_pv() {
-            return self.grantable_machine_frame(owner, Mfn(gfn), access);
+            let write = access == Access::Write;
+            return match self.get_granted_quickly(Mfn(gfn), owner, write) {
+                Some(frame) => Ok(frame),
+                None => self.grantable_machine_frame(owner, Mfn(gfn), access),
+            };
         }
         let take = |entry: P2mEntry| self.get_frame(entry.mfn, owner.id());
         owner

@@ -75,15 +75,19 @@ struct Named {
 /// Undoes the mappings of one call, one after the other.
 pub(super) struct Unmapper<'a, H: Hal, A: Rows<H>> {
     caller: Caller<'a, H>,
+    /// The call has one element: nothing is gained by waiting with it.
+    alone: bool,
     /// Those that are undone but for TLBs.
     ended: ArrayVec<(GrantHandle, Mapping<H>), 32>,
     arch: PhantomData<A>,
 }
 
 impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
-    pub(super) fn new(caller: Caller<'a, H>) -> Self {
+    /// For a call of so many elements.
+    pub(super) fn new(caller: Caller<'a, H>, count: u32) -> Self {
         Self {
             caller,
+            alone: count == 1,
             ended: ArrayVec::new(),
             arch: PhantomData,
         }
@@ -120,6 +124,12 @@ impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
             track.put(op.handle, mapping);
             return undone;
         }
+        if self.alone {
+            A::flush_granted(self.caller);
+            let own = self.caller.domain();
+            self.caller.hv.end_mapping(own, op.handle, mapping);
+            return undone;
+        }
         if self.ended.is_full() {
             self.finish();
         }
@@ -148,13 +158,14 @@ impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
         Ok(())
     }
 
+    #[inline(never)]
     fn finish(&mut self) {
         if self.ended.is_empty() {
             return;
         }
         A::flush_granted(self.caller);
         let (hv, own) = (self.caller.hv, self.caller.domain());
-        for (handle, mapping) in self.ended.drain(..) {
+        while let Some((handle, mapping)) = self.ended.pop() {
             hv.end_mapping(own, handle, mapping);
         }
     }
@@ -162,6 +173,8 @@ impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
 
 impl<H: Hal, A: Rows<H>> Drop for Unmapper<'_, H, A> {
     fn drop(&mut self) {
-        self.finish();
+        if !self.ended.is_empty() {
+            self.finish();
+        }
     }
 }

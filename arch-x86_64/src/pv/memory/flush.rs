@@ -42,8 +42,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     /// Flushes what any vCPU of the caller may have.
+    #[inline]
     pub(super) fn flush_all(self, caller: Caller<'_, H>, what: Flush) {
-        self.flush_cpus(&self.machine.cpus_of_all(caller.domain()), what);
+        self.machine.flush_domain(caller.domain(), what);
     }
 
     #[inline]

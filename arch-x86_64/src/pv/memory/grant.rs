@@ -16,7 +16,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{GuestVirt, Hal};
 
-use super::{EntryPlace, Flush, Machine, PageTables, Rights, entry, update::CpuBits};
+use super::{AddressSpace, EntryPlace, Flush, Machine, PageTables, Rights, entry, update::CpuBits};
 
 /// What of an entry must be as the grant made it.
 const FIXED: u64 = entry::ADDRESS | entry::PRESENT | entry::WRITABLE;
@@ -41,7 +41,8 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         mapping: &PvMapping,
     ) -> Result<(), GrantStatus> {
         let failed = |_| GrantStatus::GeneralError;
-        let place = self.place_of(caller, mapping.place).map_err(failed)?;
+        let space = self.machine.address_space(caller.vcpu);
+        let place = self.place_of(space, mapping.place).map_err(failed)?;
         let record = self.hv.memory.record(mapping.mfn);
         let state = record.map(FrameRecord::state);
         let state = state.ok_or(GrantStatus::GeneralError)?;
@@ -52,7 +53,6 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             // The grant code uses it as writable by now, unless its owner is translated.
             untyped: state.type_count() == 0,
         };
-        let space = self.machine.address_space(caller.vcpu);
         self.with_l1(place, caller.domain().id(), space, |words| {
             let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
             self.update_leaf(word, wanted(mapping), CpuBits::Replaced, &rights)
@@ -74,15 +74,15 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         new: Option<GuestVirt>,
     ) -> Result<(), GrantStatus> {
         let failed = |_| GrantStatus::GeneralError;
-        let place = self.place_of(caller, mapping.place).map_err(failed)?;
-        let stolen = match new {
-            None => 0,
-            Some(address) => self.steal(caller, address).map_err(failed)?,
-        };
         let (owner, space) = (
             caller.domain().id(),
             self.machine.address_space(caller.vcpu),
         );
+        let place = self.place_of(space, mapping.place).map_err(failed)?;
+        let stolen = match new {
+            None => 0,
+            Some(address) => self.steal(caller, address).map_err(failed)?,
+        };
         let expected = wanted(mapping) & FIXED;
         let replaced = self.with_l1(place, owner, space, |words| {
             let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
@@ -105,21 +105,24 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     /// Empties the entry that maps an address, and gives it with what it holds.
+    #[cold]
+    #[inline(never)]
     fn steal(self, caller: Caller<'_, H>, address: GuestVirt) -> Result<u64, Errno> {
-        let place = self.l1_entry(caller.vcpu, address)?;
         let (owner, space) = (
             caller.domain().id(),
             self.machine.address_space(caller.vcpu),
         );
+        let place = self.l1_entry(space, address)?;
         self.with_l1(place, owner, space, |words| {
             let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
             Ok(word.swap(0, AcqRel))
         })
     }
 
-    fn place_of(self, caller: Caller<'_, H>, place: PvPlace) -> Result<EntryPlace, Errno> {
+    #[inline(always)]
+    fn place_of(self, space: &AddressSpace, place: PvPlace) -> Result<EntryPlace, Errno> {
         match place {
-            PvPlace::Address(address) => self.l1_entry(caller.vcpu, address),
+            PvPlace::Address(address) => self.l1_entry(space, address),
             PvPlace::Entry(address) if address.0.is_multiple_of(8) => Ok(EntryPlace {
                 table: address.frame(),
                 slot: address.offset() / 8,

@@ -1,9 +1,10 @@
 //! What page tables need of the machine. On hardware the backend implements it, in tests the simulated machine.
 
-use xenolith_core::{Domain, Errno, VcpuRef};
+use xenolith_core::{Domain, Errno, VcpuRef, guest::Caller};
 use xenolith_hal::{CpuMask, GuestVirt, Hal, Mfn};
+use zerocopy::IntoBytes;
 
-use super::{AddressSpace, EntryPlace, Words};
+use super::{AddressSpace, Words};
 
 /// How a domain may map a frame that has no record: registers of devices, tables of the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,24 @@ pub enum Flush {
 pub trait Machine<H: Hal> {
     /// The roots of a vCPU and what its hypercalls left undone.
     fn address_space<'a>(&'a self, vcpu: &'a VcpuRef<H>) -> &'a AddressSpace;
+
+    /// Reads words of the caller's memory.
+    #[inline(always)]
+    fn read_words<const N: usize>(
+        &self,
+        caller: Caller<'_, H>,
+        at: GuestVirt,
+    ) -> Result<[u64; N], Errno> {
+        let mut words = [0; N];
+        caller.read_bytes(at, words.as_mut_bytes())?;
+        Ok(words)
+    }
+
+    /// Writes a count into the caller's memory.
+    #[inline(always)]
+    fn write_count(&self, caller: Caller<'_, H>, at: GuestVirt, count: u32) -> Result<(), Errno> {
+        caller.write(at, &count)
+    }
 
     /// How a domain may map a frame that is no RAM of a domain's. RAM that is allowed here must stay the machine's for ever:
     /// nothing is counted for such mappings.
@@ -67,8 +86,9 @@ pub trait Machine<H: Hal> {
         let _ = (root, slot);
     }
 
-    /// The vCPU, which runs on this CPU, has a new root for its kernel: loads it, which flushes what is not global.
-    fn load_root(&self, vcpu: &VcpuRef<H>);
+    /// The vCPU, whose kernel runs on this CPU, has a root for it, which may be the one that it had: loads it, which flushes
+    /// what is not global.
+    fn load_root(&self, vcpu: &VcpuRef<H>, root: Mfn);
 
     /// The CPUs that may have translations of a vCPU in their TLBs. Numbers that the domain does not have are empty.
     fn cpus_of(&self, domain: &Domain<H>, vcpu: usize) -> CpuMask;
@@ -82,15 +102,18 @@ pub trait Machine<H: Hal> {
     /// Flushes CPUs; returns when they have.
     fn flush(&self, cpus: &CpuMask, what: Flush);
 
+    /// Flushes every CPU that may have translations of a domain.
+    #[inline]
+    fn flush_domain(&self, domain: &Domain<H>, what: Flush) {
+        let cpus = self.cpus_of_all(domain);
+        if !cpus.is_empty() {
+            self.flush(&cpus, what);
+        }
+    }
+
     /// Writes back and empties the caches of this CPU, or of all.
     fn flush_caches(&self, everywhere: bool);
 
     /// The vCPU's LDT is `entries` descriptors at an address that is page-aligned and the guest's.
     fn set_ldt(&self, vcpu: &VcpuRef<H>, base: GuestVirt, entries: u32) -> Result<(), Errno>;
-
-    /// Where the L1 entry is that maps an address of the current vCPU, if the machine finds it faster than by a walk.
-    fn l1_entry(&self, vcpu: &VcpuRef<H>, address: GuestVirt) -> Option<EntryPlace> {
-        let _ = (vcpu, address);
-        None
-    }
 }

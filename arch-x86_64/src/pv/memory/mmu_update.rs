@@ -1,21 +1,23 @@
 //! `mmu_update`: entries of page tables, words of other frames, and entries of the machine-to-physical table, by the machine
 //! address of each (`xen.h`).
 //!
-//! Requests are copied in a few at a time, and the table that one of them was about is kept for the next: a list is mostly
-//! about one.
+//! The table that a request was about is kept for the next: a list is mostly about one.
+
+use core::sync::atomic::AtomicU64;
 
 use xenolith_abi::x86_64::MmuUpdate;
 use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome, memory::FrameRecord};
-use xenolith_hal::{Gfn, Hal, Mfn};
-use zerocopy::{FromZeros, IntoBytes};
+use xenolith_hal::{Gfn, GuestVirt, Hal, Mfn};
 
 use super::{
-    AddressSpace, Level, Machine, PageTables, Rights, Stop, Words, batch::Batch, owner::Named,
+    AddressSpace, ENTRIES, EntryPlace, Level, Machine, PageTables, Rights, Stop, Words,
+    batch::{Batch, is_single},
+    owner::Named,
     update::CpuBits,
 };
 
-/// How many requests are copied in at once.
-const CHUNK: usize = 8;
+/// How many requests are done between two looks for interrupts.
+const STRETCH: u32 = 8;
 
 /// Kinds of requests, in the lowest bits of the address.
 mod command {
@@ -47,8 +49,37 @@ struct Updates<'a, H: Hal> {
 
 impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     /// Serves the hypercall: requests, their number, where to count those that are done, and the domains they are about.
+    #[inline(never)]
     pub fn mmu_update(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let space = self.machine.address_space(caller.vcpu);
+        if is_single(args, space) && self.update_one(caller, space, args) {
+            return self.after_one(caller, space, args);
+        }
+        self.mmu_updates(caller, space, args)
+    }
+
+    /// Does the one request of a call about an L1 table of the caller's own, as most calls have it. False: it is another
+    /// request, or cannot be done, and nothing happened.
+    #[inline(always)]
+    fn update_one(self, caller: Caller<'_, H>, space: &AddressSpace, args: [u64; 5]) -> bool {
+        let Ok([ptr, new]) = self.machine.read_words(caller, GuestVirt(args[0])) else {
+            return false;
+        };
+        let bits = match ptr & command::MASK {
+            command::NORMAL => CpuBits::Replaced,
+            command::KEEP_CPU_BITS => CpuBits::Kept,
+            _ => return false,
+        };
+        let place = EntryPlace {
+            table: Mfn(ptr >> 12),
+            slot: (ptr >> 3) as usize % ENTRIES,
+        };
+        let rights = self.own_rights(caller.domain());
+        self.change_leaf(place, new, bits, &rights, space).is_ok()
+    }
+
+    #[inline(never)]
+    fn mmu_updates(self, caller: Caller<'_, H>, space: &AddressSpace, args: [u64; 5]) -> Outcome {
         let batch = match Batch::open(caller, args) {
             Ok(batch) => batch,
             Err(result) => return self.finish_with(space, result),
@@ -62,9 +93,9 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
                 own,
                 space,
             };
-            self.requests(caller, batch, &updates)
+            self.requests(caller, &batch, &updates)
         } else {
-            match self.foreign_updates(caller, foreign, batch) {
+            match self.foreign_updates(caller, foreign, &batch) {
                 Ok(outcome) => outcome,
                 Err(errno) => errno.into(),
             }
@@ -79,7 +110,7 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         self,
         caller: Caller<'_, H>,
         foreign: u32,
-        batch: Batch,
+        batch: &Batch,
     ) -> Result<Outcome, Errno> {
         let tables = match (foreign >> 16).checked_sub(1) {
             None => Named::Own,
@@ -110,43 +141,31 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     }
 
     #[inline(always)]
-    fn requests(self, caller: Caller<'_, H>, batch: Batch, updates: &Updates<'_, H>) -> Outcome {
+    fn requests(self, caller: Caller<'_, H>, batch: &Batch, updates: &Updates<'_, H>) -> Outcome {
         let mut held = None;
         let (mut done, mut at) = (0, batch.at);
-        let result = 'all: loop {
+        let result = loop {
             if let Err(stop) = self.finish_leaving(updates.space) {
                 break Err(stop);
             }
-            let left = batch.count - done;
-            if left == 0 {
+            if done == batch.count {
                 break Ok(());
             }
-            if done != 0 && self.hv.hal.interrupt_waits() {
+            if done % STRETCH == 0 && done != 0 && self.hv.hal.interrupt_waits() {
                 break Err(Stop::Preempted);
             }
-            let mut chunk = [const { MmuUpdate { ptr: 0, val: 0 } }; CHUNK];
-            let mut some = chunk.get_mut(..CHUNK.min(left as usize)).unwrap_or(&mut []);
-            if caller.read_bytes(at, some.as_mut_bytes()).is_err() {
-                // All up to the first that cannot be read are done.
-                some = some.get_mut(..1).unwrap_or(&mut []);
-                some.zero();
-                if let Err(errno) = caller.read_bytes(at, some.as_mut_bytes()) {
-                    break Err(errno.into());
-                }
+            let [ptr, val] = match self.machine.read_words(caller, at) {
+                Ok(words) => words,
+                Err(errno) => break Err(errno.into()),
+            };
+            if let Err(stop) = self.request(&MmuUpdate { ptr, val }, updates, &mut held) {
+                break Err(stop);
             }
-            for request in &*some {
-                if let Err(stop) = self.request(request, updates, &mut held) {
-                    break 'all Err(stop);
-                }
-                at = at.plus(size_of::<MmuUpdate>() as u64);
-                done += 1;
-                if updates.space.has_leaving() {
-                    break;
-                }
-            }
+            at = at.plus(size_of::<MmuUpdate>() as u64);
+            done += 1;
         };
         self.release(&mut held, updates.space);
-        batch.close::<H, MmuUpdate>(caller, done, result)
+        self.close(caller, batch, size_of::<MmuUpdate>(), done, result)
     }
 
     #[inline(always)]
@@ -176,13 +195,25 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         };
         let word = table.words.get(slot).ok_or(Errno::EINVAL)?;
         if table.level == Level::L1 {
-            self.update_leaf(word, request.val, bits, &updates.rights)?;
-            return Ok(());
+            return Ok(self.update_leaf_of_many(word, request.val, bits, &updates.rights)?);
         }
+        self.request_above(request, updates, table, (word, slot), bits)
+    }
+
+    /// The same in a table above L1.
+    #[inline(never)]
+    fn request_above(
+        self,
+        request: &MmuUpdate,
+        updates: &Updates<'_, H>,
+        table: &Held<'_>,
+        (word, slot): (&AtomicU64, usize),
+        bits: CpuBits,
+    ) -> Result<(), Stop> {
         if updates.rights.owner != updates.tables {
             return Err(Errno::EINVAL.into());
         }
-        let (place, own) = ((table.record, mfn), &updates.own);
+        let (place, own) = ((table.record, table.mfn), &updates.own);
         let space = updates.space;
         self.update_pointer(
             table.level,
@@ -200,6 +231,26 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     #[inline(always)]
     fn table(self, mfn: Mfn, updates: &Updates<'_, H>) -> Result<Option<Held<'a>>, Stop> {
         let record = self.hv.memory.record(mfn).ok_or(Errno::EINVAL)?;
+        if record.get_leaf_table(updates.tables)
+            && let Ok(words) = self.words(mfn)
+        {
+            return Ok(Some(Held {
+                mfn,
+                level: Level::L1,
+                record,
+                words,
+            }));
+        }
+        self.table_above(record, mfn, updates)
+    }
+
+    #[inline(never)]
+    fn table_above(
+        self,
+        record: &'static FrameRecord,
+        mfn: Mfn,
+        updates: &Updates<'_, H>,
+    ) -> Result<Option<Held<'a>>, Stop> {
         let Some(kind) = record.get_table(updates.tables) else {
             return Ok(None);
         };

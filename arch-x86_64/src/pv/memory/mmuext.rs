@@ -1,11 +1,15 @@
 //! `mmuext_op`: pinning, roots, TLB and cache flushes, LDT, and clearing and copying of pages (`xen.h`).
 
+use core::mem::offset_of;
+
 use xenolith_abi::x86_64::MmuextOp;
 use xenolith_core::{DomId, Errno, guest::Caller, hypercall::Outcome};
 use xenolith_hal::{GuestVirt, Hal, Mfn};
 
 use super::{
-    AddressSpace, Flush, Level, Machine, PageTables, Rights, Stop, batch::Batch, is_guest_address,
+    AddressSpace, Flush, Level, Machine, PageTables, Rights, Stop,
+    batch::{Batch, is_single},
+    is_guest_address,
     owner::Named,
 };
 
@@ -33,6 +37,21 @@ const UNMARK_SUPER: u32 = 20;
 /// Descriptors in an LDT, at most.
 const LDT_ENTRIES: u32 = 8192;
 
+/// A request, in registers: [`MmuextOp`] as words.
+#[derive(Clone, Copy)]
+struct Request {
+    cmd: u32,
+    arg1: u64,
+    arg2: u64,
+}
+
+const _: () = assert!(
+    offset_of!(MmuextOp, cmd) == 0
+        && offset_of!(MmuextOp, arg1) == 8
+        && offset_of!(MmuextOp, arg2) == 16
+        && size_of::<MmuextOp>() == 24
+);
+
 /// What all requests of a call share.
 struct Requests<'a, H: Hal> {
     caller: Caller<'a, H>,
@@ -45,8 +64,44 @@ struct Requests<'a, H: Hal> {
 
 impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     /// Serves the hypercall: requests, their number, where to count those that are done, and the domain they are about.
+    #[inline(never)]
     pub fn mmuext_op(self, caller: Caller<'_, H>, args: [u64; 5]) -> Outcome {
         let space = self.machine.address_space(caller.vcpu);
+        if is_single(args, space) && self.extended_quickly(caller, space, args) {
+            return self.after_one(caller, space, args);
+        }
+        self.extended_calls(caller, space, args)
+    }
+
+    /// Does the one request of a call if it is one of those that kernels make all the time. False: it is not, or cannot be
+    /// done, and nothing happened.
+    #[inline(always)]
+    fn extended_quickly(self, caller: Caller<'_, H>, space: &AddressSpace, args: [u64; 5]) -> bool {
+        let Ok([cmd, first, _]) = self.machine.read_words(caller, GuestVirt(args[0])) else {
+            return false;
+        };
+        match cmd as u32 {
+            TLB_FLUSH_LOCAL => self.machine.flush_here(Flush::All),
+            NEW_BASEPTR => return self.change_kernel_root(caller.vcpu, space, Mfn(first)),
+            INVLPG_LOCAL if is_guest_address(first) => {
+                self.machine.flush_here(Flush::Page(GuestVirt(first)));
+            }
+            TLB_FLUSH_ALL => self.flush_all(caller, Flush::All),
+            INVLPG_ALL if is_guest_address(first) => {
+                self.flush_all(caller, Flush::Page(GuestVirt(first)));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn extended_calls(
+        self,
+        caller: Caller<'_, H>,
+        space: &AddressSpace,
+        args: [u64; 5],
+    ) -> Outcome {
         let batch = match Batch::open(caller, args) {
             Ok(batch) => batch,
             Err(result) => return self.finish_with(space, result),
@@ -59,9 +114,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
                 own: true,
                 space,
             };
-            self.extended(batch, &requests)
+            self.extended(&batch, &requests)
         } else {
-            match self.foreign_extended(caller, owner, batch) {
+            match self.foreign_extended(caller, owner, &batch) {
                 Ok(outcome) => outcome,
                 Err(errno) => errno.into(),
             }
@@ -98,7 +153,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         self,
         caller: Caller<'_, H>,
         owner: DomId,
-        batch: Batch,
+        batch: &Batch,
     ) -> Result<Outcome, Errno> {
         let named = Named::find(caller, owner)?;
         let domain = named.domain(caller);
@@ -121,9 +176,9 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     #[inline(always)]
-    fn extended(self, batch: Batch, requests: &Requests<'_, H>) -> Outcome {
+    fn extended(self, batch: &Batch, requests: &Requests<'_, H>) -> Outcome {
         let caller = requests.caller;
-        let mut done = 0;
+        let (mut done, mut at) = (0, batch.at);
         let result = loop {
             if let Err(stop) = self.finish_leaving(requests.space) {
                 break Err(stop);
@@ -134,20 +189,26 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             if done != 0 && self.hv.hal.interrupt_waits() {
                 break Err(Stop::Preempted);
             }
-            let op = match caller.read_at::<MmuextOp>(batch.at, done.into()) {
-                Ok(op) => op,
+            let [cmd, arg1, arg2] = match self.machine.read_words(caller, at) {
+                Ok(words) => words,
                 Err(errno) => break Err(errno.into()),
+            };
+            let op = Request {
+                cmd: cmd as u32,
+                arg1,
+                arg2,
             };
             if let Err(stop) = self.extended_one(op, requests) {
                 break Err(stop);
             }
+            at = at.plus(size_of::<MmuextOp>() as u64);
             done += 1;
         };
-        batch.close::<H, MmuextOp>(caller, done, result)
+        self.close(caller, batch, size_of::<MmuextOp>(), done, result)
     }
 
     #[inline(always)]
-    fn extended_one(self, op: MmuextOp, requests: &Requests<'_, H>) -> Result<(), Stop> {
+    fn extended_one(self, op: Request, requests: &Requests<'_, H>) -> Result<(), Stop> {
         let (rights, space) = (&requests.rights, requests.space);
         let mfn = Mfn(op.arg1);
         match op.cmd {
@@ -171,7 +232,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     }
 
     #[inline(always)]
-    fn extended_flush(self, op: MmuextOp, caller: Caller<'_, H>) -> Result<(), Errno> {
+    fn extended_flush(self, op: Request, caller: Caller<'_, H>) -> Result<(), Errno> {
         let address = GuestVirt(op.arg1);
         let page = Flush::Page(address);
         match op.cmd {
@@ -198,7 +259,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         Ok(())
     }
 
-    fn set_ldt(self, op: MmuextOp, caller: Caller<'_, H>) -> Result<(), Errno> {
+    fn set_ldt(self, op: Request, caller: Caller<'_, H>) -> Result<(), Errno> {
         let entries = op.arg2 as u32;
         let base = match entries {
             0 => 0,

@@ -103,11 +103,40 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             self.kernel_uses(vcpu, root);
             space.set_kernel(Some(root));
         }
-        self.machine.load_root(vcpu);
+        self.machine.load_root(vcpu, root);
         if let Some(old) = old.filter(|old| *old != root) {
             self.drop_root(old, space);
         }
         Ok(())
+    }
+
+    /// The same if the root is a table that was checked, or the one that the vCPU has. False: nothing happened.
+    #[inline(always)]
+    pub(super) fn change_kernel_root(
+        self,
+        vcpu: &VcpuRef<H>,
+        space: &AddressSpace,
+        root: Mfn,
+    ) -> bool {
+        let old = space.kernel();
+        if old == Some(root) {
+            self.machine.load_root(vcpu, root);
+            return true;
+        }
+        let Some(record) = self.hv.memory.record(root) else {
+            return false;
+        };
+        // A check that goes on later holds another table: the slow way takes care of it.
+        if space.wanted().is_some() || !record.get_root_table(vcpu.domain().id()) {
+            return false;
+        }
+        self.kernel_uses(vcpu, root);
+        space.set_kernel(Some(root));
+        self.machine.load_root(vcpu, root);
+        if let Some(old) = old {
+            self.drop_root(old, space);
+        }
+        true
     }
 
     /// `MMUEXT_NEW_USER_BASEPTR`: another root for the user, or none.
@@ -159,7 +188,6 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         self.hold(record, root, Level::L4, &rights, space)
     }
 
-    #[inline(always)]
     fn kernel_uses(self, vcpu: &VcpuRef<H>, root: Mfn) {
         if let Ok(words) = self.words(root) {
             self.machine.kernel_uses(vcpu.domain(), words);
@@ -172,6 +200,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         }
     }
 
+    #[inline(always)]
     fn drop_root(self, old: Mfn, space: &AddressSpace) {
         if let Some(record) = self.hv.memory.record(old) {
             self.let_go(record, old, space);

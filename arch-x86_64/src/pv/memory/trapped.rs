@@ -45,8 +45,39 @@ pub enum Written {
 impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     /// Whether a frame is an L1 table of a domain's in use, so that a write to it that faults is to be looked at.
     #[must_use]
+    #[inline(always)]
     pub fn is_l1_table(self, record: &FrameRecord) -> bool {
         record.state().frame_type() == FrameType::L1 && record.state().validated()
+    }
+
+    /// What an entry is now.
+    #[must_use]
+    #[inline(always)]
+    pub fn entry(self, place: EntryPlace) -> Option<u64> {
+        Some(
+            self.hv
+                .hal
+                .table(place.table)?
+                .get(place.slot)?
+                .load(Relaxed),
+        )
+    }
+
+    /// Does a plain write of a whole entry that trapped. False: the fault is the guest's own.
+    #[must_use]
+    #[inline(always)]
+    pub fn write_whole(
+        self,
+        place: EntryPlace,
+        value: u64,
+        rights: &Rights<'_, H>,
+        space: &AddressSpace,
+    ) -> bool {
+        self.with_l1(place, rights.owner, space, |words| {
+            let word = words.get(place.slot).ok_or(Errno::EINVAL)?;
+            self.update_leaf(word, value, CpuBits::Replaced, rights)
+        })
+        .is_ok()
     }
 
     /// Does a write that trapped.

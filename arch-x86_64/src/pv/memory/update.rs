@@ -35,8 +35,8 @@ impl CpuBits {
 }
 
 impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
-    /// Changes an entry of an L1 table. `expected`: only if it is that.
-    #[inline]
+    /// Changes an entry of an L1 table.
+    #[inline(always)]
     pub(super) fn update_leaf(
         self,
         word: &AtomicU64,
@@ -44,12 +44,36 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         bits: CpuBits,
         rights: &Rights<'_, H>,
     ) -> Result<(), Errno> {
-        loop {
-            let old = word.load(Relaxed);
-            if self.swap_leaf(word, old, new, bits, rights)? {
-                return Ok(());
-            }
+        match self.swap_leaf(word, word.load(Relaxed), new, bits, rights)? {
+            true => Ok(()),
+            false => self.update_leaf_again(word, new, bits, rights),
         }
+    }
+
+    /// The same, out of line.
+    #[inline(never)]
+    pub(super) fn update_leaf_of_many(
+        self,
+        word: &AtomicU64,
+        new: u64,
+        bits: CpuBits,
+        rights: &Rights<'_, H>,
+    ) -> Result<(), Errno> {
+        self.update_leaf(word, new, bits, rights)
+    }
+
+    /// The same once more: the entry is another one by now.
+    #[cold]
+    #[inline(never)]
+    fn update_leaf_again(
+        self,
+        word: &AtomicU64,
+        new: u64,
+        bits: CpuBits,
+        rights: &Rights<'_, H>,
+    ) -> Result<(), Errno> {
+        while !self.swap_leaf(word, word.load(Relaxed), new, bits, rights)? {}
+        Ok(())
     }
 
     /// Puts `new` in the place of `old`; false when something else is there.

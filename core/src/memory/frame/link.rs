@@ -47,8 +47,8 @@ impl FrameRecord {
     /// translation held.
     #[inline(always)]
     pub fn note_unmapped(&self, now: u64) {
-        let link = self.link.load(Relaxed);
-        if link >> TABLE.shift & 1 == 0 && STAMP.get(link) < now {
+        // The bit of a table stands above every stamp.
+        if self.link.load(Relaxed) & (TABLE.one() | STAMP.max()) < now {
             self.stamp_slowly(now);
         }
     }

@@ -104,6 +104,27 @@ impl FrameRecord {
         self.get_mapping_slowly(owner, writable)
     }
 
+    /// The same for memory of `owner` alone, which nothing of the hypervisor's is. False also when another CPU was faster, and
+    /// for frames that are not yet used so.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_memory(&self, owner: DomId, writable: bool) -> bool {
+        let old = self.state.load(Relaxed);
+        let (mask, right, step) = match writable {
+            false => (READABLE, owned_by(owner), COUNT.one()),
+            true => (
+                WRITABLE,
+                owned_by(owner) | IS_WRITABLE,
+                COUNT.one() + TYPE_COUNT.one(),
+            ),
+        };
+        old & (mask | SHARED.one()) == right
+            && self
+                .state
+                .compare_exchange(old, old + step, AcqRel, Relaxed)
+                .is_ok()
+    }
+
     #[inline(never)]
     fn get_mapping_slowly(&self, owner: DomId, writable: bool) -> Result<(), Refused> {
         self.try_change(|state| {
@@ -231,6 +252,33 @@ impl FrameRecord {
             Ok(FrameState(used | LOCKED.one()))
         })?;
         Ok(claim)
+    }
+
+    /// Takes a reference and a use of a frame of `owner` if it is an L1 table that was checked. False also when another CPU
+    /// was faster: then [`FrameRecord::get_table`] tells.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_leaf_table(&self, owner: DomId) -> bool {
+        self.get_checked(owner, FrameType::L1)
+    }
+
+    /// The same for a root.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_root_table(&self, owner: DomId) -> bool {
+        self.get_checked(owner, FrameType::L4)
+    }
+
+    #[inline(always)]
+    fn get_checked(&self, owner: DomId, kind: FrameType) -> bool {
+        let old = self.state.load(Relaxed);
+        let right = owned_by(owner) | VALIDATED.one() | (kind as u64) << TYPE.shift;
+        let step = COUNT.one() + TYPE_COUNT.one();
+        old & (CHECKED | TYPE.max() << TYPE.shift) == right
+            && self
+                .state
+                .compare_exchange(old, old + step, AcqRel, Relaxed)
+                .is_ok()
     }
 
     /// Takes a reference and a use of a frame of `owner` if it is a table that was checked, and says of which kind.

@@ -15,9 +15,10 @@ use crate::boards::Board;
 use crate::emulator::{Boot, Dom0, Files, Machine};
 use crate::fetch::Debian;
 use crate::guest::{Kind, On};
+use crate::icount::{self, Count};
 use crate::verbs::bench::plan::Plan;
 use crate::verbs::bench::table::{Goal, Row};
-use crate::{bzimage, icount, paths, rootfs};
+use crate::{bzimage, paths, rootfs};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const TO_DOM0: &str = "boot_to_dom0_entry";
@@ -70,6 +71,19 @@ pub(crate) fn rows(
         let both = row(TO_USER_SPACE, "bare", &whole, goal);
         rows.push(both.beside_bare(shown(bare(board, &whole))));
     }
+    if let Some(most) = plan.pv_user_space_of_xen
+        && wanted(TO_USER_SPACE)
+    {
+        let count = |on: On| {
+            let skipped = reference && on == On::Xenolith;
+            (!skipped).then(|| shown(paravirtual(board, on, &whole)))?
+        };
+        let goal = Some(Goal::OfXen(most));
+        rows.push(
+            Row::new(TO_USER_SPACE, board.arch, "pv", "instructions", goal)
+                .measured(count(On::Xenolith), count(On::Xen)),
+        );
+    }
     if wanted(IMAGE) {
         let size = |on: On| Some(std::fs::metadata(on.image(board).ok()?).ok()?.len() as i64);
         let ours = if reference { None } else { size(On::Xenolith) };
@@ -79,22 +93,28 @@ pub(crate) fn rows(
     Ok(rows)
 }
 
+/// The same kernel as PV dom0, with the time that it sleeps.
+fn paravirtual(board: &'static Board, on: On, dom0: &Dom0) -> Result<u64> {
+    let mut machine = under(board, on, dom0, Kind::Paravirtual)?;
+    machine.cpu = Kind::Paravirtual.cpu();
+    let name = format!("{TO_USER_SPACE}-pv-{}", on.name());
+    icount::until_power_off(machine, &name, Count::ExecutedAndAsleep, LIMIT)
+}
+
 fn hypervisor(board: &'static Board, on: On, dom0: &Dom0, name: &str) -> Result<u64> {
-    let words = format!(
-        "{} dom0_mem={MIB}M {}",
-        board.words,
-        on.kind(board, Kind::Hardware)
-    );
+    let machine = under(board, on, dom0, Kind::Hardware)?;
+    let name = format!("{name}-{}", on.name());
+    icount::until_power_off(machine, &name, Count::Executed, LIMIT)
+}
+
+fn under(board: &'static Board, on: On, dom0: &Dom0, kind: Kind) -> Result<Machine> {
+    let words = format!("{} dom0_mem={MIB}M {}", board.words, on.kind(board, kind));
     let files = Files {
         hypervisor: on.image(board)?,
         words: words.trim().to_string(),
         dom0: Some(dom0.clone()),
     };
-    icount::until_power_off(
-        single(board, files),
-        &format!("{name}-{}", on.name()),
-        LIMIT,
-    )
+    Ok(single(board, files))
 }
 
 /// The same kernel and root without a hypervisor, with dom0's memory; on ARM at EL1 where they also run as dom0.
@@ -124,7 +144,12 @@ fn bare(board: &'static Board, dom0: &Dom0) -> Result<u64> {
             .extend(["-machine".into(), "virtualization=off".into()]);
     }
     machine.memory = MIB;
-    icount::until_power_off(machine, &format!("{TO_USER_SPACE}-bare"), LIMIT)
+    icount::until_power_off(
+        machine,
+        &format!("{TO_USER_SPACE}-bare"),
+        Count::Executed,
+        LIMIT,
+    )
 }
 
 fn single(board: &'static Board, files: Files) -> Machine {

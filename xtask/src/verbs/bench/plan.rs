@@ -19,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) entry_to_dom0: Option<f64>,
     /// The most instructions to dom0's user space, as a multiple of those on the bare machine.
     pub(crate) user_space_over_bare: Option<f64>,
+    /// The most time to a PV dom0's user space, as a part of Xen's.
+    pub(crate) pv_user_space_of_xen: Option<f64>,
     /// The most bytes of the image.
     pub(crate) image_bytes: f64,
     /// The most bytes of hypervisor memory that an idle domain with one vCPU costs, its second-level tables aside.
@@ -100,6 +102,7 @@ fn parse(file: &Value) -> Option<Plan> {
         runs: list(&file["runs"], parse_run)?,
         entry_to_dom0: file["entry_to_dom0_instructions"].as_f64(),
         user_space_over_bare: file["user_space_over_bare"].as_f64(),
+        pv_user_space_of_xen: file["pv_user_space_of_xen"].as_f64(),
         image_bytes: file["image_bytes"].as_f64()?,
         idle_domain_bytes: file["idle_domain_bytes"].as_f64(),
     })

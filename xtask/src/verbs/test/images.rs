@@ -6,14 +6,8 @@ use crate::arch::Arch;
 use crate::verbs::build;
 use crate::verbs::test::{Case, Needs};
 
-/// Bytes of a flat image at most. On x86-64 there are three ways to run guests in it, each with hypercalls compiled for it.
-const fn largest(arch: Arch) -> u64 {
-    const MIB: u64 = 1 << 20;
-    match arch {
-        Arch::X86_64 => MIB + MIB / 4,
-        Arch::Aarch64 | Arch::Riscv64 => MIB,
-    }
-}
+/// Bytes of a flat image at most.
+const LARGEST: u64 = 1 << 20;
 
 /// One test per architecture.
 pub(crate) fn cases() -> Vec<Case> {
@@ -27,7 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn check(arch: Arch) -> Result<()> {
     let built = build::hypervisor(arch)?;
-    let most = largest(arch);
+    let most = LARGEST;
     ensure!(
         built.size <= most,
         "the image has {} bytes, at most {most} are promised",
