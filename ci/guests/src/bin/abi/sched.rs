@@ -44,13 +44,14 @@ fn poll_timeout() -> Outcome {
     let port = must("bind_ipi", event::bind_ipi(0))?;
     shared::mask(port);
     shared::clear_pending(port);
+    // Before the time that the deadline counts from, so that a machine that stood still meanwhile makes no difference.
+    let start = arch::now();
     block_for_a_millisecond()?;
     let base = system_time_at_last_switch()?;
-    let start = arch::now();
     expect!(sched::poll(&[port], base + 20_000_000), 0);
     let waited = arch::now() - start;
     ensure!(
-        waited >= arch::ticks_per_second() / 100,
+        waited >= arch::ticks_per_second() / 50,
         "after {waited} ticks"
     );
     expect!(sched::poll(&[], base + 21_000_000), 0, "no ports");
