@@ -54,7 +54,7 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         MemoryOp::CurrentReservation | MemoryOp::MaximumReservation | MemoryOp::MaximumGpfn => {
             call.ask(op).into()
         }
-        MemoryOp::MemoryMap => call.memory_map().into(),
+        MemoryOp::MemoryMap if H::HVM_CALLS => call.memory_map().into(),
         MemoryOp::RemoveFromPhysmap => call.remove_from_physmap().into(),
         MemoryOp::Exchange => call.exchange(),
         MemoryOp::ClaimPages => call.claim_pages().into(),
@@ -74,7 +74,8 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         }
         MemoryOp::AccessOp if H::HVM_CALLS => call.access_op().into(),
         // Matters of other guests, and paging, sharing and access control, which are not built in.
-        MemoryOp::MachphysMfnList
+        MemoryOp::MemoryMap
+        | MemoryOp::MachphysMfnList
         | MemoryOp::MachphysMapping
         | MemoryOp::MachphysCompatMfnList
         | MemoryOp::MachineMemoryMap
