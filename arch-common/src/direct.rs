@@ -18,7 +18,7 @@ use crate::Paging;
 
 const MAX_BANKS: usize = 16;
 
-/// Ranges of frames in the direct map, start and end; filled once at boot, before other CPUs run.
+/// Ranges of frames in the direct map, start and length; filled once at boot, before other CPUs run.
 static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
     [const { (AtomicU64::new(0), AtomicU64::new(0)) }; MAX_BANKS];
 
@@ -29,23 +29,24 @@ pub fn add_bank(start: Mfn, end: Mfn) -> bool {
         return true;
     }
     // Pieces that touch are one.
-    for (from, to) in &BANKS {
-        let (first, last) = (from.load(Relaxed), to.load(Relaxed));
-        if last != 0 && (last == start || end == first) {
+    for (from, length) in &BANKS {
+        let (first, frames) = (from.load(Relaxed), length.load(Relaxed));
+        let last = first + frames;
+        if frames != 0 && (last == start || end == first) {
             (start, end) = (start.min(first), end.max(last));
             from.store(0, Relaxed);
-            to.store(0, Relaxed);
+            length.store(0, Relaxed);
         }
     }
-    for (from, to) in &BANKS {
-        let (first, last) = (from.load(Relaxed), to.load(Relaxed));
+    for (from, length) in &BANKS {
+        let (first, frames) = (from.load(Relaxed), length.load(Relaxed));
         // The largest stands first: most questions are about it.
-        if end - start > last - first {
+        if end - start > frames {
             from.store(start, Relaxed);
-            to.store(end, Relaxed);
-            (start, end) = (first, last);
+            length.store(end - start, Relaxed);
+            (start, end) = (first, first + frames);
         }
-        if end == 0 {
+        if end == start {
             return true;
         }
     }
@@ -61,17 +62,18 @@ pub fn is_ram(mfn: Mfn) -> bool {
 /// Whether the frame is RAM in the largest piece of it.
 #[inline(always)]
 pub fn is_in_largest_bank(mfn: Mfn) -> bool {
-    let [(from, to), ..] = &BANKS;
-    mfn.0 < to.load(Relaxed) && mfn.0 >= from.load(Relaxed)
+    let [bank, ..] = &BANKS;
+    is_in(bank, mfn)
 }
 
 #[inline(never)]
 fn is_in_a_smaller_bank(mfn: Mfn) -> bool {
-    BANKS
-        .iter()
-        .skip(1)
-        .map(|(from, to)| (from.load(Relaxed), to.load(Relaxed)))
-        .any(|(start, end)| (start..end).contains(&mfn.0))
+    BANKS.iter().skip(1).any(|bank| is_in(bank, mfn))
+}
+
+#[inline(always)]
+fn is_in((from, length): &(AtomicU64, AtomicU64), mfn: Mfn) -> bool {
+    mfn.0.wrapping_sub(from.load(Relaxed)) < length.load(Relaxed)
 }
 
 /// Does an operation on an atomic word.

@@ -274,6 +274,21 @@ impl<P: Paging> Tables<P> {
             .ok_or(NoMemory)
     }
 
+    /// The table of the last level that covers an address, if there is one.
+    #[must_use]
+    pub fn last_table(va: u64) -> Option<HostPhys> {
+        let mut table = Self::root().0;
+        for level in 0..P::LEVELS - 1 {
+            let shift = 12 + 9 * (P::LEVELS - 1 - level);
+            let slot = Self::entries(table).get((va >> shift) as usize & 511)?;
+            match P::decode(slot.load(Ordering::Relaxed), level) {
+                Entry::Table(next) => table = next,
+                Entry::Empty | Entry::Leaf => return None,
+            }
+        }
+        Some(HostPhys(table))
+    }
+
     /// Gives each of these entries of the root table a table, so that copies of them stay true for ever.
     pub fn fill_root(slots: Range<usize>) -> Result<(), NoMemory> {
         let mut state = STATE.lock();

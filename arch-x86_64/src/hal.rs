@@ -1,9 +1,6 @@
 //! The machine as the core sees it.
 
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xenolith_arch_common::{RamFrame, heap_use};
 use xenolith_hal::{
@@ -256,9 +253,9 @@ impl Hal for X86_64 {
     }
 
     fn raise_upcall(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
-        match vcpu.pv() {
-            Some(_) => vcpu.upcall.store(true, SeqCst),
-            None => interrupts::raise_upcall(vcpu),
+        // Of a PV guest, the byte that was set is looked at before each entry.
+        if vcpu.pv().is_none() {
+            interrupts::raise_upcall(vcpu);
         }
     }
 

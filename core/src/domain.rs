@@ -20,7 +20,7 @@ use crate::{
     sched::DomainSched,
 };
 
-use xenolith_abi::vm_assist::Assist;
+use xenolith_abi::{Port, vm_assist::Assist};
 
 pub use xenolith_abi::DomId;
 
@@ -131,6 +131,19 @@ impl<H: Hal> Domain<H> {
         match self.is_narrow() {
             true => H::NARROW_SHARED_INFO.ports,
             false => H::SHARED_INFO.ports,
+        }
+    }
+
+    /// Whether a port has a bit in its shared info.
+    #[inline(always)]
+    pub fn has_two_level_port(&self, port: Port) -> bool {
+        const {
+            assert!(!H::NARROW_CALLERS || H::NARROW_SHARED_INFO.ports <= H::SHARED_INFO.ports);
+        }
+        // Those that every form has bits for are told at one look.
+        match H::NARROW_CALLERS && port.0 >= H::NARROW_SHARED_INFO.ports {
+            true => port.0 < self.two_level_ports(),
+            false => port.0 < H::SHARED_INFO.ports,
         }
     }
 

@@ -5,7 +5,12 @@ use core::sync::atomic::Ordering::SeqCst;
 use xenolith_abi::{runstate::RunstateInfo, vcpu as wire, vcpu::VcpuOp};
 use xenolith_hal::{Gfn, GuestVirt, Hal, Nanos};
 
-use crate::{Errno, VcpuId, VcpuRef, guest::Caller, hypercall::Rows, timer::VcpuTimer};
+use crate::{
+    Errno, VcpuId, VcpuRef,
+    guest::Caller,
+    hypercall::{Outcome, Rows},
+    timer::VcpuTimer,
+};
 
 /// The shortest period of the periodic timer, as in Xen.
 const SHORTEST_PERIOD: u64 = 1_000_000;
@@ -16,27 +21,32 @@ pub fn vcpu_op<H: Hal, A: Rows<H>>(
     cmd: u32,
     vcpu_id: u32,
     arg: GuestVirt,
-) -> Result<i64, Errno> {
-    let vcpu = u16::try_from(vcpu_id)
-        .ok()
-        .and_then(|id| VcpuRef::new(caller.domain(), VcpuId(id)))
-        .ok_or(Errno::ENOENT)?;
+) -> Outcome {
+    let id = u16::try_from(vcpu_id).ok();
+    let Some(vcpu) = id.and_then(|id| VcpuRef::new(caller.domain(), VcpuId(id))) else {
+        return Errno::ENOENT.into();
+    };
     match VcpuOp::try_from(cmd) {
-        Ok(VcpuOp::RegisterVcpuInfo) => register_vcpu_info(caller, &vcpu, arg),
-        Ok(VcpuOp::RegisterRunstateMemoryArea) => register_runstate_area(caller, &vcpu, arg),
+        Ok(VcpuOp::RegisterVcpuInfo) => register_vcpu_info(caller, &vcpu, arg).into(),
+        Ok(VcpuOp::RegisterRunstateMemoryArea) => register_runstate_area(caller, &vcpu, arg).into(),
         // Where firmware calls start vCPUs and the CPU has a timer for guests, Xen knows nothing else.
-        _ if !H::VCPU_OP_COMPLETE => Err(Errno::EINVAL),
-        Err(errno) => Err(errno),
-        Ok(op) => complete::<H, A>(caller, op, &vcpu, arg),
+        _ if !H::VCPU_OP_COMPLETE => Errno::EINVAL.into(),
+        Err(errno) => errno.into(),
+        Ok(op) => match complete(caller, op, &vcpu, arg) {
+            Ok(Some(answer)) => Outcome::Done(answer),
+            Ok(None) => A::vcpu_op(caller, op, &vcpu, arg),
+            Err(errno) => errno.into(),
+        },
     }
 }
 
-fn complete<H: Hal, A: Rows<H>>(
+/// `None`: it is the architecture's own.
+fn complete<H: Hal>(
     caller: Caller<'_, H>,
     op: VcpuOp,
     vcpu: &VcpuRef<H>,
     arg: GuestVirt,
-) -> Result<i64, Errno> {
+) -> Result<Option<i64>, Errno> {
     let hv = caller.hv;
     match op {
         VcpuOp::Up => {
@@ -48,7 +58,7 @@ fn complete<H: Hal, A: Rows<H>>(
         VcpuOp::Down => {
             hv.vcpu_down(vcpu);
         }
-        VcpuOp::IsUp => return Ok(i64::from(hv.vcpu_is_up(vcpu))),
+        VcpuOp::IsUp => return Ok(Some(hv.vcpu_is_up(vcpu).into())),
         VcpuOp::GetRunstateInfo => caller.write(arg, &hv.runstate(vcpu).to_wire())?,
         VcpuOp::SetPeriodicTimer => {
             let what: wire::SetPeriodicTimer = caller.read(arg)?;
@@ -78,9 +88,9 @@ fn complete<H: Hal, A: Rows<H>>(
         VcpuOp::Initialise if vcpu.domain().is_pv() && vcpu.domain().info_area(vcpu).is_none() => {
             return Err(Errno::EINVAL);
         }
-        _ => return A::vcpu_op(caller, op, vcpu, arg),
+        _ => return Ok(None),
     }
-    Ok(0)
+    Ok(Some(0))
 }
 
 /// `EINVAL` unless the vCPU is the calling one.

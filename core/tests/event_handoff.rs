@@ -15,7 +15,7 @@ use loom::{
     },
     thread,
 };
-use xenolith_core::event::two_level::{Signal, Words, raise, unmask};
+use xenolith_core::event::two_level::{Signal, VcpuWords, Words, raise, unmask};
 
 /// One word of ports and one vCPU, and what the vCPU's guest has seen.
 struct Shared {
@@ -80,6 +80,11 @@ impl Shared {
 }
 
 impl Words for Shared {
+    type Vcpu<'a> = &'a Self;
+
+    fn vcpu(&self) -> Option<&Self> {
+        Some(self)
+    }
     fn set_pending(&self, _: usize, bits: u64) -> u64 {
         let old = self.pending.fetch_or(bits, AcqRel);
         fence(SeqCst);
@@ -100,10 +105,16 @@ impl Words for Shared {
         fence(SeqCst);
         old
     }
-    fn select(&self, bits: u64) -> u64 {
-        let old = self.selector.fetch_or(bits, AcqRel);
+}
+
+impl VcpuWords for &Shared {
+    fn select(&self, word: usize) -> bool {
+        if Shared::load(&self.selector) & 1 << word != 0 {
+            return true;
+        }
+        self.selector.fetch_or(1 << word, AcqRel);
         fence(SeqCst);
-        old
+        false
     }
     fn set_upcall(&self) -> bool {
         let old = self.upcall.swap(true, AcqRel);

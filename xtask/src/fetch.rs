@@ -6,12 +6,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::debian::private_root::{PrivateRoot, unpack};
 use crate::{paths, process};
+
+/// Tests of two architectures may ask at once, and apt has one set of lists.
+static FETCHING: Mutex<()> = Mutex::new(());
 
 /// Files from Debian's packages, unpacked.
 #[derive(Clone, Debug)]
@@ -25,6 +29,7 @@ impl Debian {
         let folder = paths::cache().join(format!("debian-{}", arch.debian()));
         let stamp = folder.join("packages");
         let members = folder.join("members");
+        let _alone = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
         let complete = fs::read_to_string(&members).is_ok_and(|have| have == listed(arch));
         if !stamp.exists() || !complete {
             fill(arch, &folder)?;

@@ -72,7 +72,8 @@ impl Kind {
         }
     }
 
-    /// A CPU model for it, where that of the board will not do: QEMU 7.2 takes SMAP to hold in ring 3, too.
+    /// A CPU model of QEMU for it, where that of the board will not do: QEMU 7.2 takes SMAP to hold in ring 3, too, and gives
+    /// PV guests faults of XRSTOR now and then. Xen needs a CPU without the two, and both are to have the same.
     pub(crate) fn cpu(self) -> Option<String> {
         (self == Kind::Paravirtual).then(|| "max,-smap,-xsave".into())
     }
@@ -91,6 +92,8 @@ pub(crate) struct Run<'a> {
     pub(crate) runs_in: Emulator,
     /// Another emulator than the installed one.
     pub(crate) emulator: Option<&'a Path>,
+    /// Another CPU model than the guest's kind has.
+    pub(crate) cpu: Option<&'a str>,
     /// Words for the guest.
     pub(crate) words: &'a str,
     /// Words for the hypervisor, beside those of the board.
@@ -168,7 +171,10 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
         // It clears its memory before it starts.
         Emulator::Bochs => 512 + run.beside.iter().map(|domain| domain.memory).sum::<u64>(),
     };
-    machine.cpu = kind.cpu();
+    machine.cpu = match run.runs_in {
+        Emulator::Qemu => run.cpu.map(Into::into).or_else(|| kind.cpu()),
+        Emulator::Bochs => None,
+    };
     if on == On::Xen {
         machine.grub = grub::Protocol::Multiboot;
     }

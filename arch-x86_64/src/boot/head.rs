@@ -27,7 +27,7 @@ pub(super) static SECONDARY: SecondaryStart = SecondaryStart {
 };
 
 /// Where the image is loaded (`targets/x86_64.ld`).
-pub(super) const LOAD: u64 = 0x20_0000;
+pub(crate) const LOAD: u64 = 0x20_0000;
 /// From physical to virtual addresses of the image.
 const DELTA: u64 = IMAGE_VA - LOAD;
 

@@ -9,7 +9,7 @@ mod domains;
 #[cfg(target_os = "none")]
 mod domu;
 #[cfg(target_os = "none")]
-mod head;
+pub(crate) mod head;
 pub mod info;
 #[cfg(target_os = "none")]
 mod modules;

@@ -98,7 +98,13 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     timer::read_clock();
     apic::init(HostPhys(acpi.madt.local_apic), options.x2apic)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
-    speculation::apply::init(options.spec_ctrl.as_deref());
+    let requests = speculation::Requests {
+        xpti: options.xpti.as_deref(),
+        pcid: options.pcid.as_deref(),
+        smep: options.smep.as_deref(),
+        smap: options.smap.as_deref(),
+    };
+    speculation::apply::init(options.spec_ctrl.as_deref(), &requests);
     if let Err(error) = machine::find_virtualization() {
         log::warn!("{error}");
     }

@@ -26,8 +26,10 @@ pub const MACHINE_CHECK_STACK: usize = 1;
 pub const NMI_STACK: usize = 2;
 /// For debug exceptions, which may come before a system call has a stack.
 pub const DEBUG_STACK: usize = 3;
-const STACKS: usize = 4;
-const STACK_BYTES: usize = 8192;
+/// How many there are.
+pub const STACKS: usize = 4;
+/// Bytes of each.
+pub const STACK_BYTES: usize = 8192;
 
 /// Selector of the first descriptor of the hypervisor's page: 14 pages of 512 descriptors are the guest's.
 pub const FIRST: u16 = 14 << 12;
@@ -116,9 +118,10 @@ unsafe fn load(last: u64) {
 /// Gives the executing CPU segments and task state of its own, and the common interrupt table.
 pub fn install(cpu: CpuId) {
     let mut tss = TaskStateSegment::new();
+    // One for all, until the CPU's window has one for each.
+    let stack = Box::leak(vec![0u8; STACK_BYTES].into_boxed_slice());
+    let top = VirtAddr::new(stack.as_ptr_range().end as u64 & !15);
     for which in 0..STACKS {
-        let stack = Box::leak(vec![0u8; STACK_BYTES].into_boxed_slice());
-        let top = VirtAddr::new(stack.as_ptr_range().end as u64 & !15);
         tss.interrupt_stack_table[which] = top;
     }
     let tss: &'static TaskStateSegment = Box::leak(Box::new(tss));
@@ -138,11 +141,18 @@ pub fn install(cpu: CpuId) {
 }
 
 /// Moves the executing CPU to a table whose last page is at `last`, and to a copy of its task state at `task` whose ring 0
-/// stack ends at `stack`.
+/// stack ends at `stack`, and whose interrupt stacks end at `stacks`.
 ///
 /// # Safety
-/// Both places are this CPU's for ever, zeroed, aligned; `stack` is the end of a stack for entries from ring 3.
-pub unsafe fn move_to(cpu: CpuId, last: *mut Page, task: *mut TaskStateSegment, stack: u64) {
+/// Both places are this CPU's for ever, zeroed, aligned; `stack` is the end of a stack for entries from ring 3, and `stacks` are
+/// mapped for ever.
+pub unsafe fn move_to(
+    cpu: CpuId,
+    last: *mut Page,
+    task: *mut TaskStateSegment,
+    stack: u64,
+    stacks: [u64; STACKS],
+) {
     let pointer = tables::sgdt();
     let old = (pointer.base + u64::from(FIRST)).as_ptr::<Page>();
     // SAFETY: `install` made the present table and its task state, which are only read here; the caller owns the new places.
@@ -154,6 +164,9 @@ pub unsafe fn move_to(cpu: CpuId, last: *mut Page, task: *mut TaskStateSegment, 
         let base = low >> 16 & 0xff_ffff | (low >> 56) << 24 | high << 32;
         let mut state = (base as *const TaskStateSegment).read();
         state.privilege_stack_table[0] = VirtAddr::new(stack);
+        for (which, top) in stacks.into_iter().enumerate() {
+            state.interrupt_stack_table[which] = VirtAddr::new(top);
+        }
         task.write(state);
         last.write(page(cpu, task as u64));
         load(last as u64);

@@ -33,6 +33,8 @@ pub struct PerCpu {
     pub loaded: RefCell<Option<VcpuRef<X86_64>>>,
     /// What it keeps for SVM, once that is on.
     pub svm: OnceCell<SvmCpu>,
+    /// System calls of guests in ring 3 enter the hypervisor: no other guest has changed the registers since that was set up.
+    pub takes_system_calls: Cell<bool>,
     /// Its places for guests in ring 3.
     pub gates: OnceCell<Gates>,
     /// The same for VMX.
@@ -59,6 +61,7 @@ impl PerCpu {
             loaded: RefCell::new(None),
             svm: OnceCell::new(),
             vmx: OnceCell::new(),
+            takes_system_calls: Cell::new(false),
             gates: OnceCell::new(),
             presence: shootdown::of(id),
             visits: Cell::new(0),

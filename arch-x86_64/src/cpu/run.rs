@@ -131,15 +131,18 @@ fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
         return;
     }
     if let Some(old) = loaded.take() {
-        if old.arch.pv().is_some() {
+        // Looked up once.
+        let arch = &old.arch;
+        let pv = arch.pv();
+        if pv.is_some() {
             pv::switch::set_task_switched(false);
         }
         // SAFETY: the vCPU is loaded on this CPU and not running, so its cells are this CPU's to use.
-        unsafe { (*old.arch.fpu_ptr()).save() };
-        match old.arch.pv() {
+        unsafe { (*arch.fpu_ptr()).save() };
+        match pv {
             Some(pv) => pv::switch::save(cpu, pv),
             None => {
-                old.arch.debug_save();
+                arch.debug_save();
                 B::save(cpu, &old);
             }
         }
@@ -154,15 +157,20 @@ fn switch<B: Backend>(cpu: &'static PerCpu, next: Option<&VcpuRef<X86_64>>) {
         if cpu.last.replace(Some(domain)) != Some(domain) {
             speculation::between_domains();
         }
-        match new.arch.pv() {
+        let arch = &new.arch;
+        let pv = arch.pv();
+        match pv {
             Some(_) => B::rest(cpu),
-            None => B::load(cpu, new),
+            None => {
+                cpu.takes_system_calls.set(false);
+                B::load(cpu, new);
+            }
         }
         // SAFETY: the scheduler gave the vCPU to this CPU alone.
-        unsafe { (*new.arch.fpu_ptr()).load() };
-        match new.arch.pv() {
+        unsafe { (*arch.fpu_ptr()).load() };
+        match pv {
             Some(pv) => pv::switch::load(cpu, new, pv),
-            None => new.arch.debug_load(),
+            None => arch.debug_load(),
         }
         time::update(cpu.hv, new);
         *loaded = Some(new.clone());

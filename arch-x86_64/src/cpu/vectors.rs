@@ -93,8 +93,12 @@ interrupt_own:                          // the machine's, whoever was interrupte
     push_general!(),
     r#"
     cld
+    .global interrupt_taken
+interrupt_taken:                        // another way begins here on some machines (pv/guard.rs)
 0:  movq    %rsp, %rdi                  // Frame; the CPU aligned the stack, and 22 words keep it so
     callq   {taken}
+    .global interrupt_taken_rest
+interrupt_taken_rest:
     popq    %r15
     popq    %r14
     popq    %r13
@@ -124,7 +128,8 @@ unsafe extern "C" {
     static interrupt_entries: u8;
 }
 
-extern "C" fn taken(frame: &mut Frame) {
+/// What is not a guest's.
+pub(crate) extern "C" fn taken(frame: &mut Frame) {
     match frame.vector {
         NMI => fault::non_maskable(),
         MACHINE_CHECK => machine_check::taken(frame),
@@ -185,8 +190,13 @@ pub enum Stacks {
     Present,
 }
 
-static OWN: Once<[u128; 256]> = Once::new();
-static PRESENT: Once<[u128; 256]> = Once::new();
+/// A table on pages of its own, which are mapped beside isolated guests.
+#[repr(align(4096))]
+struct Table(Once<[u128; 256]>);
+
+#[unsafe(link_section = ".data.entry")]
+static OWN: Table = Table(Once::new());
+static PRESENT: Table = Table(Once::new());
 
 /// Points this CPU at a table.
 pub fn install(stacks: Stacks) {
@@ -194,7 +204,9 @@ pub fn install(stacks: Stacks) {
         Stacks::Own => &OWN,
         Stacks::Present => &PRESENT,
     };
-    let table = table.call_once(|| core::array::from_fn(|vector| gate(vector as u64, stacks)));
+    let table = table
+        .0
+        .call_once(|| core::array::from_fn(|vector| gate(vector as u64, stacks)));
     let pointer = DescriptorTablePointer {
         limit: size_of_val(table) as u16 - 1,
         base: VirtAddr::from_ptr(table),

@@ -11,7 +11,7 @@ use x86_64::registers::{
     xcontrol::{XCr0, XCr0Flags},
 };
 
-use crate::cpu::cpuid::cpuid;
+use crate::{cpu::cpuid::cpuid, cpuid::Vendor};
 
 /// States that are switched: x87, SSE, AVX, AVX-512.
 const SUPPORTED: u64 = 0b1110_0111;
@@ -29,6 +29,9 @@ pub struct Kind {
     pub states: Option<u64>,
     /// Bytes of an area.
     pub bytes: usize,
+    /// The addresses of the last x87 instruction and of its operand stay in the CPU unless an exception is pending: neither stored
+    /// nor loaded (AMD APM, volume 2, "FXSAVE and FXRSTOR instructions").
+    pub leaves_pointers: bool,
 }
 
 static KIND: Once<Kind> = Once::new();
@@ -41,6 +44,7 @@ pub fn kind() -> Kind {
             return Kind {
                 states: None,
                 bytes: LEGACY_BYTES,
+                leaves_pointers: leaves_pointers(),
             };
         }
         let leaf = cpuid(0xd, 0);
@@ -49,8 +53,25 @@ pub fn kind() -> Kind {
             states: Some(states),
             // The maximum size for all states of the CPU: enough for those that are switched.
             bytes: leaf.ecx as usize,
+            leaves_pointers: leaves_pointers(),
         }
     })
+}
+
+fn leaves_pointers() -> bool {
+    const EXTENDED: u32 = 0x8000_0000;
+    const SIZES: u32 = 0x8000_0008;
+    let extended = match cpuid(EXTENDED, 0).eax {
+        SIZES.. => cpuid(SIZES, 0).ebx,
+        _ => 0,
+    };
+    does_leave_pointers(Vendor::of(cpuid(0, 0).ebx), extended)
+}
+
+/// By vendor and register EBX of CPUID leaf 0x80000008: AMD's newer CPUs load the pointers whatever is pending.
+const fn does_leave_pointers(vendor: Vendor, extended: u32) -> bool {
+    const LOADS_POINTERS: u32 = 1 << 2;
+    matches!(vendor, Vendor::Amd) && extended & LOADS_POINTERS == 0
 }
 
 /// Lets the executing CPU store and load state.
@@ -139,6 +160,9 @@ impl FpuContext {
     /// Nobody needs what the registers hold.
     pub unsafe fn load(&self) {
         let at = self.area.as_ptr();
+        if kind().leaves_pointers {
+            forget_pointers();
+        }
         // SAFETY: the area holds what `save` or `reset` wrote.
         unsafe {
             match kind().states {
@@ -152,6 +176,17 @@ impl FpuContext {
                 }
             }
         }
+    }
+}
+
+/// The x87 unit's pointers are those of an instruction here, and no longer what another guest used last.
+#[cold]
+fn forget_pointers() {
+    static ZERO: u32 = 0;
+    // SAFETY: what the registers hold is stored, and loaded anew behind this; no exception is pending when the load is made, as the
+    // first instruction takes it away.
+    unsafe {
+        core::arch::asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const ZERO, options(nostack, preserves_flags, readonly));
     }
 }
 
@@ -184,4 +219,18 @@ pub fn is_valid_xcr0(value: u64) -> bool {
 pub unsafe fn set_xcr0(value: u64) {
     // SAFETY: as the caller promises; the hypervisor itself uses no such state.
     unsafe { XCr0::write(XCr0Flags::from_bits_retain(value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_of_the_last_instruction_stay_in_older_cpus_of_one_vendor() {
+        const BIT: u32 = 1 << 2;
+        assert!(does_leave_pointers(Vendor::Amd, 0));
+        assert!(does_leave_pointers(Vendor::Amd, !BIT));
+        assert!(!does_leave_pointers(Vendor::Amd, BIT));
+        assert!(!does_leave_pointers(Vendor::Intel, 0));
+    }
 }

@@ -9,10 +9,12 @@ use super::{
 };
 
 /// Ports that a domain with devices does not reach itself: the hypervisor's interrupt controllers, interval timer, the
-/// configuration space of PCI, its own serial line.
-pub const KEPT: [core::ops::RangeInclusive<u16>; 6] = [
+/// configuration space of PCI, its own serial line. One (0x92) takes address line 20 away from all CPUs: what the hypervisor runs on,
+/// too.
+pub const KEPT: [core::ops::RangeInclusive<u16>; 7] = [
     0x20..=0x21,
     0x40..=0x43,
+    0x92..=0x92,
     0xa0..=0xa1,
     0x3f8..=0x3ff,
     0x4d0..=0x4d1,

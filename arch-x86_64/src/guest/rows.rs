@@ -58,6 +58,7 @@ impl hypercall::Rows<X86_64> for Rows {
         Self::serve(caller, nr, args)
     }
 
+    #[inline(always)]
     fn map_granted(caller: Caller<'_, X86_64>, mapping: &PvMapping) -> Result<(), GrantStatus> {
         let cpu = ThisCpu::of().ok_or(GrantStatus::GeneralError)?;
         cpu.tables().map_granted(caller, mapping)
@@ -83,19 +84,19 @@ impl hypercall::Rows<X86_64> for Rows {
         op: VcpuOp,
         vcpu: &VcpuRef<X86_64>,
         arg: GuestVirt,
-    ) -> Result<i64, Errno> {
+    ) -> Outcome {
         if vcpu.arch.pv().is_some() {
             return pv::hypercall::vcpu_op(caller, op, vcpu, arg);
         }
         match op {
-            VcpuOp::Initialise => physdev::initialise(caller, vcpu, arg),
+            VcpuOp::Initialise => physdev::initialise(caller, vcpu, arg).into(),
             VcpuOp::SendNmi => {
                 if vcpu.arch.lapic.signals().post_nmi() {
                     caller.hv.notify(vcpu);
                 }
-                Ok(0)
+                Outcome::Done(0)
             }
-            _ => Err(Errno::ENOSYS),
+            _ => Errno::ENOSYS.into(),
         }
     }
 

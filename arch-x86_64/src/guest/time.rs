@@ -12,13 +12,14 @@ use xenolith_abi::{
     shared_info::{TimeFlags, VcpuTimeInfo},
     vcpu::RegisterTimeMemoryArea,
 };
-use xenolith_core::{Errno, Hypervisor, VcpuRef, guest::Caller};
+use xenolith_core::{Errno, Hypervisor, VcpuRef, event::InfoArea, guest::Caller};
 use xenolith_hal::{
     AtomicOp::{Load, Swap},
     Fault, GuestVirt, Hal,
 };
 use zerocopy::IntoBytes;
 
+use super::vcpu::ArchVcpu;
 use crate::{X86_64, timer};
 
 /// Writes the information where the guest looks for it now, unless it is there.
@@ -27,11 +28,16 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
         return;
     };
     let place = area.mfn.base().0 | area.offset as u64;
-    let own = own_distance(hv, vcpu);
-    let moved = vcpu.arch.time_place.swap(place, Relaxed) != place;
-    if vcpu.arch.time_distance.swap(own, Relaxed) == own && !moved {
-        return;
+    let arch = &vcpu.arch;
+    let own = own_distance(hv, arch);
+    let moved = arch.time_place.swap(place, Relaxed) != place;
+    if arch.time_distance.swap(own, Relaxed) != own || moved {
+        tell(hv, vcpu, area, own);
     }
+}
+
+#[inline(never)]
+fn tell(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>, area: InfoArea, own: i64) {
     let offset = area.offset + X86_64::SHARED_INFO.vcpu.time;
     let now = facts(vcpu, own);
     let tell = || -> Result<(), Fault> {
@@ -59,8 +65,8 @@ pub fn update(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
 }
 
 /// What has to be taken off the counter that the vCPU reads on this CPU. Translated guests read it with an offset that does so.
-fn own_distance(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) -> i64 {
-    match vcpu.arch.pv() {
+fn own_distance(hv: &Hypervisor<X86_64>, arch: &ArchVcpu) -> i64 {
+    match arch.pv() {
         Some(_) => timer::ahead(hv.hal.cpu()),
         None => 0,
     }

@@ -128,10 +128,10 @@ impl ArchVcpu {
 
     /// Its CPU looks what waits for it, and is no event, before it goes on in the guest.
     pub fn look_before_entry(&self) {
-        if let Some(pv) = self.pv() {
-            pv.looks.store(true, SeqCst);
+        match self.pv() {
+            Some(pv) => pv.looks.store(true, SeqCst),
+            None => self.upcall.store(true, SeqCst),
         }
-        self.upcall.store(true, SeqCst);
     }
 
     /// The general registers, for the world switch.

@@ -1,5 +1,8 @@
 //! The memory of the guest whose address space is loaded, at the guest's own addresses. What is not there, or may not be
 //! written, is an error; what is the hypervisor's is never touched.
+//!
+//! Each access is there twice. Where SMAP holds ([`super::smap`]), a jump at the first instruction of the one leads to the other,
+//! which says that it is meant (STAC, CLAC): CPUs without it pay nothing.
 
 use core::arch::global_asm;
 
@@ -11,7 +14,7 @@ global_asm!(
     .balign 16
     .global pv_copy
 pv_copy:                                // rdi: to, rsi: from, rdx: bytes
-    movl    %edx, %ecx
+    movl    %edx, %ecx                  // five bytes, with the next
     shrl    $3, %ecx
 1:  rep movsq
     andl    $7, %edx
@@ -24,6 +27,28 @@ pv_copy:                                // rdi: to, rsi: from, rdx: bytes
     retq
     .pushsection ex_table, "a"
     .quad   1b, 3b, 4b
+    .popsection
+
+pv_copy_meant:
+    movl    %edx, %ecx
+    shrl    $3, %ecx
+    stac
+1:  rep movsq
+    andl    $7, %edx
+    jz      3f
+    movl    %edx, %ecx
+2:  rep movsb
+3:  clac
+    xorl    %eax, %eax
+    retq
+4:  clac
+    movl    $1, %eax
+    retq
+    .pushsection ex_table, "a"
+    .quad   1b, 3b, 4b
+    .popsection
+    .pushsection smap_sites, "a"
+    .quad   pv_copy, pv_copy_meant
     .popsection
     .text
     "#,
@@ -76,6 +101,14 @@ pub fn read(from: u64, to: &mut [u8]) -> Result<(), Fault> {
     }
     if let Ok(all) = <&mut [u8; 24]>::try_from(&mut *to) {
         put(all, &read_3(from)?);
+        return Ok(());
+    }
+    if let Ok(all) = <&mut [u8; 32]>::try_from(&mut *to) {
+        put(all, &read_4(from)?);
+        return Ok(());
+    }
+    if let Ok(all) = <&mut [u8; 40]>::try_from(&mut *to) {
+        put(all, &read_5(from)?);
         return Ok(());
     }
     if let Ok(all) = <&mut [u8; 64]>::try_from(&mut *to) {
@@ -136,13 +169,25 @@ macro_rules! reader {
             // SAFETY: reads memory of the guest, into registers.
             unsafe {
                 core::arch::asm!(
-                    "xor {read:e}, {read:e}",
+                    "20: mov {read:e}, 0",
                     "2:",
                     $(concat!("mov {", stringify!($value), $mov, "}, [{from} + ", $at, "]"),)*
                     "3: mov {read:e}, 1",
                     "4:",
+                    ".pushsection .text.pv_meant, \"ax\"",
+                    "21: mov {read:e}, 0",
+                    "stac",
+                    "22:",
+                    $(concat!("mov {", stringify!($value), $mov, "}, [{from} + ", $at, "]"),)*
+                    "23: mov {read:e}, 1",
+                    "24: clac",
+                    "jmp 4b",
+                    ".popsection",
                     ".pushsection ex_table, \"a\"",
-                    ".quad 2b, 3b, 4b",
+                    ".quad 2b, 3b, 4b, 22b, 23b, 24b",
+                    ".popsection",
+                    ".pushsection smap_sites, \"a\"",
+                    ".quad 20b, 21b",
                     ".popsection",
                     from = in(reg) from,
                     $($value = out(reg) $value,)*
@@ -159,6 +204,8 @@ reader!(read_one_half, 1, ":e", u32, a 0);
 reader!(read_1, 1, "", u64, a 0);
 reader!(read_2, 2, "", u64, a 0 b 8);
 reader!(read_3, 3, "", u64, a 0 b 8 c 16);
+reader!(read_4, 4, "", u64, a 0 b 8 c 16 d 24);
+reader!(read_5, 5, "", u64, a 0 b 8 c 16 d 24 e 32);
 reader!(read_8, 8, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56);
 reader!(read_9, 9, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56 i 64);
 
@@ -193,13 +240,25 @@ macro_rules! writer {
             // hypervisor's without a fault.
             unsafe {
                 core::arch::asm!(
-                    "xor {done:e}, {done:e}",
+                    "20: mov {done:e}, 0",
                     "2:",
                     $(concat!("mov [{to} + ", $at, "], {", stringify!($value), $mov, "}"),)*
                     "3: mov {done:e}, 1",
                     "4:",
+                    ".pushsection .text.pv_meant, \"ax\"",
+                    "21: mov {done:e}, 0",
+                    "stac",
+                    "22:",
+                    $(concat!("mov [{to} + ", $at, "], {", stringify!($value), $mov, "}"),)*
+                    "23: mov {done:e}, 1",
+                    "24: clac",
+                    "jmp 4b",
+                    ".popsection",
                     ".pushsection ex_table, \"a\"",
-                    ".quad 2b, 3b, 4b",
+                    ".quad 2b, 3b, 4b, 22b, 23b, 24b",
+                    ".popsection",
+                    ".pushsection smap_sites, \"a\"",
+                    ".quad 20b, 21b",
                     ".popsection",
                     to = in(reg) to,
                     $($value = in(reg) $value,)*
@@ -215,6 +274,7 @@ macro_rules! writer {
 writer!(write_one_quarter, 1, ":x", u16, a 0);
 writer!(write_one_half, 1, ":e", u32, a 0);
 writer!(write_1, 1, "", u64, a 0);
+writer!(write_4, 4, "", u64, a 0 b 8 c 16 d 24);
 writer!(write_7, 7, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48);
 writer!(write_8, 8, "", u64, a 0 b 8 c 16 d 24 e 32 f 40 g 48 h 56);
 
@@ -239,6 +299,9 @@ pub fn write_word(to: u64, word: u64) -> Result<(), Fault> {
 /// Writes words in a row, from the lowest on.
 #[inline(always)]
 pub fn write_words<const N: usize>(to: u64, words: &[u64; N]) -> Result<(), Fault> {
+    if let Ok(words) = <&[u64; 4]>::try_from(&words[..]) {
+        return write_4(to, *words);
+    }
     if let Ok(words) = <&[u64; 7]>::try_from(&words[..]) {
         return write_7(to, *words);
     }

@@ -9,6 +9,7 @@ use core::fmt;
 use super::{
     access,
     entry::SYSCALL,
+    frame::Frame,
     hypercall::is_canonical,
     run::Stopped,
     switch,
@@ -72,6 +73,17 @@ impl Bounce {
     }
 }
 
+impl Frame {
+    /// What of a frame is the same in every handler.
+    #[inline(always)]
+    pub(super) fn be_in_handler(&mut self) {
+        self.cs = USER_CODE.into();
+        self.ss = USER_DATA.into();
+        // The handler takes nothing from RCX and R11 but what stands on its stack.
+        self.vector = SYSCALL;
+    }
+}
+
 impl Stopped<'_> {
     /// The guest's kernel goes on at a handler. If it has none, or its stack cannot be written, the domain ends.
     #[inline]
@@ -112,12 +124,9 @@ impl Stopped<'_> {
         };
         let frame = self.frame();
         frame.rip = what.address;
-        frame.cs = USER_CODE.into();
-        frame.ss = USER_DATA.into();
         frame.rflags = frame.rflags & !CLEARED | flags::INTERRUPTS;
         frame.rsp = bottom;
-        // The handler takes nothing from RCX and R11 but what stands on its stack.
-        frame.vector = SYSCALL;
+        frame.be_in_handler();
         if what.masks_events && !masked {
             self.set_upcall_mask(true);
         }

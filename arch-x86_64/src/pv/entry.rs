@@ -113,6 +113,13 @@ pv_stopped_elsewhere:
     rep movsq
     jmp     pv_stopped
 
+    // Marks where the code of `super::guard` takes over, on machines that need it: a jump goes there instead of what stands
+    // between the two labels (the linker's script sees to it that there is room).
+    .macro guarded name
+    .global \name
+    .global \name\()_rest
+    .endm
+
     // The registers that a function may change, of which SYSCALL has changed RCX and R11, to the frame and back.
     .macro store_arguments
     movq    %rdi, {rdi}(%rsp)
@@ -122,13 +129,16 @@ pv_stopped_elsewhere:
     movq    %r8, {r8}(%rsp)
     movq    %r9, {r9}(%rsp)
     .endm
-    .macro load_arguments
+    .macro load_arguments at
+\at:
     movq    {rdi}(%rsp), %rdi
+\at\()_rest:
     movq    {rsi}(%rsp), %rsi
     movq    {rdx}(%rsp), %rdx
     movq    {r10}(%rsp), %r10
     movq    {r8}(%rsp), %r8
     movq    {r9}(%rsp), %r9
+    guarded \at
     .endm
     // Those that it keeps: the guest's, wherever a short way has ended.
     .macro store_kept
@@ -162,6 +172,8 @@ pv_stopped_elsewhere:
     .balign 16
 pv_syscall:                             // RSP is the frame, whose RSP is there
     movq    %rcx, {rip}(%rsp)
+pv_syscall_rest:
+    guarded pv_syscall
     movq    %r11, {rflags}(%rsp)
     movq    %rax, {rax}(%rsp)
     store_arguments
@@ -181,14 +193,17 @@ pv_served:                              // RAX is the result
     movq    {work} - {frame}(%rsp), %rcx
     cmpl    $0, (%rcx)
     jne     pv_look
-    movq    {upcall} - {frame}(%rsp), %rcx
-    cmpb    $0, (%rcx)
+    movq    {pv} - {frame}(%rsp), %rcx
+    cmpb    $0, {looks}(%rcx)
+    jne     pv_look
+    movq    {info}(%rcx), %rcx
+    cmpb    $0, {pending}(%rcx)
     jne     pv_may_wait
 pv_sysret:
     movq    {rip}(%rsp), %rcx
     testl   %ecx, %ecx                  // SYSRET to where no code can be would fault in ring 0: 2^47, behind a SYSCALL
     jz      pv_look                     // in the last bytes of the lower half. The long way looks closer
-    load_arguments
+    load_arguments pv_sysret_exit
     movq    {rflags}(%rsp), %r11
     movq    {rsp}(%rsp), %rsp
     sysretq
@@ -198,10 +213,6 @@ pv_no_call:
     jmp     pv_served
 
 pv_may_wait:
-    movq    {pv} - {frame}(%rsp), %rcx
-    cmpb    $0, {looks}(%rcx)
-    jne     pv_look
-    movq    {info}(%rcx), %rcx
     cmpb    $0, {mask}(%rcx)
     jne     pv_sysret                   // what waits is masked
     movq    %rax, {rax}(%rsp)
@@ -224,7 +235,7 @@ pv_sysret_all:
     jmp     pv_sysret
 pv_syscall_long:
     complete_frame
-    jmp     pv_stopped
+    jmp     pv_stopped_full
 
     .balign 16
     .global pv_iret
@@ -238,7 +249,7 @@ pv_iret:                                // a row of the table
     cmpl    ${look_code}, %eax
     ja      pv_syscall_long
     je      1f
-    load_arguments
+    load_arguments pv_iret_exit
     movq    {rax}(%rsp), %rax
     movq    {rcx}(%rsp), %rcx
     movq    {r11}(%rsp), %r11
@@ -248,9 +259,10 @@ pv_iret:                                // a row of the table
     jmp     pv_look_at_frame
 
     .balign 16
-    .global pv_page_fault
 pv_page_fault:                          // in ring 3; the stack has the error code and what is above it
     subq    ${error}, %rsp
+pv_page_fault_rest:
+    guarded pv_page_fault
     movq    %rax, {rax}(%rsp)
     movq    %rcx, {rcx}(%rsp)
     movq    %r11, {r11}(%rsp)
@@ -261,7 +273,7 @@ pv_page_fault:                          // in ring 3; the stack has the error co
     jz      pv_sysret_all
     movq    ${page_vector}, {vector}(%rsp)
     store_kept
-    jmp     pv_stopped
+    jmp     pv_stopped_full
 
 pv_look_at_frame:
     movq    %rsp, %rsi
@@ -270,8 +282,12 @@ pv_look_at_frame:
     callq   {look}
     jmp     pv_go
 
+pv_stopped:                             // RSP is the frame, which has everything; straight from the guest
+    .byte   0xe9                        // a jump of five bytes
+    .long   pv_stopped_full - pv_stopped - 5
     .global pv_stopped
-pv_stopped:                             // RSP is the frame, which has everything
+    .global pv_stopped_full
+pv_stopped_full:                        // the same, with the address space of the hypervisor
     movq    %rsp, %rsi
     movq    {cpu} - {frame}(%rsp), %rdi
     movq    {own_rsp} - {frame}(%rsp), %rsp
@@ -284,6 +300,8 @@ pv_resume:
     popq    %r15
     popq    %r14
     popq    %r13
+pv_resume_rest:
+    guarded pv_resume
     popq    %r12
     popq    %r11
     popq    %r10
@@ -345,12 +363,12 @@ pv_leave:
     cpu = const offset_of!(Gate, head.cpu),
     work = const offset_of!(Gate, head.work),
     pv = const offset_of!(Gate, head.pv),
-    upcall = const offset_of!(Gate, head.upcall),
     frame = const offset_of!(Gate, frame),
     mode = const offset_of!(PvVcpu, mode),
     looks = const offset_of!(PvVcpu, looks),
     info = const PvVcpu::INFO,
     mask = const offset_of!(Info, mask),
+    pending = const offset_of!(Info, pending),
     kernel = const Mode::Kernel as u8,
     rax = const offset_of!(Frame, rax),
     rbx = const offset_of!(Frame, rbx),

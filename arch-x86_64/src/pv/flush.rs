@@ -12,9 +12,14 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+use x86_64::{VirtAddr, instructions::tlb};
 use xenolith_core::sched::Work;
-use xenolith_hal::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS, sync::relax};
+use xenolith_hal::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS, PAGE_SIZE, sync::relax};
 
+use super::{
+    isolation::cpu::{self as isolation, TAGGED},
+    memory::Flush,
+};
 use crate::{
     apic,
     cpu::percpu::{PerCpu, cpu_id},
@@ -31,13 +36,24 @@ struct Mailbox {
     answered: AtomicU64,
     /// The clock before its last flush.
     last: AtomicU64,
+    /// What it was asked for since it looked last: a page, [`NOTHING`] or [`ALL`]. Said before it is asked; who asks while
+    /// something stands there asks for all. A CPU that is asked and finds nothing forgets all, for somebody was
+    /// served before he asked.
+    page: AtomicU64,
 }
+
+/// What no page with [`PAGE`] is. That of a fresh mailbox is zero, so that the image has no mailboxes in it.
+const NOTHING: u64 = 0;
+const ALL: u64 = 1;
+/// Beside a page's address.
+const PAGE: u64 = 2;
 
 static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
     Mailbox {
         asked: AtomicU64::new(0),
         answered: AtomicU64::new(0),
         last: AtomicU64::new(0),
+        page: AtomicU64::new(NOTHING),
     }
 }; MAX_CPUS];
 
@@ -48,6 +64,43 @@ pub static IN_GUESTS: AtomicCpuMask = AtomicCpuMask::empty();
 
 fn mailbox(cpu: CpuId) -> &'static Mailbox {
     &MAILBOXES[cpu.index() % MAX_CPUS]
+}
+
+/// The clock before a CPU's last flush.
+#[must_use]
+pub fn last(cpu: CpuId) -> &'static AtomicU64 {
+    &mailbox(cpu).last
+}
+
+/// The executing CPU forgets the translation of a page.
+#[inline(always)]
+pub fn page(address: u64) {
+    tlb::flush(VirtAddr::new_truncate(address));
+    if TAGGED.load(Relaxed) {
+        page_of_copies(address);
+    }
+}
+
+/// The same for the copies of roots, which have numbers of their own.
+#[cold]
+#[inline(never)]
+fn page_of_copies(address: u64) {
+    if !isolation::chosen().single {
+        return local();
+    }
+    const ONE_ADDRESS: u64 = 0;
+    for number in isolation::NUMBERS {
+        let what = [number, address];
+        // SAFETY: forgets a translation, on a CPU that has the instruction.
+        unsafe {
+            core::arch::asm!(
+                "invpcid {}, [{}]",
+                in(reg) ONE_ADDRESS,
+                in(reg) &raw const what,
+                options(nostack, readonly),
+            );
+        }
+    }
 }
 
 /// The time now. What is dropped now is forgotten by whoever flushes later.
@@ -88,7 +141,10 @@ pub fn answer() {
     let asked = own.asked.load(SeqCst);
     if asked != own.answered.load(Relaxed) {
         // Who asks from here on is not answered by this flush.
-        local();
+        match own.page.swap(NOTHING, SeqCst) {
+            NOTHING | ALL => local(),
+            address => page(address & !PAGE),
+        }
         own.answered.store(asked, SeqCst);
     }
 }
@@ -102,12 +158,24 @@ pub fn answer_work(cpu: &PerCpu) {
 }
 
 /// Makes CPUs forget, and waits until they have. The caller holds no lock of `spin` itself.
-pub fn cpus(cpu: &PerCpu, mask: &CpuMask) {
+pub fn cpus(cpu: &PerCpu, mask: &CpuMask, what: Flush) {
     let own = cpu.id;
     if mask.contains(own) {
-        local();
+        match what {
+            Flush::All => local(),
+            Flush::Page(address) => page(address.0),
+        }
     }
+    let wanted = match what {
+        Flush::All => ALL,
+        Flush::Page(address) => address.0 & !(PAGE_SIZE as u64 - 1) | PAGE,
+    };
     for other in mask.iter().filter(|other| *other != own) {
+        let asked = &mailbox(other).page;
+        let first = asked.compare_exchange(NOTHING, wanted, SeqCst, SeqCst);
+        if first.is_err() {
+            asked.store(ALL, SeqCst);
+        }
         mailbox(other).asked.fetch_add(1, SeqCst);
         cpu.hv.sched.work(other).fetch_or(WORK, SeqCst);
         apic::kick(other);
@@ -131,11 +199,11 @@ pub fn older(cpu: &PerCpu, stamp: u64) {
         }
     }
     if !mask.is_empty() {
-        cpus(cpu, &mask);
+        cpus(cpu, &mask, Flush::All);
     }
 }
 
 /// Makes every CPU forget that is in a PV guest.
 pub fn everybody(cpu: &PerCpu) {
-    cpus(cpu, &IN_GUESTS.load());
+    cpus(cpu, &IN_GUESTS.load(), Flush::All);
 }

@@ -62,6 +62,25 @@ pub struct Frame {
 const _: () = assert!(size_of::<Frame>() == 22 * 8);
 
 impl Frame {
+    /// Copies one.
+    ///
+    /// # Safety
+    /// Both places are frames, different ones, and nobody else looks at them meanwhile.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub unsafe fn copy(to: *mut Self, from: *const Self) {
+        // SAFETY: as the caller says. The direction of string instructions is upwards in the hypervisor.
+        unsafe {
+            core::arch::asm!(
+                "rep movsq",
+                inout("ecx") size_of::<Self>() / 8 => _,
+                inout("rdi") to => _,
+                inout("rsi") from => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
     /// Register `number` as instructions encode it.
     #[must_use]
     pub fn get(&self, number: u8) -> u64 {

@@ -2,19 +2,25 @@
 
 use core::mem::offset_of;
 
-use xenolith_abi::{Port, multicall::MulticallEntry, vcpu::VcpuOp};
+use xenolith_abi::{
+    DomId, Port,
+    grant_table::{GrantCopy, GrantTableOp, MapGrantRef, UnmapGrantRef},
+    multicall::MulticallEntry,
+    vcpu::VcpuOp,
+};
 use xenolith_core::{
     Errno, VcpuRef,
     event::event_channel_op_compat,
+    grant,
     guest::Caller,
     hypercall::{self, Outcome},
 };
-use xenolith_hal::GuestVirt;
+use xenolith_hal::{Fault, GuestVirt};
 use zerocopy::IntoBytes;
 
 use super::{
-    access, callbacks, descriptors, entry, frame::Frame, gate::Gate, machine::ThisCpu, physdev,
-    registers, run::Stopped, vcpu::PvVcpu,
+    access, callbacks, descriptors, entry, frame::Frame, gate::Gate, machine::ThisCpu,
+    memory::Stop, physdev, registers, run::Stopped, vcpu::PvVcpu,
 };
 use crate::{
     X86_64, apic,
@@ -37,6 +43,7 @@ mod nr {
     pub const PHYSDEV_OP_COMPAT: u64 = 19;
     pub const PAGING_DOMCTL_CONT: u64 = 49;
     pub const UPDATE_VA_MAPPING: u64 = 14;
+    pub const GRANT_TABLE_OP: u64 = 20;
     pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
     pub const MMUEXT_OP: u64 = 26;
     pub const IRET: u64 = 23;
@@ -109,6 +116,7 @@ pub static TABLE: [Row; CALLS] = {
     rows[nr::UPDATE_VA_MAPPING as usize] = update_va_mapping;
     rows[nr::MMUEXT_OP as usize] = mmuext_op;
     rows[nr::EVENT_CHANNEL_OP as usize] = event_channel_op;
+    rows[nr::GRANT_TABLE_OP as usize] = grant_table_op;
     rows[nr::MULTICALL as usize] = multicall;
     rows[nr::IRET as usize] = entry::pv_iret;
     rows
@@ -170,18 +178,133 @@ row!(mmuext_op, |caller, this, args| {
     }
 });
 
-row!(event_channel_op, |caller, _this, args| {
+/// The common row behind one that serves a part of the calls by itself: what it needs of the stack, that one does not.
+#[inline(never)]
+unsafe extern "C" fn apart<const NR: u64>(
+    a: u64,
+    b: u64,
+    c: u64,
+    d: u64,
+    e: u64,
+    frame: *mut Frame,
+) -> u64 {
+    // SAFETY: as the caller is called.
+    unsafe { row::<NR>(a, b, c, d, e, frame) }
+}
+
+/// `event_channel_op`: sending at once, and a port for the caller itself made or closed; all else by the common row.
+unsafe extern "C" fn event_channel_op(
+    op: u64,
+    at: u64,
+    c: u64,
+    d: u64,
+    e: u64,
+    frame: *mut Frame,
+) -> u64 {
+    const CLOSE: u32 = 3;
     const SEND: u32 = 4;
-    let [op, at, ..] = args;
-    match op as u32 {
+    const ALLOC_UNBOUND: u32 = 6;
+    // SAFETY: called by the entry code, or by a row, with the frame of its CPU.
+    let (caller, ..) = unsafe { parts(frame) };
+    let done = match op as u32 {
         SEND => access::read_half(at)
             .map_err(|_| Errno::EFAULT)
-            .and_then(|port| caller.hv.send_event(caller.domain(), Port(port)))
-            .map(|()| 0)
-            .into(),
-        _ => hypercall::dispatch_row::<_, Rows>(caller, nr::EVENT_CHANNEL_OP, args),
+            .and_then(|port| caller.hv.send_event_here(caller.domain(), Port(port))),
+        CLOSE => access::read_half(at)
+            .map_err(|_| Errno::EFAULT)
+            .and_then(|port| caller.hv.close_port(caller.domain(), Port(port))),
+        ALLOC_UNBOUND if let Some(done) = own_port(caller, at) => done,
+        // SAFETY: a row, with what this one is called with.
+        _ => return unsafe { apart::<{ nr::EVENT_CHANNEL_OP }>(op, at, c, d, e, frame) },
+    };
+    match done {
+        Ok(()) => 0,
+        Err(errno) => failed(errno),
     }
-});
+}
+
+/// `evtchn_alloc_unbound` of the caller for itself: two numbers of domains, and the port that is written. `None`: for another.
+#[inline(always)]
+fn own_port(caller: Caller<'_, X86_64>, at: u64) -> Option<Result<(), Errno>> {
+    const OF_ITSELF: u32 = DomId::SELF.0 as u32 * 0x1_0001;
+    let Ok(names) = access::read_half(at) else {
+        return Some(Err(Errno::EFAULT));
+    };
+    if names != OF_ITSELF {
+        return None;
+    }
+    let domain = caller.domain();
+    Some(
+        caller
+            .hv
+            .alloc_unbound(domain, domain.id())
+            .and_then(|port| {
+                let word = u64::from(port.0) << 32 | u64::from(names);
+                access::write_word(at, word).map_err(|_| Errno::EFAULT)
+            }),
+    )
+}
+
+/// `grant_table_op`: what most calls are, one element of one of three operations, at once.
+unsafe extern "C" fn grant_table_op(
+    cmd: u64,
+    at: u64,
+    count: u64,
+    d: u64,
+    e: u64,
+    frame: *mut Frame,
+) -> u64 {
+    const MAP: u32 = GrantTableOp::MapGrantRef.number();
+    const UNMAP: u32 = GrantTableOp::UnmapGrantRef.number();
+    const COPY: u32 = GrantTableOp::Copy.number();
+    if count as u32 == 1 {
+        // SAFETY: called by the entry code, or by a row, with the frame of its CPU.
+        let (caller, ..) = unsafe { parts(frame) };
+        let served = match cmd as u32 {
+            MAP => Some(map_grant(caller, at)),
+            UNMAP => Some(unmap_grant(caller, at)),
+            COPY => Some(copy_grant(caller, at)),
+            _ => None,
+        };
+        match served {
+            Some(Ok(())) => return 0,
+            Some(Err(Fault)) => return failed(Errno::EFAULT),
+            None => {}
+        }
+    }
+    // SAFETY: a row, with what this one is called with.
+    unsafe { apart::<{ nr::GRANT_TABLE_OP }>(cmd, at, count, d, e, frame) }
+}
+
+#[inline(always)]
+fn map_grant(caller: Caller<'_, X86_64>, at: u64) -> Result<(), Fault> {
+    let mut op: MapGrantRef = zerocopy::transmute!(access::read_4(at)?);
+    grant::map_one::<_, Rows>(caller, &mut op);
+    let words: [u64; 4] = zerocopy::transmute!(op);
+    access::write_words(at, &words)
+}
+
+#[inline(always)]
+fn unmap_grant(caller: Caller<'_, X86_64>, at: u64) -> Result<(), Fault> {
+    const STATUS: u64 = offset_of!(UnmapGrantRef, status) as u64;
+    let op: UnmapGrantRef = zerocopy::transmute!(access::read_3(at)?);
+    let status = grant::unmap_one::<_, Rows>(caller, &op);
+    access::write_quarter(at.wrapping_add(STATUS), status)
+}
+
+#[inline(always)]
+fn copy_grant(caller: Caller<'_, X86_64>, at: u64) -> Result<(), Fault> {
+    const STATUS: u64 = offset_of!(GrantCopy, status) as u64;
+    let op: GrantCopy = zerocopy::transmute!(access::read_5(at)?);
+    let status = grant::copy_one(caller, &op);
+    access::write_quarter(at.wrapping_add(STATUS), status)
+}
+
+/// What RAX is behind a call that failed.
+#[inline(always)]
+const fn failed(errno: Errno) -> u64 {
+    errno.neg_i32() as i64 as u64
+}
 
 /// The rest of a list is to be made.
 #[cold]
@@ -314,9 +437,17 @@ pub fn vcpu_op(
     op: VcpuOp,
     vcpu: &VcpuRef<X86_64>,
     arg: GuestVirt,
-) -> Result<i64, Errno> {
-    match op {
-        VcpuOp::Initialise => super::start::initialise(caller, vcpu, arg),
+) -> Outcome {
+    let result = match op {
+        // Its tables may be many.
+        VcpuOp::Initialise => match super::start::initialise(caller, vcpu, arg) {
+            Ok(()) => Ok(0),
+            Err(Stop::Failed(errno)) => Err(errno),
+            Err(Stop::Preempted) => {
+                let id = vcpu.id.0.into();
+                return Outcome::Again([op.number().into(), id, arg.0, 0, 0]);
+            }
+        },
         VcpuOp::SendNmi if arg.0 != 0 => Err(Errno::EINVAL),
         VcpuOp::SendNmi => {
             send_nmi(caller, vcpu);
@@ -326,7 +457,8 @@ pub fn vcpu_op(
         // Of vCPUs that stay where they are, which none does.
         VcpuOp::GetPhysid => Err(Errno::EINVAL),
         _ => Err(Errno::ENOSYS),
-    }
+    };
+    result.into()
 }
 
 fn send_nmi(caller: Caller<'_, X86_64>, vcpu: &VcpuRef<X86_64>) {

@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use x86_64::{VirtAddr, instructions::tlb};
 use xenolith_abi::vm_assist::Assist;
 use xenolith_core::{Domain, Errno, VcpuRef, guest::Caller};
 use xenolith_hal::{CpuMask, GuestVirt, Mfn};
@@ -10,6 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     access, descriptors, flush, io,
+    isolation::cpu as isolation,
     memory::{AddressSpace, Flush, IoAccess, Machine, PageTables, Words},
     switch,
     vcpu::{Mode, PvVcpu},
@@ -51,6 +51,7 @@ fn show_frames(domain: &Domain<X86_64>, word: &AtomicU64) {
         && let Some(own) = Hyp::root_entries().get(machine_to_phys::SLOT)
     {
         word.store(own.load(Relaxed), Relaxed);
+        isolation::root_made();
     }
 }
 
@@ -117,6 +118,7 @@ impl Machine<X86_64> for ThisCpu {
             && domain.assists(Assist::M2pStrict)
         {
             word.store(0, Relaxed);
+            isolation::root_made();
         }
     }
 
@@ -136,6 +138,11 @@ impl Machine<X86_64> for ThisCpu {
         {
             word.store(0, Relaxed);
         }
+        isolation::root_made();
+    }
+
+    fn root_changed(&self, _: Mfn, _: usize) {
+        isolation::root_changed(self.0);
     }
 
     #[inline(always)]
@@ -165,7 +172,7 @@ impl Machine<X86_64> for ThisCpu {
     fn flush_here(&self, what: Flush) {
         match what {
             Flush::All => flush::local(),
-            Flush::Page(address) => tlb::flush(VirtAddr::new_truncate(address.0)),
+            Flush::Page(address) => flush::page(address.0),
         }
     }
 
@@ -173,7 +180,7 @@ impl Machine<X86_64> for ThisCpu {
         if *cpus == CpuMask::only(self.0.id) {
             return self.flush_here(what);
         }
-        flush::cpus(self.0, cpus);
+        flush::cpus(self.0, cpus, what);
     }
 
     #[inline]

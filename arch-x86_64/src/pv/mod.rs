@@ -3,6 +3,7 @@
 pub mod domain;
 pub mod emulate;
 pub mod frame;
+pub mod isolation;
 pub mod memory;
 pub mod store;
 pub mod vcpu;
@@ -22,11 +23,15 @@ pub mod flush;
 #[cfg(target_os = "none")]
 pub mod gate;
 #[cfg(target_os = "none")]
+pub mod guard;
+#[cfg(target_os = "none")]
 pub mod hypercall;
 #[cfg(target_os = "none")]
 pub mod io;
 #[cfg(target_os = "none")]
 pub mod machine;
+#[cfg(target_os = "none")]
+mod patch;
 #[cfg(target_os = "none")]
 pub mod physdev;
 #[cfg(target_os = "none")]
@@ -37,6 +42,8 @@ pub mod release;
 pub mod run;
 #[cfg(target_os = "none")]
 mod short;
+#[cfg(target_os = "none")]
+pub mod smap;
 #[cfg(target_os = "none")]
 pub mod start;
 #[cfg(target_os = "none")]

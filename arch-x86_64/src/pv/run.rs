@@ -14,7 +14,10 @@ use super::{
     entry::{self, RETURN_FAILED, SYSCALL, SYSCALL_32, SYSENTER},
     frame::Frame,
     gate::Gate,
-    hypercall, tables, trap,
+    hypercall,
+    isolation::cpu as isolation,
+    short::{self, Interrupted},
+    tables, trap,
     vcpu::{Callback, Info, Mode, PvVcpu},
 };
 use crate::{
@@ -65,11 +68,6 @@ impl Stopped<'_> {
         self.pv.info().mask.store(masked.into(), SeqCst);
     }
 
-    /// Whether an upcall is pending.
-    fn upcall_pending(&self) -> bool {
-        self.pv.info().pending.load(SeqCst) != 0
-    }
-
     /// Vector and error code of the return that failed.
     #[must_use]
     pub fn failed(&self) -> [u64; 2] {
@@ -118,7 +116,7 @@ pub fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
         (*head).work = cpu.work;
         (*head).vcpu = vcpu;
         (*head).pv = pv;
-        (*head).upcall = &vcpu.arch.upcall;
+        isolation::prepare(&mut (*head).guard, vcpu);
         &raw mut (*gates.gate()).frame
     };
     let mut stopped = Stopped {
@@ -222,12 +220,20 @@ fn before_entry(cx: &mut Stopped<'_>) -> bool {
     if cx.cpu.work.load(Relaxed) != 0 && !serve_work(cx.cpu) {
         return false;
     }
-    if cx.vcpu.arch.upcall.load(Relaxed) {
+    if something_waits(cx.pv) {
         upcall(cx);
         // Its end may have been asked for.
         return cx.cpu.work.load(Relaxed) == 0 || serve_work(cx.cpu);
     }
     true
+}
+
+/// Whether the kernel is to be told of something. The byte decides, which the kernel may set itself, to be told again; a kernel that
+/// masks its events looks for them when it takes them again.
+#[inline(always)]
+pub(super) fn something_waits(pv: &PvVcpu) -> bool {
+    let info = pv.info();
+    pv.looks.load(SeqCst) || info.pending.load(SeqCst) != 0 && info.mask.load(SeqCst) == 0
 }
 
 #[cold]
@@ -236,12 +242,11 @@ fn serve_work(cpu: &'static PerCpu) -> bool {
     cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() == 0
 }
 
-/// Something waits for the guest, or did.
+/// Something waits for the guest, or did. Who makes something wait from here on has the CPU look again.
 #[inline(never)]
 fn upcall(cx: &mut Stopped<'_>) {
-    let flag = &cx.vcpu.arch.upcall;
     let pv = cx.pv;
-    // Whoever makes something wait from here on sets it again.
+    let info = pv.info();
     pv.looks.store(false, SeqCst);
     if let Some(segments) = pv.segments_failed.take() {
         pv.looks.store(true, SeqCst);
@@ -249,33 +254,33 @@ fn upcall(cx: &mut Stopped<'_>) {
         bounce.segments = Some(segments);
         return cx.enter_kernel(bounce, &"segments that cannot be loaded");
     }
-    if pv.signals.nmi_waits() && !pv.in_nmi.get() {
+    if pv.signals.nmi_waits() {
+        // One more may wait, or this one for the end of the handler.
         pv.looks.store(true, SeqCst);
-        pv.signals.take_nmi();
-        // Without a handler it is lost.
-        if pv.nmi.get().address != 0 {
-            pv.in_nmi.set(true);
-            return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+        if !pv.in_nmi.get() {
+            pv.signals.take_nmi();
+            // Without a handler it is lost.
+            if pv.nmi.get().address != 0 {
+                pv.in_nmi.set(true);
+                return cx.enter_kernel(Bounce::to(pv.nmi.get()), &"a non-maskable interrupt");
+            }
         }
     }
-    if !cx.upcall_pending() {
-        flag.store(false, SeqCst);
-        // Whoever set the byte since then sets the flag after it.
-        if !cx.upcall_pending() && !pv.signals.nmi_waits() && !pv.looks.load(SeqCst) {
-            return;
-        }
-        flag.store(true, SeqCst);
-    }
-    if cx.upcall_masked() {
+    if info.pending.load(SeqCst) == 0 || info.mask.load(SeqCst) != 0 {
         return;
     }
-    let event = Callback {
-        masks_events: true,
-        ..pv.event.get()
-    };
+    let event = pv.event_upcall();
     if event.address == 0 {
         // A kernel that did not say yet where: it is not told, and finds the event when it looks.
         return;
+    }
+    if pv.mode.get() == Mode::Kernel {
+        let frame = cx.frame();
+        let at = Interrupted::open_kernel(frame);
+        if short::enter_kernel((pv, info), frame, &at, event, None) {
+            frame.be_in_handler();
+            return;
+        }
     }
     cx.enter_kernel(Bounce::to(event), &"an event");
 }

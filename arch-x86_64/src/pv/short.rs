@@ -5,10 +5,7 @@
 //! RBX, RBP and R12 to R15 are in the CPU or on this stack. So nothing here looks at them. What is not plain (a handler that is none,
 //! a stack that cannot be written, a pending NMI, ...) is left to the long way ([`super::run`]), which finds everything as it was.
 
-use core::sync::atomic::{
-    AtomicBool,
-    Ordering::{Relaxed, SeqCst},
-};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::{
     access,
@@ -18,7 +15,7 @@ use super::{
     gate::Gate,
     hypercall::is_canonical,
     switch,
-    vcpu::{Callback, Mode, PvVcpu},
+    vcpu::{Callback, Info, Mode, PvVcpu},
 };
 use crate::cpu::descriptors::{USER_CODE, USER_DATA};
 
@@ -32,30 +29,49 @@ pub const LOOK: u64 = 2;
 pub const LONG_WAY: u64 = 3;
 
 /// Where the guest was.
-struct Interrupted {
+pub(super) struct Interrupted {
     rcx: u64,
     r11: u64,
     cs: u64,
     ss: u64,
+    /// Its kernel did not run.
+    from_user: bool,
+    /// It took no event upcalls.
+    masked: bool,
 }
 
 impl Interrupted {
+    /// Where the frame says, in the kernel with upcalls open.
+    #[inline(always)]
+    pub(super) fn open_kernel(frame: &Frame) -> Self {
+        Self {
+            rcx: frame.rcx,
+            r11: frame.r11,
+            cs: frame.cs,
+            ss: frame.ss,
+            from_user: false,
+            masked: false,
+        }
+    }
+
     /// In a SYSCALL.
     #[inline(always)]
-    fn by_syscall(frame: &Frame) -> Self {
+    fn by_syscall(frame: &Frame, from_user: bool, masked: bool) -> Self {
         Self {
             rcx: frame.rip,
             r11: frame.rflags,
             cs: USER_CODE.into(),
             ss: USER_DATA.into(),
+            from_user,
+            masked,
         }
     }
 }
 
 /// The kernel goes on at a handler, as [`super::bounce`] says. False: it does not, and nothing has changed.
 #[inline(always)]
-fn enter_kernel(
-    pv: &PvVcpu,
+pub(super) fn enter_kernel(
+    (pv, info): (&PvVcpu, &Info),
     frame: &mut Frame,
     at: &Interrupted,
     to: Callback,
@@ -64,14 +80,12 @@ fn enter_kernel(
     if to.address == 0 || !is_canonical(to.address) {
         return false;
     }
-    let from_user = pv.mode.get() == Mode::User;
+    let (from_user, masked) = (at.from_user, at.masked);
     let (stack, cs) = match from_user {
         true => (pv.kernel_stack.get(), at.cs & 0xffff),
         // The kernel thinks that it runs in ring 0.
         false => (frame.rsp, at.cs & 0xfffc),
     };
-    let info = pv.info();
-    let masked = info.mask.load(Relaxed) != 0;
     let cs = cs | u64::from(masked) << 32;
     let rflags = frame.rflags & !(flags::INTERRUPTS | flags::IOPL)
         | u64::from(pv.iopl.get()) << 12
@@ -121,22 +135,25 @@ unsafe fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a PvVcpu) {
 pub(super) unsafe extern "C" fn program_call(frame: *mut Frame) -> u64 {
     // SAFETY: called by the entry code alone, with the frame of its CPU.
     let (frame, pv) = unsafe { parts(frame) };
-    let at = Interrupted::by_syscall(frame);
-    match enter_kernel(pv, frame, &at, pv.syscall.get(), None) {
+    let info = pv.info();
+    let at = Interrupted::by_syscall(frame, true, info.mask.load(Relaxed) != 0);
+    match enter_kernel((pv, info), frame, &at, pv.syscall.get(), None) {
         true => SYSRET,
         false => LONG_WAY,
     }
 }
 
-/// The flag of events is set and nothing else waits: the kernel is told of them, behind a hypercall of its.
+/// Events wait and nothing else: the kernel is told of them, behind a hypercall of its.
 pub(super) unsafe extern "C" fn event(frame: *mut Frame) -> u64 {
     // SAFETY: as above.
     let (frame, pv) = unsafe { parts(frame) };
-    if pv.info().pending.load(SeqCst) == 0 {
+    let info = pv.info();
+    if info.pending.load(SeqCst) == 0 {
         return LONG_WAY;
     }
-    let at = Interrupted::by_syscall(frame);
-    match enter_kernel(pv, frame, &at, pv.event.get(), None) {
+    // A hypercall is its kernel's, and its upcalls were seen to be open.
+    let at = Interrupted::by_syscall(frame, false, false);
+    match enter_kernel((pv, info), frame, &at, pv.event_upcall(), None) {
         true => SYSRET,
         false => LONG_WAY,
     }
@@ -161,29 +178,31 @@ pub(super) unsafe extern "C" fn page_fault(frame: *mut Frame) -> u64 {
         address: trap.address,
         masks_events: trap.masks_events(),
     };
+    let info = pv.info();
     let at = Interrupted {
         rcx: frame.rcx,
         r11: frame.r11,
         cs: frame.cs,
         ss: frame.ss,
+        from_user: !kernel,
+        masked: info.mask.load(Relaxed) != 0,
     };
     // The kernel does not know that it runs in ring 3.
     let told = if kernel { error & !page::USER } else { error };
     let address = fault_address();
-    if !enter_kernel(pv, frame, &at, to, Some(told)) {
+    if !enter_kernel((pv, info), frame, &at, to, Some(told)) {
         // The stack's own fault has told another address.
         set_fault_address(address);
         return LONG_WAY;
     }
     pv.cr2.set(address);
-    pv.info().cr2.store(address, Relaxed);
+    info.cr2.store(address, Relaxed);
     SYSRET
 }
 
 /// The hypercall `iret`, as [`super::registers::iret`] has it.
 pub(super) unsafe extern "C" fn iret(frame: *mut Frame) -> u64 {
     const IN_SYSCALL: u64 = 1 << 8;
-    let gate = Gate::of(frame);
     // SAFETY: as above.
     let (frame, pv) = unsafe { parts(frame) };
     if pv.in_nmi.get() {
@@ -192,9 +211,21 @@ pub(super) unsafe extern "C" fn iret(frame: *mut Frame) -> u64 {
     let Ok(words) = access::read_9_words(frame.rsp) else {
         return LONG_WAY;
     };
-    let [rax, r11, rcx, how, rip, cs, rflags, rsp, ss] = words;
-    let in_syscall = how & IN_SYSCALL != 0;
-    if in_syscall && !is_canonical(rip) || cs & 3 == 3 && !switch::to_user(pv) {
+    let [_, _, _, how, ..] = words;
+    match how & IN_SYSCALL != 0 {
+        true => go_on::<true>(frame, pv, words),
+        false => go_on::<false>(frame, pv, words),
+    }
+}
+
+/// The guest goes on as the words on its stack say, in a SYSCALL or not.
+#[inline(always)]
+fn go_on<const IN_SYSCALL: bool>(
+    frame: &mut Frame,
+    pv: &PvVcpu,
+    [rax, r11, rcx, _, rip, cs, rflags, rsp, ss]: [u64; 9],
+) -> u64 {
+    if IN_SYSCALL && !is_canonical(rip) || cs & 3 == 3 && !switch::to_user(pv) {
         return LONG_WAY;
     }
     let (cs, ss) = (cs & 0xffff | 3, ss & 0xffff | 3);
@@ -204,12 +235,10 @@ pub(super) unsafe extern "C" fn iret(frame: *mut Frame) -> u64 {
         rflags & flags::ALL & !(flags::IOPL | flags::VM86) | flags::INTERRUPTS | flags::FIXED;
     frame.rsp = rsp;
     let masked = rflags & flags::INTERRUPTS == 0;
-    pv.info().mask.store(masked.into(), Relaxed);
-    // SAFETY: the head's pointers are good while a vCPU is loaded.
-    let flag = unsafe { &*(*gate).head.upcall };
-    let waits =
-        flag.load(SeqCst) && (pv.looks.load(SeqCst) || !masked && !nothing_is_pending(pv, flag));
-    let by_sysret = in_syscall && cs == u64::from(USER_CODE) && ss == u64::from(USER_DATA);
+    let info = pv.info();
+    info.mask.store(masked.into(), Relaxed);
+    let waits = pv.looks.load(SeqCst) || !masked && info.pending.load(SeqCst) != 0;
+    let by_sysret = IN_SYSCALL && cs == u64::from(USER_CODE) && ss == u64::from(USER_DATA);
     if by_sysret && !waits {
         return SYSRET;
     }
@@ -225,20 +254,4 @@ pub(super) unsafe extern "C" fn iret(frame: *mut Frame) -> u64 {
         true => LOOK,
         false => IRET,
     }
-}
-
-/// Whether no event waits for the kernel: the flag says so from then on.
-#[inline(always)]
-fn nothing_is_pending(pv: &PvVcpu, flag: &AtomicBool) -> bool {
-    let pending = &pv.info().pending;
-    if pending.load(SeqCst) != 0 {
-        return false;
-    }
-    flag.store(false, SeqCst);
-    // Whoever made something wait since then sets the flag after it.
-    let still = pending.load(SeqCst) == 0 && !pv.looks.load(SeqCst);
-    if !still {
-        flag.store(true, SeqCst);
-    }
-    still
 }

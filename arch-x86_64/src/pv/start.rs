@@ -23,23 +23,23 @@ use super::{
 };
 use crate::{X86_64, cpu::percpu::PerCpu};
 
-/// `VCPUOP_initialise`: registers for a vCPU that never had any.
+/// `VCPUOP_initialise`: registers for a vCPU that never had any. Called again after [`Stop::Preempted`], it goes on with the tables.
 pub fn initialise(
     caller: Caller<'_, X86_64>,
     vcpu: &VcpuRef<X86_64>,
     arg: GuestVirt,
-) -> Result<i64, Errno> {
+) -> Result<(), Stop> {
     let mut bytes = vec![0u8; size_of::<VcpuGuestContext>()];
     caller.read_bytes(arg, &mut bytes)?;
     let context = VcpuGuestContext::read_from_bytes(&bytes).map_err(|_| Errno::EFAULT)?;
     let _turn = vcpu.arch.start.lock();
     let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;
     if pv.has_registers.get() {
-        return Err(Errno::EEXIST);
+        return Err(Errno::EEXIST.into());
     }
     set(caller.domain(), vcpu, pv, &context)?;
     pv.has_registers.set(true);
-    Ok(0)
+    Ok(())
 }
 
 /// General registers as a guest gives them, with what no guest may have taken away.
@@ -78,7 +78,7 @@ fn set(
     vcpu: &VcpuRef<X86_64>,
     pv: &PvVcpu,
     context: &VcpuGuestContext,
-) -> Result<(), Errno> {
+) -> Result<(), Stop> {
     let canonical = [
         context.event_callback_eip,
         context.failsafe_callback_eip,
@@ -87,13 +87,16 @@ fn set(
         context.gs_base_kernel,
         context.gs_base_user,
         context.user_regs.rip,
+        context.user_regs.rsp,
+        context.kernel_sp,
     ];
-    if !canonical.into_iter().all(is_canonical) {
-        return Err(Errno::EINVAL);
+    let handlers = context.trap_ctxt.iter().map(|trap| trap.address);
+    if !canonical.into_iter().chain(handlers).all(is_canonical) {
+        return Err(Errno::EINVAL.into());
     }
     let pages = (context.gdt_ents as usize).div_ceil(512);
     if pages > DESCRIPTOR_PAGES || context.ldt_ents > 8192 {
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
     let frames: ArrayVec<Mfn, DESCRIPTOR_PAGES> = context
         .gdt_frames
@@ -102,19 +105,21 @@ fn set(
         .map(|frame| Mfn(*frame))
         .collect();
     descriptors::install(domain, pv, &frames, context.gdt_ents as u32)?;
-    if context.ldt_ents != 0 {
-        descriptors::set_local(pv, context.ldt_base, context.ldt_ents as u32)?;
-    }
+    // None says nothing of where; what a context that was refused had said is gone.
+    let local = match context.ldt_ents {
+        0 => 0,
+        _ => context.ldt_base,
+    };
+    descriptors::set_local(pv, local, context.ldt_ents as u32)?;
     let root = |register: u64| (register != 0).then(|| HostPhys(register).frame());
     let [_, user, _, kernel, ..] = context.ctrlreg;
-    set_roots(vcpu, root(kernel).ok_or(Errno::EINVAL)?, root(user))?;
+    let cpu = ThisCpu(PerCpu::try_current().ok_or(Errno::EINVAL)?);
+    let kernel = root(kernel).ok_or(Errno::EINVAL)?;
+    cpu.tables()
+        .start_with_roots(vcpu, kernel, root(user), &pv.space)?;
     for (trap, given) in pv.traps.iter().zip(&context.trap_ctxt) {
         trap.set(Trap {
-            address: if is_canonical(given.address) {
-                given.address
-            } else {
-                0
-            },
+            address: given.address,
             selector: given.cs | 3,
             flags: given.flags,
         });
@@ -156,7 +161,7 @@ fn set(
     Ok(())
 }
 
-/// Gives a vCPU that never ran its roots.
+/// Gives a vCPU that never ran its roots, however long that takes: for the building of domains.
 pub fn set_roots(vcpu: &VcpuRef<X86_64>, kernel: Mfn, user: Option<Mfn>) -> Result<(), Errno> {
     let cpu = ThisCpu(PerCpu::try_current().ok_or(Errno::EINVAL)?);
     let pv = vcpu.arch.pv().ok_or(Errno::EINVAL)?;

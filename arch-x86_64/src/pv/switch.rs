@@ -1,7 +1,7 @@
 //! Loading a vCPU of a PV guest into its CPU and saving it: address space, segments, descriptors, the registers of system calls.
 
 use x86_64::registers::{
-    control::{Cr0, Cr0Flags},
+    control::{Cr0, Cr0Flags, Cr4, Cr4Flags},
     model_specific::Msr,
 };
 use xenolith_core::VcpuRef;
@@ -10,7 +10,9 @@ use xenolith_hal::{HostPhys, Mfn};
 use super::{
     emulate::{controls, msr::PAT},
     entry, flush,
+    frame::Frame,
     gate::Gates,
+    isolation,
     vcpu::{Mode, PvVcpu, Segments},
 };
 use crate::{
@@ -55,6 +57,16 @@ pub fn start() {
     // Programs may have their alignment checked; the hypervisor's own is not.
     // SAFETY: the bit counts in ring 3 alone.
     unsafe { Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK)) };
+    let chosen = isolation::cpu::chosen();
+    // SAFETY: the CPU has them. The loaded root has number 0; the hypervisor runs no code of a guest's, and touches
+    // its data where it says so.
+    unsafe {
+        Cr4::update(|cr4| {
+            cr4.set(Cr4Flags::PCID, chosen.tags);
+            cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, chosen.smep);
+            cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, chosen.smap);
+        });
+    }
     const SYSTEM_CALLS: u64 = 1;
     write_msr(msr::EFER, read_msr(msr::EFER) | SYSTEM_CALLS);
 }
@@ -122,9 +134,17 @@ pub fn to_user(pv: &PvVcpu) -> bool {
 }
 
 /// Loads the address space of the next vCPU, or the hypervisor's own, if there was or will be a PV guest's.
-pub fn change_space(cpu: &PerCpu, old: Option<&VcpuRef<X86_64>>, next: Option<&VcpuRef<X86_64>>) {
-    let old = old.filter(|old| old.arch.pv().is_some());
-    match next.and_then(|next| Some((next, next.arch.pv()?, next.arch.pv()?.root()?))) {
+pub fn change_space<'a>(
+    cpu: &PerCpu,
+    old: Option<&'a VcpuRef<X86_64>>,
+    next: Option<&'a VcpuRef<X86_64>>,
+) {
+    let old = old.and_then(|old| Some((old, old.arch.pv()?)));
+    let in_space = |next: &'a VcpuRef<X86_64>| {
+        let pv = next.arch.pv()?;
+        Some((next, pv, pv.root()?))
+    };
+    match next.and_then(in_space) {
         Some((next, pv, root)) => {
             // Who changes a translation from now on asks this CPU, or changed it before the root is loaded.
             if let Some(domain) = &next.domain().arch.pv {
@@ -140,10 +160,8 @@ pub fn change_space(cpu: &PerCpu, old: Option<&VcpuRef<X86_64>>, next: Option<&V
         }
         None => {}
     }
-    if let Some(old) = old {
-        if let Some(pv) = old.arch.pv() {
-            pv.set_cpu(None);
-        }
+    if let Some((old, pv)) = old {
+        pv.set_cpu(None);
         let stays = next.is_some_and(|next| next.domain().id() == old.domain().id());
         if let (false, Some(domain)) = (stays, &old.domain().arch.pv) {
             domain.present.remove(cpu.id);
@@ -154,7 +172,10 @@ pub fn change_space(cpu: &PerCpu, old: Option<&VcpuRef<X86_64>>, next: Option<&V
 /// Loads everything of a vCPU but its FPU.
 pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     let Some(gates) = cpu.gates.get() else { return };
-    take_system_calls(cpu, gates);
+    // Nobody else changes these registers but guests in hardware.
+    if !cpu.takes_system_calls.replace(true) {
+        take_system_calls(cpu, gates);
+    }
     load_descriptors(gates, pv);
     load_segments(pv);
     if pv.segments_failed.get().is_some() {
@@ -164,10 +185,13 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
     unsafe {
         let gate = gates.gate();
         (*gate).head.cpu = cpu;
-        (*gate).frame = *pv.frame.get();
+        Frame::copy(&raw mut (*gate).frame, pv.frame.get());
     }
     forget_debug_status();
-    load_debug(pv);
+    // As a save leaves them, none holds.
+    if pv.has_breakpoints() {
+        load_debug(pv);
+    }
     set_task_switched(pv.task_switched.get());
     controls::load(pv, &vcpu.domain().arch);
 }
@@ -176,7 +200,7 @@ pub fn load(cpu: &PerCpu, vcpu: &VcpuRef<X86_64>, pv: &PvVcpu) {
 pub fn save(cpu: &PerCpu, pv: &PvVcpu) {
     let Some(gates) = cpu.gates.get() else { return };
     // SAFETY: as in `load`.
-    unsafe { *pv.frame.get() = (*gates.gate()).frame }
+    unsafe { Frame::copy(pv.frame.get(), &raw const (*gates.gate()).frame) }
     save_segments(pv);
     forget_debug();
     controls::unload(pv);
@@ -329,9 +353,15 @@ pub fn set_user_gs(selector: u16) {
 }
 
 /// Whether the guest's next use of floating point is told to it.
+#[inline]
 pub fn set_task_switched(on: bool) {
-    // SAFETY: the hypervisor uses no floating point.
-    unsafe { Cr0::update(|cr0| cr0.set(Cr0Flags::TASK_SWITCHED, on)) }
+    let old = Cr0::read_raw();
+    let flag = Cr0Flags::TASK_SWITCHED.bits();
+    let new = if on { old | flag } else { old & !flag };
+    if new != old {
+        // SAFETY: the hypervisor uses no floating point.
+        unsafe { Cr0::write_raw(new) }
+    }
 }
 
 /// Loads breakpoints, while the guest is on this CPU.

@@ -2,7 +2,7 @@
 
 use core::{fmt, sync::atomic::Ordering::Relaxed};
 
-use super::{access, bounce::Bounce, emulate, run::Stopped, table_write, vcpu::Mode};
+use super::{access, bounce::Bounce, emulate, run::Stopped, smap, table_write, vcpu::Mode};
 
 mod vector {
     pub const DEBUG: u8 = 1;
@@ -175,6 +175,9 @@ fn page_fault(cx: &mut Stopped<'_>) {
         && cx.pv.mode.get() == Mode::Kernel
         && table_write::serve(cx, address)
     {
+        return;
+    }
+    if error & (PRESENT | USER) == PRESENT && access::is_guest(address) && smap::give_up() {
         return;
     }
     // The kernel does not know that it runs in ring 3.

@@ -135,6 +135,9 @@ impl Signals {
     }
 }
 
+/// DR7 after reset.
+pub const NO_BREAKPOINTS: u64 = 0x400;
+
 /// See the module.
 pub struct PvVcpu {
     /// The registers, while no CPU has them loaded.
@@ -209,7 +212,7 @@ impl PvVcpu {
     /// A vCPU without registers.
     #[must_use]
     pub fn new() -> Self {
-        const DEBUG_RESET: [u64; 8] = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400];
+        const DEBUG_RESET: [u64; 8] = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, NO_BREAKPOINTS];
         Self {
             frame: UnsafeCell::new(Frame::default()),
             has_registers: Cell::new(false),
@@ -255,6 +258,13 @@ impl PvVcpu {
         }
     }
 
+    /// Whether its debug registers name a breakpoint.
+    #[must_use]
+    pub fn has_breakpoints(&self) -> bool {
+        let [.., control] = self.debug.get();
+        control != NO_BREAKPOINTS
+    }
+
     /// Where the word is that says where its `vcpu_info` is: for assembly.
     pub const INFO: usize = offset_of!(Self, info);
 
@@ -295,6 +305,16 @@ impl PvVcpu {
     pub fn set_cpu(&self, cpu: Option<CpuId>) {
         self.loaded_on
             .store(cpu.map_or(NO_CPU, |cpu| cpu.0.into()), SeqCst);
+    }
+
+    /// Where events are told.
+    #[inline(always)]
+    #[must_use]
+    pub fn event_upcall(&self) -> Callback {
+        Callback {
+            masks_events: true,
+            ..self.event.get()
+        }
     }
 
     /// The handler of a vector.

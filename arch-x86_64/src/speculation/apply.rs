@@ -10,8 +10,11 @@ use spin::Once;
 use x86_64::registers::model_specific::Msr;
 use xenolith_core::boot::cmdline::Warning;
 
-use super::{Bugs, Facts, Plan, Words};
-use crate::cpu::cpuid::cpuid;
+use super::{Bugs, Facts, Isolation, Paging, Plan, Requests, Words};
+use crate::{
+    cpu::cpuid::cpuid,
+    pv::{guard, isolation::cpu as isolated, smap},
+};
 
 const ARCH_CAPABILITIES: u32 = 0x10a;
 const PREDICTION_COMMAND: u32 = 0x49;
@@ -101,8 +104,8 @@ macro_rules! careful_exit {
 }
 pub(crate) use {careful_entry, careful_exit};
 
-/// Decides, on the first CPU, before any guest exists.
-pub fn init(words: Option<&str>) {
+/// Decides, on the first CPU, before any other CPU runs and any guest exists. `requests` are about page tables.
+pub fn init(words: Option<&str>, requests: &Requests<'_>) {
     let parsed = words.map_or(Ok(Words::default()), Words::parse);
     let words = parsed.unwrap_or_else(|_| {
         log::warn!("{}", Warning::of_value("spec-ctrl", words.unwrap_or("")));
@@ -125,8 +128,22 @@ pub fn init(words: Option<&str>) {
     WORK.store(work.fold(0, |all, (_, bit)| all | bit), Relaxed);
     HOST.store(plan.host, Relaxed);
     CAREFUL.store(plan.has_work(), Relaxed);
-    log::info!("speculation: {plan}");
-    log::info!("CPU bugs: {}", Bugs::new(&facts, &plan));
+    let (isolation, refused) = Isolation::new(&facts, &Paging::new(leaf), requests);
+    for (name, value) in refused.into_iter().flatten() {
+        log::warn!("{}", Warning::of_value(name, value));
+    }
+    isolated::choose(isolation);
+    guard::start(isolation.any(), &plan);
+    if isolation.smap {
+        smap::start();
+    }
+    log::info!("speculation: {plan}{isolation}");
+    log::info!("CPU bugs: {}", Bugs::new(&facts, &plan, &isolation));
+}
+
+/// What was decided; nothing before that.
+pub fn plan() -> Plan {
+    PLAN.get().copied().unwrap_or_default()
 }
 
 /// Whether guests read and write SPEC_CTRL and PRED_CMD.

@@ -3,7 +3,7 @@
 //! A CPU that says nothing of a bug is taken to have it where its maker's older CPUs had (Intel 336996, `ARCH_CAPABILITIES`;
 //! AMD's notes on SRSO and TSA).
 
-use super::{Facts, IBRS, Plan, capability};
+use super::{Facts, IBRS, Isolation, Plan, capability};
 use crate::cpuid::{Vendor, features::ext8_ebx};
 
 /// One bug that the CPU has.
@@ -24,7 +24,7 @@ pub struct Bugs([Option<Bug>; MOST]);
 impl Bugs {
     /// The bugs of a CPU on which `plan` is carried out.
     #[must_use]
-    pub fn new(cpu: &Facts, plan: &Plan) -> Self {
+    pub fn new(cpu: &Facts, plan: &Plan, isolation: &Isolation) -> Self {
         let when = |has: bool, name, done: bool, answer| {
             has.then_some(Bug {
                 name,
@@ -43,8 +43,8 @@ impl Bugs {
                 when(
                     !cpu.has(capability::RDCL_NO),
                     "Meltdown",
-                    true,
-                    "guests have tables of their own",
+                    isolation.dom0 && isolation.domu,
+                    "page tables",
                 ),
                 when(
                     !cpu.has(capability::RDCL_NO),

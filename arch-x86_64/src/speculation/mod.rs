@@ -10,12 +10,14 @@
 #[cfg(target_os = "none")]
 pub mod apply;
 mod bugs;
+mod isolation;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
 pub use bugs::Bugs;
+pub use isolation::{Isolation, Paging, Requests};
 pub use words::{NotUnderstood, Words};
 
 use crate::cpuid::{
@@ -146,6 +148,11 @@ impl Facts {
         }
     }
 
+    /// What is mapped may be read without the right to (Meltdown).
+    fn needs_isolation(&self) -> bool {
+        self.vendor == Vendor::Intel && !self.has(capability::RDCL_NO)
+    }
+
     fn can_flush_cache(&self) -> bool {
         self.intel & speculation_leaf7_edx::L1D_FLUSH != 0
     }
@@ -169,12 +176,16 @@ pub struct Plan {
     pub host: u32,
     /// A barrier stands between guests of different domains on one CPU.
     pub barrier: bool,
-    /// VERW before each entry.
+    /// VERW before each entry into a guest in hardware.
     pub verw: bool,
+    /// VERW before each entry into a PV guest.
+    pub verw_pv: bool,
     /// The first data cache is flushed before each entry, under VMX.
     pub flush: bool,
-    /// The return stack is filled after each exit.
+    /// The return stack is filled after each exit of a guest in hardware.
     pub returns: bool,
+    /// The same of a PV guest.
+    pub returns_pv: bool,
 }
 
 impl Plan {
@@ -200,12 +211,14 @@ impl Plan {
             host: if switch { host } else { 0 },
             barrier: cpu.has_barrier() && words.ibpb.unwrap_or(true),
             verw: words.verw.unwrap_or(cpu.needs_verw()),
+            verw_pv: words.verw_pv.unwrap_or(cpu.needs_verw()),
             flush: cpu.can_flush_cache() && words.l1d_flush.unwrap_or(cpu.needs_flush()),
             returns: words.rsb.unwrap_or(controls != 0 || cpu.has_barrier()),
+            returns_pv: words.rsb_pv.unwrap_or(controls != 0 || cpu.has_barrier()),
         }
     }
 
-    /// Whether entries and exits have anything to do.
+    /// Whether entries and exits of guests in hardware have anything to do.
     #[must_use]
     pub const fn has_work(&self) -> bool {
         self.switch || self.verw || self.flush || self.returns
@@ -214,15 +227,35 @@ impl Plan {
 
 impl core::fmt::Display for Plan {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let of = |both, hardware, paravirtual, here: bool, there: bool| match (here, there) {
+            (true, true) => (true, both),
+            (true, false) => (true, hardware),
+            (false, true) => (true, paravirtual),
+            (false, false) => (false, both),
+        };
+        let verw = of(
+            "VERW",
+            "VERW for HVM",
+            "VERW for PV",
+            self.verw,
+            self.verw_pv,
+        );
+        let returns = of(
+            "return stack filled",
+            "return stack filled for HVM",
+            "return stack filled for PV",
+            self.returns,
+            self.returns_pv,
+        );
         let parts = [
             (self.switch, "SPEC_CTRL of guests"),
             (self.host & IBRS != 0, "IBRS"),
             (self.host & STIBP != 0, "STIBP"),
             (self.host & SSBD != 0, "SSBD"),
             (self.barrier, "IBPB between domains"),
-            (self.verw, "VERW"),
+            verw,
             (self.flush, "L1D flush"),
-            (self.returns, "return stack filled"),
+            returns,
         ];
         let mut comma = "";
         for (_, name) in parts.iter().filter(|(on, _)| *on) {

@@ -135,8 +135,11 @@ fn no_switches_all_off_and_later_words_some_on_again() {
     for no in ["no", "off", "0", "false", "disable"] {
         assert_eq!(plan(skylake, no), Plan::default(), "{no}");
     }
-    let plan = plan(skylake, "no,ibpb=yes,verw=hvm");
-    assert_eq!(plan.to_string(), "IBPB between domains, VERW");
+    let plan = plan(skylake, "no,ibpb=yes,verw=hvm,rsb=pv");
+    assert_eq!(
+        plan.to_string(),
+        "IBPB between domains, VERW for HVM, return stack filled for PV"
+    );
 }
 
 #[test]
@@ -164,13 +167,17 @@ fn each_option_has_its_effect() {
     assert!(!plan(skylake, "l1d-flush=false").flush);
     assert_eq!(
         plan(skylake, "hvm=no").to_string(),
-        "IBPB between domains, L1D flush"
+        "IBPB between domains, VERW for PV, L1D flush, return stack filled for PV"
+    );
+    assert_eq!(
+        plan(skylake, "no,pv").to_string(),
+        "VERW for PV, return stack filled for PV"
     );
 }
 
 #[test]
 fn words_of_xen_without_a_meaning_here_are_taken() {
-    let words = "pv=no,bti-thunk=lfence,eager-fpu,no-branch-harden,bhb-seq=long,gds-mit=0";
+    let words = "bti-thunk=lfence,eager-fpu,no-branch-harden,bhb-seq=long,gds-mit=0";
     assert_eq!(plan(skylake, words), plan(skylake, ""));
 }
 
@@ -199,14 +206,15 @@ fn a_cpu_that_says_nonsense_does_no_harm() {
 fn bugs(cpu: Cpu, capabilities: u64, words: &str) -> std::string::String {
     let facts = Facts::new(cpu, || capabilities);
     let plan = plan_with(cpu, capabilities, words);
-    Bugs::new(&facts, &plan).to_string()
+    let (isolation, _) = Isolation::new(&facts, &Paging::default(), &Requests::default());
+    Bugs::new(&facts, &plan, &isolation).to_string()
 }
 
 #[test]
 fn bugs_are_told_with_what_is_done_about_them() {
     assert_eq!(
         bugs(skylake, 0, ""),
-        "Spectre v2 (IBRS, IBPB), Meltdown (guests have tables of their own), L1TF (L1D flush), MDS (VERW), \
+        "Spectre v2 (IBRS, IBPB), Meltdown (page tables), L1TF (L1D flush), MDS (VERW), \
          TAA (VERW), SSB (guests choose); nothing done against iTLB multihit"
     );
     assert_eq!(

@@ -13,12 +13,16 @@ pub struct Words {
     pub ssbd: Option<bool>,
     /// `ibpb`.
     pub ibpb: Option<bool>,
-    /// `verw`, also `md-clear`.
+    /// `verw`, also `md-clear`, for guests in hardware.
     pub verw: Option<bool>,
+    /// The same for PV guests.
+    pub verw_pv: Option<bool>,
     /// `l1d-flush`.
     pub l1d_flush: Option<bool>,
-    /// `rsb`.
+    /// `rsb`, for guests in hardware.
     pub rsb: Option<bool>,
+    /// The same for PV guests.
+    pub rsb_pv: Option<bool>,
 }
 
 /// A value that is none.
@@ -27,7 +31,6 @@ pub struct NotUnderstood;
 
 /// What Xen has and what says nothing here.
 const WITHOUT_EFFECT: &[&str] = &[
-    "pv",
     "bti-thunk",
     "bhb-seq",
     "bhb-entry",
@@ -43,7 +46,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "ibpb-alt",
 ];
 
-fn boolean(value: &str) -> Option<bool> {
+pub(super) fn boolean(value: &str) -> Option<bool> {
     match value {
         "yes" | "on" | "true" | "enable" | "1" => Some(true),
         "no" | "off" | "false" | "disable" | "0" => Some(false),
@@ -83,29 +86,39 @@ impl Words {
             return Ok(());
         }
         let by_kind = matches!(name, "msr-sc" | "rsb" | "verw" | "md-clear");
-        let on = match on {
-            // Only guests in hardware containers exist.
-            "hvm" if by_kind => true,
-            "no-hvm" if by_kind => false,
-            "pv" | "no-pv" if by_kind => return Ok(()),
-            _ => boolean(on).ok_or(NotUnderstood)?,
+        let (on, [hvm, pv]) = match on {
+            "hvm" if by_kind => (true, [true, false]),
+            "no-hvm" if by_kind => (false, [true, false]),
+            "pv" if by_kind => (true, [false, true]),
+            "no-pv" if by_kind => (false, [false, true]),
+            _ => (boolean(on).ok_or(NotUnderstood)?, [true, true]),
         };
-        let target = match name {
-            "msr-sc" => &mut self.switch,
-            "ibrs" => &mut self.ibrs,
-            "stibp" => &mut self.stibp,
-            "ssbd" => &mut self.ssbd,
-            "ibpb" => &mut self.ibpb,
-            "verw" | "md-clear" => &mut self.verw,
-            "l1d-flush" => &mut self.l1d_flush,
-            "rsb" => &mut self.rsb,
-            "hvm" => {
-                (self.switch, self.verw, self.rsb) = (Some(on), Some(on), Some(on));
-                return Ok(());
+        let on = Some(on);
+        let set = |target: &mut Option<bool>, chosen: bool| {
+            if chosen {
+                *target = on;
             }
-            _ => return Err(NotUnderstood),
         };
-        *target = Some(on);
+        match name {
+            // PV guests have SPEC_CTRL wherever others do.
+            "msr-sc" => set(&mut self.switch, hvm),
+            "ibrs" => self.ibrs = on,
+            "stibp" => self.stibp = on,
+            "ssbd" => self.ssbd = on,
+            "ibpb" => self.ibpb = on,
+            "verw" | "md-clear" => {
+                set(&mut self.verw, hvm);
+                set(&mut self.verw_pv, pv);
+            }
+            "l1d-flush" => self.l1d_flush = on,
+            "rsb" => {
+                set(&mut self.rsb, hvm);
+                set(&mut self.rsb_pv, pv);
+            }
+            "hvm" => (self.switch, self.verw, self.rsb) = (on, on, on),
+            "pv" => (self.verw_pv, self.rsb_pv) = (on, on),
+            _ => return Err(NotUnderstood),
+        }
         Ok(())
     }
 
@@ -118,8 +131,10 @@ impl Words {
             ssbd: on,
             ibpb: on,
             verw: on,
+            verw_pv: on,
             l1d_flush: on,
             rsb: on,
+            rsb_pv: on,
         }
     }
 }

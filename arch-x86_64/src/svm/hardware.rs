@@ -121,7 +121,7 @@ impl Vmcb {
 impl Hardware for Vmcb {
     const LOWERS_TPR_UNSEEN: bool = true;
 
-    #[inline]
+    #[inline(always)]
     fn exit(&self) -> Exit {
         match self.control.exit_code {
             code::VMMCALL => Exit::Hypercall,

@@ -251,7 +251,7 @@ impl State {
 impl Hardware for State {
     const LOWERS_TPR_UNSEEN: bool = false;
 
-    #[inline]
+    #[inline(always)]
     fn exit(&self) -> Exit {
         exit::decode(self.reason, &Current)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use xenolith_arch_x86_64::pv::memory::{Level, entry::*};
+use xenolith_arch_x86_64::pv::memory::{Level, Stop, entry::*};
 use xenolith_core::{Errno, hypercall::Outcome, memory::FrameType};
 use xenolith_hal::{CpuId, Mfn};
 
@@ -261,5 +261,43 @@ fn a_frame_is_no_other_type_while_it_is_half_checked() {
         let at = rig.put(1, 1, &request);
         assert_eq!(rig.call(1, 1, 1, [at, 1, 0, SELF, 0]), Err(Errno::EINVAL));
     }
+    rig.audit(&[]);
+}
+
+#[test]
+fn the_first_roots_of_a_vcpu_are_taken_in_pieces_and_those_asked_for_last_count() {
+    let rig = Rig::new();
+    let [first, second, third] = [(); 3].map(|()| wide_tree(&rig, 1).0);
+    let bad = rig.table(1, &[(3, rig.frame(1), RW | PAT)]);
+    rig.storm();
+    let (vcpu, space) = (rig.vcpu(1, 1), rig.space(1, 1));
+    let once = |kernel, user| rig.tables().start_with_roots(&vcpu, kernel, user, space);
+    let all = |kernel, user| {
+        let mut turns = 0;
+        loop {
+            match once(kernel, user) {
+                Err(Stop::Preempted) => turns += 1,
+                done => return (done, turns),
+            }
+            rig.audit(&[]);
+        }
+    };
+    // One is begun, and never asked for again.
+    assert_eq!(once(first, None), Err(Stop::Preempted));
+    let (done, turns) = all(second, Some(first));
+    assert_eq!(done, Ok(()));
+    assert!(turns > 10, "only {turns} turns");
+    assert_eq!((space.kernel(), space.user()), (Some(second), Some(first)));
+    // What is refused for one root leaves nothing that a further call would not change.
+    let (refused, _) = all(third, Some(bad));
+    assert_eq!(refused, Err(Stop::Failed(Errno::EINVAL)));
+    assert_eq!(all(first, None).0, Ok(()));
+    assert_eq!((space.kernel(), space.user()), (Some(first), None));
+    assert_eq!(all(first, None).0, Ok(()), "and again");
+    for gone in [second, third, bad] {
+        assert_eq!(rig.state(gone).type_count(), 0);
+    }
+    rig.audit(&[]);
+    rig.destroy(1);
     rig.audit(&[]);
 }

@@ -39,6 +39,14 @@ pub struct Options {
     pub dom0_mode: Option<Dom0Mode>,
     /// `spec-ctrl`: what is done against speculation, for the architecture to interpret; several words with commas between.
     pub spec_ctrl: Option<String>,
+    /// `xpti`: which PV guests have page tables of their own, for the architecture to interpret.
+    pub xpti: Option<String>,
+    /// `pcid`: where the TLB has numbers, in the same way.
+    pub pcid: Option<String>,
+    /// `smep`: whether the hypervisor runs with that, in the same way.
+    pub smep: Option<String>,
+    /// `smap`.
+    pub smap: Option<String>,
     /// `x2apic`: whether local APICs may be used in that mode (x86).
     pub x2apic: bool,
     /// `gnttab_max_frames`.
@@ -65,6 +73,10 @@ impl Default for Options {
             sync_console: false,
             dom0_mode: None,
             spec_ctrl: None,
+            xpti: None,
+            pcid: None,
+            smep: None,
+            smap: None,
             x2apic: true,
             grant_frames: None,
             maptrack_frames: None,
@@ -283,7 +295,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "vwfi",
     "watchdog",
     "watchdog_timeout",
-    "xpti",
     "xsm",
     "crashkernel",
     "dom0_vcpus_pin",
@@ -367,7 +378,11 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
         },
         "sync_console" => set(&mut o.sync_console, boolean(value)),
         "dom0" => dom0_mode(o, value),
-        "spec-ctrl" => spec_ctrl(o, value),
+        "spec-ctrl" if value.is_empty() => Outcome::BadValue,
+        "spec-ctrl" | "xpti" | "pcid" | "smep" | "smap" => {
+            let value = if has_value { value } else { "yes" };
+            later(o, name, value)
+        }
         "x2apic" => set(&mut o.x2apic, boolean(value)),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
@@ -375,6 +390,7 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
             Some("bootscrub") => set(&mut o.boot_scrub, Some(false)),
             Some("sync_console") => set(&mut o.sync_console, Some(false)),
             Some("x2apic") => set(&mut o.x2apic, Some(false)),
+            Some(rest @ ("xpti" | "pcid" | "smep" | "smap")) => later(o, rest, "no"),
             Some(rest) if WITHOUT_EFFECT.contains(&rest) => Outcome::Done,
             _ => Outcome::Unknown,
         },
@@ -542,11 +558,19 @@ fn dom0_mode(o: &mut Options, value: &str) -> Outcome {
     Outcome::Done
 }
 
-fn spec_ctrl(o: &mut Options, value: &str) -> Outcome {
+/// Keeps what the architecture interprets, each word behind those before it.
+fn later(o: &mut Options, name: &str, value: &str) -> Outcome {
     if value.is_empty() {
         return Outcome::BadValue;
     }
-    let words = o.spec_ctrl.get_or_insert_default();
+    let words = match name {
+        "xpti" => &mut o.xpti,
+        "pcid" => &mut o.pcid,
+        "smep" => &mut o.smep,
+        "smap" => &mut o.smap,
+        _ => &mut o.spec_ctrl,
+    };
+    let words = words.get_or_insert_default();
     if !words.is_empty() {
         words.push(',');
     }
@@ -655,6 +679,14 @@ mod tests {
         let o = options("spec-ctrl=no-xen,ssbd spec-ctrl=rsb=hvm");
         assert_eq!(o.spec_ctrl.as_deref(), Some("no-xen,ssbd,rsb=hvm"));
         assert_eq!(parse("spec-ctrl=").1.len(), 1);
+        let o = options("xpti=dom0=no no-pcid smep xpti=domu=1 smap=hvm");
+        assert_eq!(o.xpti.as_deref(), Some("dom0=no,domu=1"));
+        assert_eq!(
+            (o.pcid.as_deref(), o.smep.as_deref()),
+            (Some("no"), Some("yes"))
+        );
+        assert_eq!(o.smap.as_deref(), Some("hvm"));
+        assert_eq!(parse("xpti= pcid=").1.len(), 2);
         assert_eq!(
             Warning::of_value("spec-ctrl", "loud").to_string(),
             "command line: value of \"spec-ctrl=loud\" not understood, default kept; check its spelling"

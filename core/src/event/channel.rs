@@ -139,6 +139,13 @@ impl<H: Hal> Channel<H> {
         self.word.store(word.0, Release);
     }
 
+    /// Takes a free one for a binding to come. The caller holds the lock of allocation.
+    pub(super) fn reserve(&self) -> &Self {
+        self.fifo.reset();
+        self.set(Word::new(Binding::Reserved, VcpuId(0)));
+        self
+    }
+
     pub(super) fn lock(&self) -> ChannelGuard<'_, H> {
         self.peer.lock()
     }

@@ -90,6 +90,7 @@ impl<H: Hal> Hypervisor<H> {
         true
     }
 
+    #[inline(always)]
     fn free(&self, domain: &DomainRef<H>, port: Port, channel: &Channel<H>) {
         let backend = domain.events.backend();
         backend.clear_pending(&self.hal, domain, channel, port);

@@ -109,8 +109,20 @@ fn word<H: Hal>(fifo: &Fifo, hal: &H, domain: &Domain<H>, port: Port) -> EventWo
 
 impl<H: Hal> Hypervisor<H> {
     /// Makes a port of `domain` pending and interrupts `vcpu` if its guest is not told yet.
-    #[inline]
+    #[inline(never)]
     pub(super) fn set_pending(
+        &self,
+        domain: &DomainRef<H>,
+        channel: &Channel<H>,
+        vcpu: VcpuId,
+        port: Port,
+    ) {
+        self.set_pending_here(domain, channel, vcpu, port);
+    }
+
+    /// The same as a part of the caller's code: on the way that is taken most.
+    #[inline(always)]
+    pub(super) fn set_pending_here(
         &self,
         domain: &DomainRef<H>,
         channel: &Channel<H>,
@@ -120,41 +132,39 @@ impl<H: Hal> Hypervisor<H> {
         let Some(target) = domain.vcpus.get(usize::from(vcpu.0)) else {
             return;
         };
-        let signal = self.raise((domain, target), channel, port);
+        if domain.events.fifo().is_none() && domain.has_two_level_port(port) {
+            let signal = two_level::raise(&GuestWords::new(&self.hal, domain, target), port.0);
+            self.tell(signal, domain, target, port);
+        }
+        // The guest may have gone over to the FIFO ABI meanwhile, and looked for what is pending too early. An upcall byte that was
+        // set above keeps every later event quiet until the guest has seen it.
+        if let Some(fifo) = domain.events.fifo() {
+            self.raise_in_queue(fifo, (domain, target), channel, port);
+        }
+    }
+
+    #[inline(never)]
+    fn raise_in_queue(
+        &self,
+        fifo: &Fifo,
+        (domain, target): (&DomainRef<H>, &Vcpu<H>),
+        channel: &Channel<H>,
+        port: Port,
+    ) {
+        let queued = queued(channel, port);
+        let signal = fifo.change(&self.hal, (domain, target), &queued, Change::Raise);
+        self.tell(signal, domain, target, port);
+    }
+
+    /// Does what a change asks for.
+    #[inline(always)]
+    fn tell(&self, signal: Signal, domain: &DomainRef<H>, target: &Vcpu<H>, port: Port) {
         if signal == Signal::Already {
             return;
         }
         self.act_on(signal, domain, target);
         // A poller announces itself, then looks at the bit; the bit was set before this look. One of both sees it.
         self.wake_pollers(domain, port);
-    }
-
-    #[inline]
-    fn raise(
-        &self,
-        (domain, vcpu): (&DomainRef<H>, &Vcpu<H>),
-        channel: &Channel<H>,
-        port: Port,
-    ) -> Signal {
-        let hal = &self.hal;
-        let mut signal = Signal::Quiet;
-        if domain.events.fifo().is_none() && port.0 < domain.two_level_ports() {
-            signal = two_level::raise(&GuestWords::new(hal, domain, vcpu), port.0);
-        }
-        // The guest may have gone over to the FIFO ABI meanwhile, and looked for what is pending too early.
-        match domain.events.fifo() {
-            None => signal,
-            Some(fifo) => {
-                let queued = queued(channel, port);
-                let later = fifo.change(hal, (domain, vcpu), &queued, Change::Raise);
-                // An upcall byte that the first half set keeps every later event quiet until the guest has seen it.
-                if signal == Signal::Upcall {
-                    signal
-                } else {
-                    later
-                }
-            }
-        }
     }
 
     /// Takes a port's mask away and tells the vCPU what became pending under it.
@@ -182,7 +192,7 @@ impl<H: Hal> Hypervisor<H> {
         self.act_on(signal, domain, target);
     }
 
-    #[inline]
+    #[inline(always)]
     fn act_on(&self, signal: Signal, domain: &DomainRef<H>, target: &Vcpu<H>) {
         if signal == Signal::Upcall {
             self.hal.raise_upcall(&domain.arch, &target.arch);
@@ -193,7 +203,8 @@ impl<H: Hal> Hypervisor<H> {
     /// Whether the guest of a vCPU is to be told of events: its upcall byte is set and not masked.
     #[inline]
     pub fn upcall_pending(&self, vcpu: &VcpuRef<H>) -> bool {
-        let Some(info) = vcpu.domain().info_area(vcpu) else {
+        let domain = vcpu.domain();
+        let Some((frame, offset)) = domain.info_frame(&self.hal, vcpu) else {
             return false;
         };
         let layout = const {
@@ -203,12 +214,8 @@ impl<H: Hal> Hypervisor<H> {
             assert!(layout.evtchn_upcall_mask == H::PV_SHARED_INFO.vcpu.evtchn_upcall_mask);
             layout
         };
-        let byte = |at: usize| {
-            self.hal
-                .atomic8(info.mfn, info.offset + at, Load)
-                .unwrap_or(0)
-        };
+        let byte = |at: usize| self.hal.word8(frame, offset + at, Load);
         byte(layout.evtchn_upcall_pending) != 0
-            && !(vcpu.domain().has_upcall_mask() && byte(layout.evtchn_upcall_mask) != 0)
+            && !(domain.has_upcall_mask() && byte(layout.evtchn_upcall_mask) != 0)
     }
 }

@@ -103,7 +103,7 @@ impl<H: Hal> Domain<H> {
     }
 
     /// Where the `vcpu_info` of one of its vCPUs stands, as a frame of RAM and the offset in it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn info_frame(&self, hal: &H, vcpu: &Vcpu<H>) -> Option<(H::Frame, usize)> {
         match vcpu.info.get() {
             Some(area) => Some((hal.frame(area.mfn)?, area.offset)),
@@ -205,9 +205,11 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Lets the guest of a vCPU be told of events again, where a byte masks them.
+    #[inline]
     pub(crate) fn unmask_upcalls(&self, vcpu: &VcpuRef<H>) {
-        if let Some(area) = vcpu.domain().info_area(vcpu) {
-            let _ = self.set_upcall_mask(area, 0);
+        if let Some((frame, offset)) = vcpu.domain().info_frame(&self.hal, vcpu) {
+            let byte = offset + H::SHARED_INFO.vcpu.evtchn_upcall_mask;
+            self.hal.word8(frame, byte, Swap(0));
         }
     }
 

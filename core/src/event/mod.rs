@@ -24,7 +24,7 @@ mod virq;
 
 use core::sync::atomic::{
     AtomicBool, AtomicU32,
-    Ordering::{AcqRel, Relaxed, SeqCst},
+    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
 };
 
 use xenolith_abi::{Errno, Port};
@@ -42,7 +42,7 @@ pub use op::{event_channel_op, event_channel_op_compat};
 pub use pirq::{PIRQS, PirqPorts};
 pub use virq::VirqPorts;
 
-use crate::{Domain, VcpuId};
+use crate::{Domain, memory::DomainMemory};
 use buckets::Buckets;
 use channel::{Channel, Word};
 use delivery::Backend;
@@ -142,17 +142,40 @@ impl<H: Hal> EventTable<H> {
     ///
     /// `EINVAL` when the domain ends, `ENOSPC` when every port is in use, `ENOMEM` without memory or quota.
     fn reserve(&self, hal: &H, domain: &Domain<H>) -> Result<(Port, &Channel<H>), Errno> {
-        let account = &domain.memory;
         let _allocation = self.allocation.lock();
         if self.is_closed() {
             return Err(Errno::EINVAL);
         }
+        let backend = self.backend();
+        let end = backend
+            .ports(domain)
+            .min(self.max_port.load(Relaxed).saturating_add(1));
+        // Most often the port at the mark is free. The mark may stay there: the next search begins with a port in use.
+        let first = Port(self.first_free.load(Acquire));
+        if first.0 < end
+            && let Some(channel) = self.channel(first)
+            && channel.word().binding() == Binding::Free
+            && !backend.is_busy(hal, channel, first)
+        {
+            return Ok((first, channel.reserve()));
+        }
+        self.search(hal, backend, end, &domain.memory)
+    }
+
+    /// As [`EventTable::reserve`], port by port. The caller holds the lock of allocation.
+    #[inline(never)]
+    fn search(
+        &self,
+        hal: &H,
+        backend: Backend<'_>,
+        end: u32,
+        account: &DomainMemory,
+    ) -> Result<(Port, &Channel<H>), Errno> {
         // A port freed while this runs lowers the mark again, so the mark is taken before the search.
         let mut port = self.first_free.swap(u32::MAX, AcqRel);
-        let backend = self.backend();
         let mut first_busy = u32::MAX;
         let found = loop {
-            if port >= backend.ports(domain) || port > self.max_port.load(Relaxed) {
+            if port >= end {
                 break Err(Errno::ENOSPC);
             }
             match self.channel(Port(port)) {
@@ -161,11 +184,7 @@ impl<H: Hal> EventTable<H> {
                     first_busy = first_busy.min(port);
                     port += 1;
                 }
-                Some(channel) => {
-                    channel.fifo.reset();
-                    channel.set(Word::new(Binding::Reserved, VcpuId(0)));
-                    break Ok((Port(port), channel));
-                }
+                Some(channel) => break Ok((Port(port), channel.reserve())),
                 None => {
                     if let Err(errno) = self.buckets.grow(Port(port), account) {
                         break Err(errno);
@@ -173,7 +192,8 @@ impl<H: Hal> EventTable<H> {
                 }
             }
         };
-        self.first_free.fetch_min(port.min(first_busy), AcqRel);
+        let next = port.saturating_add(u32::from(found.is_ok()));
+        self.first_free.fetch_min(next.min(first_busy), AcqRel);
         found
     }
 

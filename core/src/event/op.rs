@@ -82,6 +82,14 @@ impl<'a, H: Hal> Ports<'a, H> {
         found.ok_or(Errno::ESRCH)
     }
 
+    /// The number of the domain that a guest names.
+    fn number(&self, id: DomId) -> Result<DomId, Errno> {
+        match id {
+            DomId::SELF => Ok(self.own().id()),
+            id => self.named(id).map(|domain| domain.id()),
+        }
+    }
+
     /// The domain that a guest names and may act for: itself, or any if it is privileged.
     fn target(&self, id: DomId) -> Result<DomainRef<H>, Errno> {
         let domain = self.named(id)?;
@@ -107,7 +115,7 @@ impl<'a, H: Hal> Ports<'a, H> {
     fn alloc_unbound(&self) -> Result<(), Errno> {
         let mut args: AllocUnbound = self.caller.read(self.arg)?;
         let domain = self.target(args.dom)?;
-        let remote = self.named(args.remote_dom)?.id();
+        let remote = self.number(args.remote_dom)?;
         args.port = self.caller.hv.alloc_unbound(&domain, remote)?;
         self.caller.write(self.arg, &args)
     }

@@ -7,7 +7,7 @@
 
 use xenolith_abi::shared_info::EVENT_WORDS;
 use xenolith_hal::{
-    AtomicOp::{self, And, Load, Or},
+    AtomicOp::{self, And, Load, Or, Swap},
     Hal,
 };
 
@@ -19,6 +19,10 @@ pub const PORTS: u32 = (EVENT_WORDS * 64) as u32;
 
 /// The shared words as one vCPU's delivery sees them; each method is one atomic access.
 pub trait Words {
+    /// Those of the vCPU that is told.
+    type Vcpu<'a>: VcpuWords
+    where
+        Self: 'a;
     /// Sets bits of a pending word; returns the old word.
     fn set_pending(&self, word: usize, bits: u64) -> u64;
     /// Clears bits of a pending word.
@@ -29,9 +33,16 @@ pub trait Words {
     fn mask(&self, word: usize) -> u64;
     /// Clears bits of a mask word; returns the old word.
     fn clear_mask(&self, word: usize, bits: u64) -> u64;
-    /// Sets bits of the vCPU's selector; returns the old selector.
-    fn select(&self, bits: u64) -> u64;
-    /// Sets the vCPU's upcall byte; tells whether it was set already.
+    /// Where the vCPU is told, if it is told anywhere. Looked for only when there is something to tell.
+    fn vcpu(&self) -> Option<Self::Vcpu<'_>>;
+}
+
+/// What is one vCPU's of the shared words.
+pub trait VcpuWords {
+    /// Sets a word's bit in the selector; tells whether it was set already. Two accesses: of two senders that do it at once, both may
+    /// find that it was not.
+    fn select(&self, word: usize) -> bool;
+    /// Sets the upcall byte; tells whether it was set already.
     fn set_upcall(&self) -> bool;
 }
 
@@ -40,7 +51,7 @@ const fn place(port: u32) -> (usize, u64) {
 }
 
 /// Makes a port pending.
-#[inline]
+#[inline(always)]
 pub fn raise(words: &impl Words, port: u32) -> Signal {
     let (word, bit) = place(port);
     if words.set_pending(word, bit) & bit != 0 {
@@ -61,13 +72,12 @@ pub fn unmask(words: &impl Words, port: u32) -> Signal {
     tell(words, word)
 }
 
-#[inline]
+#[inline(always)]
 fn tell(words: &impl Words, word: usize) -> Signal {
-    let bit = 1 << word;
-    if words.select(bit) & bit != 0 || words.set_upcall() {
-        return Signal::Quiet;
+    match words.vcpu() {
+        Some(vcpu) if !vcpu.select(word) && !vcpu.set_upcall() => Signal::Upcall,
+        _ => Signal::Quiet,
     }
-    Signal::Upcall
 }
 
 /// The words in a domain's shared info and in one vCPU's `vcpu_info`.
@@ -76,29 +86,34 @@ fn tell(words: &impl Words, word: usize) -> Signal {
 /// already". A vCPU without a `vcpu_info` counts so too: when it registers one, it is told of everything.
 pub(super) struct GuestWords<'a, H: Hal> {
     hal: &'a H,
-    shared: Option<H::Frame>,
-    info: Option<(H::Frame, usize)>,
+    domain: &'a Domain<H>,
+    vcpu: Option<&'a Vcpu<H>>,
+}
+
+/// What is one vCPU's of them.
+pub(super) struct InfoWords<'a, H: Hal> {
+    hal: &'a H,
+    frame: H::Frame,
+    offset: usize,
     narrow: bool,
 }
 
 impl<'a, H: Hal> GuestWords<'a, H> {
-    #[inline]
-    pub(super) fn new(hal: &'a H, domain: &Domain<H>, vcpu: &Vcpu<H>) -> Self {
+    #[inline(always)]
+    pub(super) fn new(hal: &'a H, domain: &'a Domain<H>, vcpu: &'a Vcpu<H>) -> Self {
         Self {
             hal,
-            shared: domain.shared_frame,
-            info: domain.info_frame(hal, vcpu),
-            narrow: domain.is_narrow(),
+            domain,
+            vcpu: Some(vcpu),
         }
     }
 
     /// For accesses that concern no vCPU.
-    pub(super) fn of_domain(hal: &'a H, domain: &Domain<H>) -> Self {
+    pub(super) fn of_domain(hal: &'a H, domain: &'a Domain<H>) -> Self {
         Self {
             hal,
-            shared: domain.shared_frame,
-            info: None,
-            narrow: domain.is_narrow(),
+            domain,
+            vcpu: None,
         }
     }
 
@@ -108,12 +123,6 @@ impl<'a, H: Hal> GuestWords<'a, H> {
         H::SHARED_INFO.evtchn_pending
     };
 
-    const UPCALL: usize = {
-        let (one, other) = (H::SHARED_INFO.vcpu, H::NARROW_SHARED_INFO.vcpu);
-        assert!(one.evtchn_upcall_pending == other.evtchn_upcall_pending);
-        one.evtchn_upcall_pending
-    };
-
     #[inline(always)]
     fn pending_at(word: usize) -> usize {
         Self::PENDING + word * 8
@@ -121,7 +130,7 @@ impl<'a, H: Hal> GuestWords<'a, H> {
 
     #[inline(always)]
     fn mask_at(&self, word: usize) -> usize {
-        let mask = match H::NARROW_CALLERS && self.narrow {
+        let mask = match H::NARROW_CALLERS && self.domain.is_narrow() {
             true => H::NARROW_SHARED_INFO.evtchn_mask,
             false => H::SHARED_INFO.evtchn_mask,
         };
@@ -130,7 +139,7 @@ impl<'a, H: Hal> GuestWords<'a, H> {
 
     #[inline(always)]
     fn shared(&self, at: usize, op: AtomicOp<u64>) -> Option<u64> {
-        Some(self.hal.word64(self.shared?, at, op))
+        Some(self.hal.word64(self.domain.shared_frame?, at, op))
     }
 
     pub(super) fn is_pending(&self, port: u32) -> bool {
@@ -150,6 +159,11 @@ impl<'a, H: Hal> GuestWords<'a, H> {
 }
 
 impl<H: Hal> Words for GuestWords<'_, H> {
+    type Vcpu<'a>
+        = InfoWords<'a, H>
+    where
+        Self: 'a;
+
     #[inline]
     fn set_pending(&self, word: usize, bits: u64) -> u64 {
         self.shared(Self::pending_at(word), Or(bits))
@@ -173,25 +187,47 @@ impl<H: Hal> Words for GuestWords<'_, H> {
         self.shared(self.mask_at(word), And(!bits)).unwrap_or(0)
     }
 
-    #[inline]
-    fn select(&self, bits: u64) -> u64 {
-        let Some((frame, offset)) = self.info else {
-            return u64::MAX;
-        };
+    #[inline(always)]
+    fn vcpu(&self) -> Option<InfoWords<'_, H>> {
+        let (frame, offset) = self.domain.info_frame(self.hal, self.vcpu?)?;
+        Some(InfoWords {
+            hal: self.hal,
+            frame,
+            offset,
+            narrow: self.domain.is_narrow(),
+        })
+    }
+}
+
+impl<H: Hal> VcpuWords for InfoWords<'_, H> {
+    #[inline(always)]
+    fn select(&self, word: usize) -> bool {
+        let bit = 1 << (word % 64);
         if H::NARROW_CALLERS && self.narrow {
-            return select_narrow(self.hal, (frame, offset), bits);
+            return select_narrow(self.hal, (self.frame, self.offset), bit) & bit != 0;
         }
-        let at = H::SHARED_INFO.vcpu.evtchn_pending_sel;
-        self.hal.word64(frame, offset + at, Or(bits))
+        let at = self.offset + H::SHARED_INFO.vcpu.evtchn_pending_sel;
+        let word = |op| self.hal.word64(self.frame, at, op);
+        if word(Load) & bit != 0 {
+            return true;
+        }
+        word(Or(bit));
+        false
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_upcall(&self) -> bool {
-        let Some((frame, offset)) = self.info else {
-            return true;
-        };
-        self.hal.word8(frame, offset + Self::UPCALL, Or(1)) & 1 != 0
+        let at = self.offset + Self::UPCALL;
+        self.hal.word8(self.frame, at, Swap(1)) & 1 != 0
     }
+}
+
+impl<H: Hal> InfoWords<'_, H> {
+    const UPCALL: usize = {
+        let (one, other) = (H::SHARED_INFO.vcpu, H::NARROW_SHARED_INFO.vcpu);
+        assert!(one.evtchn_upcall_pending == other.evtchn_upcall_pending);
+        one.evtchn_upcall_pending
+    };
 }
 
 /// Selects words of 64 bits where the guest has words of 32: both halves, of which it may find one with nothing new. A word is

@@ -12,10 +12,11 @@ use xenolith_hal::{Gfn, Hal, Mfn, P2m, PAGE_SIZE};
 
 use super::{
     entry::{Access, Purpose},
+    op::status_of,
     pin::Pinned,
     split::Range,
 };
-use crate::{DomainRef, Hypervisor};
+use crate::{DomainRef, Hypervisor, guest::Caller};
 
 /// A pinned grant; dropping it lets go.
 struct GrantPin<'a, H: Hal> {
@@ -170,7 +171,11 @@ pub(super) fn copy_alone<H: Hal>(
     }
     let gref = granted.gref();
     // What is wrong is told as for any other copy, by making it so.
-    let Ok(Some((mfn, _))) = hv.pin_whole(granter, gref, caller.id(), access, Purpose::Copy) else {
+    let Some(place) = granter.grants.entry(gref) else {
+        return Copier::new(hv, caller).copy(op);
+    };
+    let pinned = hv.pin_whole_at(granter, &place, caller.id(), access, Purpose::Copy);
+    let Ok(Some((mfn, _))) = pinned else {
         return Copier::new(hv, caller).copy(op);
     };
     let page = Page::whole(mfn);
@@ -182,8 +187,14 @@ pub(super) fn copy_alone<H: Hal>(
             transfer(hv, op, from, page)
         }),
     };
-    hv.unpin_grant(granter, gref, access);
+    hv.unpin_grant_at(granter, &place, gref, access);
     copied
+}
+
+/// Serves the only element of a `GNTTABOP_copy`, and gives its status.
+#[inline]
+pub fn copy_one<H: Hal>(caller: Caller<'_, H>, op: &GrantCopy) -> u16 {
+    status_of(copy_alone(caller.hv, caller.domain(), op))
 }
 
 /// Copies what an element says from one page to the other.
@@ -221,7 +232,7 @@ impl<H: Hal> Hypervisor<H> {
             let frame = self.copyable_frame(owner, gfn, access)?;
             let result = f(Page::whole(frame.mfn()));
             if access == Access::Write {
-                self.end_writing(frame.mfn());
+                self.put_writable(frame.keep());
             }
             return result;
         }

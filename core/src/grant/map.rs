@@ -147,12 +147,12 @@ impl<H: Hal> Hypervisor<H> {
         let track = &mapper.grants.maptrack;
         let mapping = track.take(op.handle).ok_or(GrantStatus::BadHandle)?;
         if op.host_addr == 0 {
-            track.put(op.handle, mapping);
+            track.put_back(op.handle, mapping);
             return Ok(());
         }
         let named = op.new_addr == 0 && GuestPhys(op.host_addr).frame() == mapping.gfn;
         if !named || !self.displace_grant(mapper, &mapping) {
-            track.put(op.handle, mapping);
+            track.put_back(op.handle, mapping);
             return Err(GrantStatus::GeneralError);
         }
         self.end_mapping(mapper, op.handle, mapping);

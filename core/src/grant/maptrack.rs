@@ -194,7 +194,15 @@ impl<H: Hal> Maptrack<H> {
         Ok(())
     }
 
+    /// Puts back what was taken out.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn put_back(&self, handle: GrantHandle, mapping: Mapping<H>) {
+        self.put(handle, mapping);
+    }
+
     /// Puts a mapping into the slot of a handle that the caller holds.
+    #[inline(always)]
     pub(super) fn put(&self, GrantHandle(handle): GrantHandle, mapping: Mapping<H>) {
         if let Some(slot) = self.slot(handle) {
             *slot.mapping.lock() = Some(mapping);

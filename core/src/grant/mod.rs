@@ -37,9 +37,10 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
+pub use copy::copy_one;
 pub use dump::{GrantFacts, MappingFacts, TableFacts};
 pub use op::grant_table_op;
-pub use pv::{PvMapping, PvPlace};
+pub use pv::{PvMapping, PvPlace, map_one, unmap_one};
 pub use release::Released;
 pub use version::Format;
 

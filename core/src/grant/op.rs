@@ -7,13 +7,13 @@
 use core::mem::offset_of;
 
 use xenolith_abi::{
-    Errno, Wire,
+    Errno, GrantHandle, Wire,
     grant_table::{
         CacheFlush, GrantCopy, GrantStatus, GrantTableOp as Op, MapGrantRef, SwapGrantRef,
         Transfer, UnmapAndReplace, UnmapGrantRef,
     },
 };
-use xenolith_hal::{GuestVirt, Hal};
+use xenolith_hal::{GuestVirt, Hal, Mfn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{cache, copy, copy::Copier, map::Unmap, pv, setup, transfer, version};
@@ -78,8 +78,21 @@ struct Array<'a, H: Hal> {
     count: u32,
 }
 
-fn number(result: Result<(), GrantStatus>) -> i16 {
-    result.err().unwrap_or(GrantStatus::Okay).number()
+/// The number that tells an element's status.
+#[inline(always)]
+pub(super) fn status_of(result: Result<(), GrantStatus>) -> u16 {
+    let status = result.err().unwrap_or(GrantStatus::Okay);
+    status.number().cast_unsigned()
+}
+
+/// What a mapping came to goes into the element that asked for it.
+#[inline(always)]
+pub(super) fn tell_mapped(op: &mut MapGrantRef, mapped: Result<(GrantHandle, Mfn), GrantStatus>) {
+    if let Ok((handle, mfn)) = mapped {
+        op.handle = handle;
+        op.dev_bus_addr = mfn.base().0;
+    }
+    op.status = status_of(mapped.map(drop)).cast_signed();
 }
 
 impl<'a, H: Hal> Array<'a, H> {
@@ -119,23 +132,22 @@ impl<'a, H: Hal> Array<'a, H> {
     ) -> Outcome {
         let offset = self.caller.offset_in::<T>(offset);
         self.each(|at, element| {
-            let status = number(f(&element)).cast_unsigned();
+            let status = status_of(f(&element));
             self.caller.write(at.plus(offset), &status)
         })
     }
 
     fn map<A: Rows<H>>(&self) -> Outcome {
         let (hv, own) = (self.caller.hv, self.caller.domain());
+        let is_pv = own.is_pv();
         self.each(|at, mut op: MapGrantRef| {
-            let mapped = match own.is_pv() {
-                true => pv::map::<H, A>(self.caller, &op),
-                false => hv.map_grant(own, &op),
-            };
-            if let Ok((handle, mfn)) = mapped {
-                op.handle = handle;
-                op.dev_bus_addr = mfn.base().0;
+            match is_pv {
+                true => pv::map_one::<H, A>(self.caller, &mut op),
+                false => {
+                    let mapped = hv.map_grant(own, &op);
+                    tell_mapped(&mut op, mapped);
+                }
             }
-            op.status = number(mapped.map(drop));
             self.caller.write(at, &op)
         })
     }
@@ -143,7 +155,7 @@ impl<'a, H: Hal> Array<'a, H> {
     fn unmap<A: Rows<H>>(&self) -> Outcome {
         let (hv, own) = (self.caller.hv, self.caller.domain());
         if own.is_pv() {
-            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller, self.count);
+            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller);
             let status = offset_of!(UnmapGrantRef, status);
             return self.each_status(status, |op| unmapper.unmap(op));
         }
@@ -161,7 +173,7 @@ impl<'a, H: Hal> Array<'a, H> {
         let (hv, own) = (self.caller.hv, self.caller.domain());
         let status = offset_of!(UnmapAndReplace, status);
         if own.is_pv() {
-            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller, self.count);
+            let mut unmapper = pv::Unmapper::<H, A>::new(self.caller);
             return self.each_status(status, |op| unmapper.replace(op));
         }
         self.each_status(status, |op: &UnmapAndReplace| {

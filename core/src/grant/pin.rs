@@ -135,9 +135,22 @@ impl<H: Hal> Hypervisor<H> {
         access: Access,
         purpose: Purpose,
     ) -> Result<Option<(Mfn, EntryFlags)>, GrantStatus> {
-        let Some(place) = granter.grants.entry(gref) else {
-            return Err(self.missing_entry(granter, gref));
-        };
+        match granter.grants.entry(gref) {
+            Some(place) => self.pin_whole_at(granter, &place, grantee, access, purpose),
+            None => Err(self.missing_entry(granter, gref)),
+        }
+    }
+
+    /// The same of an entry that was found.
+    #[inline(always)]
+    pub(super) fn pin_whole_at(
+        &self,
+        granter: &DomainRef<H>,
+        place: &EntryPlace<'_, H>,
+        grantee: DomId,
+        access: Access,
+        purpose: Purpose,
+    ) -> Result<Option<(Mfn, EntryFlags)>, GrantStatus> {
         let mut active = place.active.lock();
         if granter.grants.format() != Format::V1 {
             return match GrantTable::<H>::HAS_SPLIT {
@@ -148,7 +161,7 @@ impl<H: Hal> Hypervisor<H> {
         if !active.pins.is_none() && active.grantee != grantee {
             return Err(GrantStatus::GeneralError);
         }
-        let word = GuestWord::new(&self.hal, &place);
+        let word = GuestWord::new(&self.hal, place);
         entry::claim(&word, active.pins, grantee, access, purpose)?;
         if active.pins.is_none() {
             let frame = self
@@ -275,6 +288,16 @@ impl<H: Hal> Hypervisor<H> {
             .map_err(told)
     }
 
+    #[inline(never)]
+    fn copyable_machine_frame(
+        &self,
+        owner: &Domain<H>,
+        mfn: Mfn,
+        write: bool,
+    ) -> Result<FrameRef<'_, H>, GrantStatus> {
+        self.get_mappable(mfn, owner, write).map_err(told)
+    }
+
     /// A page that the domain may copy from or to as its own: memory, and for a paravirtual one what the hypervisor shows
     /// to it. The latter is written as [`Hypervisor::grantable_frame`] says.
     #[inline(always)]
@@ -285,9 +308,11 @@ impl<H: Hal> Hypervisor<H> {
         access: Access,
     ) -> Result<FrameRef<'_, H>, GrantStatus> {
         if owner.is_pv() {
-            return self
-                .get_mappable(Mfn(gfn), owner, access == Access::Write)
-                .map_err(told);
+            let (mfn, write) = (Mfn(gfn), access == Access::Write);
+            return match self.get_mappable_quickly(mfn, owner, write) {
+                Some(frame) => Ok(frame),
+                None => self.copyable_machine_frame(owner, mfn, write),
+            };
         }
         self.grantable_frame(owner, gfn, access)
     }
@@ -311,13 +336,24 @@ impl<H: Hal> Hypervisor<H> {
     /// Drops a pin. Nothing accesses the frame through it any more.
     #[inline]
     pub(super) fn unpin_grant(&self, granter: &DomainRef<H>, gref: GrantRef, access: Access) {
-        let Some(place) = granter.grants.entry(gref) else {
-            return;
-        };
+        if let Some(place) = granter.grants.entry(gref) {
+            self.unpin_grant_at(granter, &place, gref, access);
+        }
+    }
+
+    /// The same of the entry where it was found.
+    #[inline(always)]
+    pub(super) fn unpin_grant_at(
+        &self,
+        granter: &DomainRef<H>,
+        place: &EntryPlace<'_, H>,
+        gref: GrantRef,
+        access: Access,
+    ) {
         let mut active = place.active.lock();
         let wrote = granter.is_pv() && active.pins.writers() != 0;
         if granter.grants.format() == Format::V1 {
-            entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
+            entry::drop_pin(&GuestWord::new(&self.hal, place), &mut active.pins, access);
         } else if GrantTable::<H>::HAS_SPLIT {
             while granter.grants.format() == Format::Changing {
                 drop(active);
@@ -326,7 +362,7 @@ impl<H: Hal> Hypervisor<H> {
             }
             match granter.grants.format() {
                 Format::V1 => {
-                    entry::drop_pin(&GuestWord::new(&self.hal, &place), &mut active.pins, access);
+                    entry::drop_pin(&GuestWord::new(&self.hal, place), &mut active.pins, access);
                 }
                 _ => self.drop_split_pin(granter, gref, &mut active.pins, access),
             }

@@ -13,7 +13,10 @@ use xenolith_abi::{
 };
 use xenolith_hal::{GuestVirt, Hal, HostPhys, Mfn};
 
-use super::maptrack::Mapping;
+use super::{
+    maptrack::Mapping,
+    op::{status_of, tell_mapped},
+};
 use crate::{guest::Caller, hypercall::Rows};
 
 /// Where the page-table entry is.
@@ -52,7 +55,8 @@ impl PvMapping {
 }
 
 /// Maps a grant for a paravirtual caller, or pins it for its devices alone.
-pub(super) fn map<H: Hal, A: Rows<H>>(
+#[inline(always)]
+fn map<H: Hal, A: Rows<H>>(
     caller: Caller<'_, H>,
     op: &MapGrantRef,
 ) -> Result<(GrantHandle, Mfn), GrantStatus> {
@@ -64,6 +68,24 @@ pub(super) fn map<H: Hal, A: Rows<H>>(
     })
 }
 
+/// Serves one element of `GNTTABOP_map_grant_ref` of a paravirtual guest.
+#[inline(never)]
+pub fn map_one<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, op: &mut MapGrantRef) {
+    let mapped = map::<H, A>(caller, op);
+    tell_mapped(op, mapped);
+}
+
+/// Serves the only element of a `GNTTABOP_unmap_grant_ref` of a paravirtual guest: nothing is gained by waiting with it. Gives the
+/// element's status.
+#[inline(never)]
+pub fn unmap_one<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, op: &UnmapGrantRef) -> u16 {
+    let undone = undo::<H, A>(caller, &Named::from(op), |mapping| {
+        A::flush_granted(caller);
+        caller.hv.end_mapping(caller.domain(), op.handle, mapping);
+    });
+    status_of(undone)
+}
+
 /// What an element of a call names.
 struct Named {
     handle: GrantHandle,
@@ -72,22 +94,75 @@ struct Named {
     new_addr: u64,
 }
 
+impl From<&UnmapGrantRef> for Named {
+    #[inline(always)]
+    fn from(op: &UnmapGrantRef) -> Self {
+        Self {
+            handle: op.handle,
+            host_addr: op.host_addr,
+            dev_bus_addr: op.dev_bus_addr,
+            new_addr: 0,
+        }
+    }
+}
+
+/// Undoes a mapping; `end` is given it when nothing of it is left but what TLBs hold.
+#[inline(always)]
+fn undo<H: Hal, A: Rows<H>>(
+    caller: Caller<'_, H>,
+    op: &Named,
+    end: impl FnOnce(Mapping<H>),
+) -> Result<(), GrantStatus> {
+    let track = &caller.domain().grants.maptrack;
+    let mut mapping = track.take(op.handle).ok_or(GrantStatus::BadHandle)?;
+    let undone = undo_parts::<H, A>(caller, &mut mapping, op);
+    let parts = MapFlags::HOST_MAP | MapFlags::DEVICE_MAP;
+    match mapping.flags.intersects(parts) {
+        true => track.put_back(op.handle, mapping),
+        false => end(mapping),
+    }
+    undone
+}
+
+/// Takes the parts away that are named; the flags tell what is left.
+#[inline(always)]
+fn undo_parts<H: Hal, A: Rows<H>>(
+    caller: Caller<'_, H>,
+    mapping: &mut Mapping<H>,
+    op: &Named,
+) -> Result<(), GrantStatus> {
+    let for_devices = mapping.flags.contains(MapFlags::DEVICE_MAP) && op.dev_bus_addr != 0;
+    if for_devices && op.dev_bus_addr != mapping.mfn.base().0 {
+        return Err(GrantStatus::BadDevAddr);
+    }
+    if mapping.flags.contains(MapFlags::HOST_MAP) && op.host_addr != 0 {
+        let new = (op.new_addr != 0).then_some(GuestVirt(op.new_addr));
+        if new.is_some() && mapping.flags.contains(MapFlags::CONTAINS_PTE) {
+            return Err(GrantStatus::GeneralError);
+        }
+        let entry = PvMapping::new(mapping.mfn, mapping.flags, op.host_addr);
+        A::unmap_granted(caller, &entry, new)?;
+        mapping.flags.remove(MapFlags::HOST_MAP);
+    }
+    if for_devices {
+        mapping.flags.remove(MapFlags::DEVICE_MAP);
+    }
+    Ok(())
+}
+
 /// Undoes the mappings of one call, one after the other.
 pub(super) struct Unmapper<'a, H: Hal, A: Rows<H>> {
     caller: Caller<'a, H>,
-    /// The call has one element: nothing is gained by waiting with it.
-    alone: bool,
     /// Those that are undone but for TLBs.
     ended: ArrayVec<(GrantHandle, Mapping<H>), 32>,
     arch: PhantomData<A>,
 }
 
 impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
-    /// For a call of so many elements.
-    pub(super) fn new(caller: Caller<'a, H>, count: u32) -> Self {
+    /// For a call.
+    pub(super) fn new(caller: Caller<'a, H>) -> Self {
         Self {
             caller,
-            alone: count == 1,
             ended: ArrayVec::new(),
             arch: PhantomData,
         }
@@ -95,12 +170,7 @@ impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
 
     /// Undoes one.
     pub(super) fn unmap(&mut self, op: &UnmapGrantRef) -> Result<(), GrantStatus> {
-        self.undo(&Named {
-            handle: op.handle,
-            host_addr: op.host_addr,
-            dev_bus_addr: op.dev_bus_addr,
-            new_addr: 0,
-        })
+        self.undo(&Named::from(op))
     }
 
     /// Undoes one, and another page takes its place.
@@ -113,49 +183,13 @@ impl<'a, H: Hal, A: Rows<H>> Unmapper<'a, H, A> {
         })
     }
 
+    #[inline(never)]
     fn undo(&mut self, op: &Named) -> Result<(), GrantStatus> {
-        let track = &self.caller.domain().grants.maptrack;
-        let mut mapping = track.take(op.handle).ok_or(GrantStatus::BadHandle)?;
-        let undone = self.undo_parts(&mut mapping, op);
-        if mapping
-            .flags
-            .intersects(MapFlags::HOST_MAP | MapFlags::DEVICE_MAP)
-        {
-            track.put(op.handle, mapping);
-            return undone;
-        }
-        if self.alone {
-            A::flush_granted(self.caller);
-            let own = self.caller.domain();
-            self.caller.hv.end_mapping(own, op.handle, mapping);
-            return undone;
-        }
         if self.ended.is_full() {
             self.finish();
         }
-        self.ended.push((op.handle, mapping));
-        undone
-    }
-
-    /// Takes the parts away that are named; the flags tell what is left.
-    fn undo_parts(&self, mapping: &mut Mapping<H>, op: &Named) -> Result<(), GrantStatus> {
-        let for_devices = mapping.flags.contains(MapFlags::DEVICE_MAP) && op.dev_bus_addr != 0;
-        if for_devices && op.dev_bus_addr != mapping.mfn.base().0 {
-            return Err(GrantStatus::BadDevAddr);
-        }
-        if mapping.flags.contains(MapFlags::HOST_MAP) && op.host_addr != 0 {
-            let new = (op.new_addr != 0).then_some(GuestVirt(op.new_addr));
-            if new.is_some() && mapping.flags.contains(MapFlags::CONTAINS_PTE) {
-                return Err(GrantStatus::GeneralError);
-            }
-            let entry = PvMapping::new(mapping.mfn, mapping.flags, op.host_addr);
-            A::unmap_granted(self.caller, &entry, new)?;
-            mapping.flags.remove(MapFlags::HOST_MAP);
-        }
-        if for_devices {
-            mapping.flags.remove(MapFlags::DEVICE_MAP);
-        }
-        Ok(())
+        let kept = &mut self.ended;
+        undo::<H, A>(self.caller, op, |mapping| kept.push((op.handle, mapping)))
     }
 
     #[inline(never)]

@@ -122,14 +122,9 @@ pub trait Rows<H: Hal> {
 
     /// Serves those of `vcpu_op` that touch a vCPU's registers: `Initialise`, `SendNmi` and their like. Called only where
     /// [`Hal::VCPU_OP_COMPLETE`] says so.
-    fn vcpu_op(
-        caller: Caller<'_, H>,
-        op: VcpuOp,
-        vcpu: &VcpuRef<H>,
-        arg: GuestVirt,
-    ) -> Result<i64, Errno> {
+    fn vcpu_op(caller: Caller<'_, H>, op: VcpuOp, vcpu: &VcpuRef<H>, arg: GuestVirt) -> Outcome {
         let _ = (caller, op, vcpu, arg);
-        Err(Errno::ENOSYS)
+        Errno::ENOSYS.into()
     }
 
     /// Serves those of `platform_op` that the architecture answers. The caller is privileged; what `op` holds after a success is

@@ -4,7 +4,7 @@ use xenolith_abi::virq::Virq;
 use xenolith_hal::{GuestVirt, Hal};
 
 use super::{Outcome, Rows};
-use crate::{DomainRef, Errno, Hypervisor, guest::Caller};
+use crate::{DomainRef, Hypervisor, guest::Caller};
 
 /// `memory_op`.
 #[inline(never)]
@@ -30,7 +30,7 @@ pub fn vcpu_op<H: Hal, A: Rows<H>>(
     cmd: u32,
     vcpu: u32,
     arg: GuestVirt,
-) -> Result<i64, Errno> {
+) -> Outcome {
     crate::vcpu_op::vcpu_op::<H, A>(caller, cmd, vcpu, arg)
 }
 

@@ -374,10 +374,7 @@ impl FrameRecord {
     /// Drops a reference that was taken with [`FrameRecord::get`].
     #[inline]
     pub fn put(&self) -> Dropped {
-        Self::dropped(self.update(|state| {
-            let held = state.count() > u64::from(state.allocated());
-            (state.owner().is_some() && held).then(|| Self::without_reference(state))
-        }))
+        self.put_mapping(false)
     }
 
     /// Takes memory from `owner` if nobody uses it: neither a reference nor a use as anything is there beside the

@@ -74,6 +74,20 @@ impl<H: Hal> Hypervisor<H> {
             .then(|| FrameRef::adopt(self, mfn))
     }
 
+    /// As [`Hypervisor::get_mappable`] where that is one step of the frame's record; `None` says nothing.
+    #[inline(always)]
+    pub(crate) fn get_mappable_quickly(
+        &self,
+        mfn: Mfn,
+        owner: &Domain<H>,
+        writable: bool,
+    ) -> Option<FrameRef<'_, H>> {
+        let record = self.memory.record(mfn)?;
+        record
+            .get_used_so(owner.id(), writable)
+            .then(|| FrameRef::adopt(self, mfn))
+    }
+
     /// Memory of a paravirtual domain's own that it may grant: a reference, and for writing a use as such.
     /// [`Refused::NotOwned`] for what is not its memory.
     #[inline]
@@ -87,8 +101,7 @@ impl<H: Hal> Hypervisor<H> {
         if record.state().charge() != Charge::Memory {
             return Err(Refused::NotOwned);
         }
-        self.get_mapping(record, mfn, owner.id(), writable)?;
-        Ok(FrameRef::adopt(self, mfn))
+        self.get_mappable(mfn, owner, writable)
     }
 
     /// The same of whatever a paravirtual domain may map: what the hypervisor shows to it, too.

@@ -16,11 +16,13 @@ impl<H: Hal> Scheduler<H> {
     /// to `last` if the load allows, else to the least loaded. An idle CPU that is chosen is no longer marked idle.
     pub(super) fn placement(&self, vcpu: &VcpuRef<H>, last: CpuId) -> CpuId {
         let here = self.cpu(last).filter(|_| vcpu.sched.hard.contains(last));
-        if here.is_some() && self.idle.remove(last) {
-            return last;
-        }
-        if let Some(idle) = self.claim_idle(vcpu) {
-            return idle;
+        if !self.idle.is_empty() {
+            if here.is_some() && self.idle.remove(last) {
+                return last;
+            }
+            if let Some(idle) = self.claim_idle(vcpu) {
+                return idle;
+            }
         }
         if let Some(cpu) = here
             && cpu.waiting.load(Relaxed) == 0

@@ -121,11 +121,12 @@ impl<H: Hal> Policy<H> for Fair<H> {
         } else {
             BOUND
         };
-        let vruntime = vcpu.sched.vruntime().clamp(
+        let sched = &vcpu.sched;
+        let vruntime = sched.vruntime().clamp(
             self.clock.saturating_sub(head_start),
             self.clock.saturating_add(BOUND),
         );
-        vcpu.sched.set_vruntime(vruntime);
+        sched.set_vruntime(vruntime);
         let key = match (why, self.waiters.first()) {
             (Entering::Yielded, Some(last)) => vruntime.max(last.key),
             _ => vruntime,

@@ -9,10 +9,10 @@ use xenolith_hal::{CpuId, Hal, Nanos, sync::MutexGuard};
 
 use super::{
     Cpu, Entering, Place, Policy, RunQueue, RunstateKind, Scheduler, VcpuSched, Work, flag,
-    handoff::{Flags, Words},
+    handoff::{self, Flags, Words},
     policy::{SLICE, Turn, Verdict},
 };
-use crate::{Hypervisor, VcpuRef};
+use crate::{Domain, Hypervisor, VcpuRef};
 
 /// What a decision changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,13 @@ impl Flags for VcpuSched {
     }
 }
 
-impl<H: Hal> Flags for VcpuRef<H> {
+/// A vCPU that was looked up in its domain, once for several steps.
+pub(super) struct Found<'a, H: Hal> {
+    domain: &'a Domain<H>,
+    sched: &'a VcpuSched,
+}
+
+impl<H: Hal> Flags for Found<'_, H> {
     #[inline]
     fn set(&self, flags: u32) -> u32 {
         self.sched.set(flags)
@@ -61,10 +67,12 @@ impl<H: Hal> Flags for VcpuRef<H> {
     }
 }
 
-impl<H: Hal> Words for VcpuRef<H> {
+impl<H: Hal> Words for Found<'_, H> {
     #[inline]
     fn runnable(&self) -> bool {
-        VcpuRef::runnable(self)
+        self.sched.flags() == 0
+            && self.sched.pause_count() == 0
+            && self.domain.pause_count.load(SeqCst) == 0
     }
     #[inline]
     fn place(&self) -> Place {
@@ -81,17 +89,26 @@ impl<H: Hal> Words for VcpuRef<H> {
 }
 
 impl<H: Hal> VcpuRef<H> {
+    /// What the scheduler knows of it.
+    #[inline]
+    pub(super) fn found(&self) -> Found<'_, H> {
+        Found {
+            domain: self.domain(),
+            sched: &self.sched,
+        }
+    }
+
     /// Whether nothing keeps it from running.
     #[inline]
     pub(crate) fn runnable(&self) -> bool {
-        self.sched.flags() == 0
-            && self.sched.pause_count() == 0
-            && self.domain().pause_count.load(SeqCst) == 0
+        self.found().runnable()
     }
+}
 
-    /// What it does while it does not run.
+impl VcpuSched {
+    /// What its vCPU does while it does not run.
     pub(super) fn parked_as(&self) -> RunstateKind {
-        if self.sched.flags() & flag::WAITING != 0 {
+        if self.flags() & flag::WAITING != 0 {
             RunstateKind::Blocked
         } else {
             RunstateKind::Offline
@@ -117,19 +134,22 @@ impl<H: Hal> Hypervisor<H> {
 
     fn choose(&self, cpu: CpuId, slot: &Cpu<H>) -> (Option<VcpuRef<H>>, Change) {
         let taken = Work::RESCHEDULE.union(Work::YIELD).bits();
-        let work = slot.work.fetch_and(!taken, SeqCst);
+        // This CPU alone says that its vCPU yields, so nothing is lost between the two steps.
+        let yields = slot.work.load(Relaxed) & Work::YIELD.bits() != 0;
+        slot.work.fetch_and(!taken, SeqCst);
         let now = self.hal.now();
         let mut queue = slot.queue.lock();
         debug_assert!(queue.leaving.is_none(), "context_saved was not called");
 
         let mut stays = false;
         if let Some(current) = &queue.current {
-            stays = current.runnable() && current.sched.hard.contains(cpu);
+            let found = current.found();
+            stays = found.runnable() && found.sched.hard.contains(cpu);
             if stays {
                 let turn = Turn {
-                    vruntime: current.sched.vruntime_at(now.0),
+                    vruntime: found.sched.vruntime_at(now.0),
                     ran: now.since(queue.turn_start),
-                    yields: work & Work::YIELD.bits() != 0,
+                    yields,
                 };
                 if let Verdict::Keep(until) = queue.waiting.verdict(turn, now) {
                     let current = current.clone();
@@ -150,11 +170,10 @@ impl<H: Hal> Hypervisor<H> {
         }
         let was_idle = queue.current.is_none();
         if let Some(current) = queue.current.take() {
-            leave(&current, stays, cpu, now);
-            let why = if work & Work::YIELD.bits() != 0 {
-                Entering::Yielded
-            } else {
-                Entering::Preempted
+            leave(&current.sched, stays, cpu, now);
+            let why = match yields {
+                true => Entering::Yielded,
+                false => Entering::Preempted,
             };
             queue.leaving = Some((current, why));
         }
@@ -170,7 +189,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Makes `next` the current vCPU.
-    #[inline]
+    #[inline(always)]
     fn run(
         &self,
         cpu: CpuId,
@@ -179,10 +198,11 @@ impl<H: Hal> Hypervisor<H> {
         next: VcpuRef<H>,
         now: Nanos,
     ) -> VcpuRef<H> {
-        next.sched.runstate.change(RunstateKind::Running, now);
-        next.sched.start(now.0);
+        let sched = &next.sched;
+        sched.runstate.change(RunstateKind::Running, now);
+        sched.start(now.0);
         slot.lead
-            .store(next.sched.vruntime().wrapping_sub(now.0), Relaxed);
+            .store(sched.vruntime().wrapping_sub(now.0), Relaxed);
         queue.turn_start = now;
         if queue.waiting.len() != 0 || queue.leaving.as_ref().is_some_and(|(v, _)| v.runnable()) {
             self.arm_slice(cpu, Some(now.plus(SLICE)));
@@ -195,7 +215,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Takes the next vCPU that may really run here out of the queue; it is `Running` then. The lock is let go for moments.
-    #[inline]
+    #[inline(always)]
     fn take_next<'a>(
         &self,
         cpu: CpuId,
@@ -211,23 +231,35 @@ impl<H: Hal> Hypervisor<H> {
                 return (queue, Some(vcpu));
             }
             drop(queue);
-            self.park(&vcpu, cpu);
-            // It may be the last reference on a domain: not to be let go under a lock.
-            drop(vcpu);
+            self.park_and_let_go(vcpu, cpu);
             queue = slot.queue.lock();
         }
     }
 
+    /// Parks a vCPU with no lock held: it may be the last reference on a domain.
+    #[cold]
+    #[inline(never)]
+    fn park_and_let_go(&self, vcpu: VcpuRef<H>, cpu: CpuId) {
+        self.park(&vcpu, cpu);
+    }
+
     /// A vCPU was taken out of a queue to run on `cpu`. If it may not, the caller parks it when it holds no lock; until then
     /// it stays `Running` there, so that nobody else claims it.
-    #[inline]
+    #[inline(always)]
     fn take(&self, vcpu: &VcpuRef<H>, cpu: CpuId) -> bool {
-        vcpu.sched.move_to(Place::Running(cpu));
-        if vcpu.runnable() && vcpu.sched.hard.contains(cpu) {
+        let found = vcpu.found();
+        found.move_to(Place::Running(cpu));
+        if found.runnable() && found.sched.hard.contains(cpu) {
             return true;
         }
-        vcpu.sched.runstate.change(vcpu.parked_as(), self.hal.now());
+        self.note_parked(found.sched);
         false
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_parked(&self, sched: &VcpuSched) {
+        sched.runstate.change(sched.parked_as(), self.hal.now());
     }
 
     fn steal_or_idle(&self, cpu: CpuId, slot: &Cpu<H>, now: Nanos) -> Option<VcpuRef<H>> {
@@ -276,45 +308,45 @@ impl<H: Hal> Hypervisor<H> {
         let Some((vcpu, why)) = queue.leaving.take_if(|(left, _)| left == vcpu) else {
             return;
         };
-        if !vcpu.runnable() {
+        let found = vcpu.found();
+        if !found.runnable() {
             drop(queue);
-            self.park(&vcpu, cpu);
+            if let Some(last) = handoff::park(&found, cpu) {
+                self.queue_claimed(&vcpu, last);
+            }
             return;
         }
-        if vcpu.sched.runstate.kind() != RunstateKind::Runnable {
-            vcpu.sched
-                .runstate
-                .change(RunstateKind::Runnable, self.hal.now());
-        }
+        let now = self.hal.now();
+        found.sched.runstate.change(RunstateKind::Runnable, now);
         let slice_over = core::mem::take(&mut queue.slice_over);
-        let target = if !vcpu.sched.hard.contains(cpu) {
+        let target = if !found.sched.hard.contains(cpu) {
             self.sched.placement(&vcpu, cpu)
         } else if slice_over {
-            let now = self.hal.now();
             self.sched.less_loaded(&vcpu, cpu, now).unwrap_or(cpu)
         } else {
             cpu
         };
-        vcpu.sched.move_to(Place::Queued(target));
+        found.move_to(Place::Queued(target));
         if target == cpu {
-            self.enqueue(cpu, slot, queue, vcpu, why);
+            self.enqueue(cpu, slot, queue, vcpu, (why, now));
         } else {
             drop(queue);
-            self.push(target, vcpu, why);
+            self.push(target, vcpu, (why, now));
         }
     }
 }
 
 /// The current vCPU is no longer current; its registers are still loaded.
-fn leave<H: Hal>(vcpu: &VcpuRef<H>, runnable: bool, cpu: CpuId, now: Nanos) {
-    vcpu.sched.charge(now.0);
+#[inline(always)]
+fn leave(sched: &VcpuSched, runnable: bool, cpu: CpuId, now: Nanos) {
+    sched.charge(now.0);
     let kind = if runnable {
         RunstateKind::Runnable
     } else {
-        vcpu.parked_as()
+        sched.parked_as()
     };
-    vcpu.sched.runstate.change(kind, now);
-    vcpu.sched.move_to(Place::Leaving(cpu));
+    sched.runstate.change(kind, now);
+    sched.move_to(Place::Leaving(cpu));
 }
 
 impl<H: Hal> Scheduler<H> {

@@ -47,7 +47,7 @@ impl<H: Hal> Hypervisor<H> {
     /// The current vCPU waits for an interrupt; it goes on at once if one is there. Takes effect at the next
     /// [`Self::schedule`], which is asked for.
     pub fn block(&self, current: &VcpuRef<H>) {
-        if handoff::begin_block(current, || self.interrupt_deliverable(current)) {
+        if handoff::begin_block(&current.sched, || self.interrupt_deliverable(current)) {
             self.reschedule(self.hal.cpu());
         }
     }
@@ -175,7 +175,7 @@ impl<H: Hal> Hypervisor<H> {
         };
         slot.waiting.store(queue.waiting.len() as u32, SeqCst);
         if !vcpu.runnable() {
-            let kind = vcpu.parked_as();
+            let kind = vcpu.sched.parked_as();
             vcpu.sched.runstate.change(kind, self.hal.now());
         }
         drop(queue);
@@ -184,30 +184,31 @@ impl<H: Hal> Hypervisor<H> {
 
     /// Parks a vCPU that is the caller's to move, unless it became runnable meanwhile: then it is queued where it belongs.
     pub(super) fn park(&self, vcpu: &VcpuRef<H>, cpu: CpuId) {
-        if let Some(last) = handoff::park(vcpu, cpu) {
+        if let Some(last) = handoff::park(&vcpu.found(), cpu) {
             self.queue_claimed(vcpu, last);
         }
     }
 
     /// Puts a runnable vCPU that is nowhere into a queue. Nothing happens to any other.
     pub(super) fn make_runnable(&self, vcpu: &VcpuRef<H>) {
-        if let Some(last) = handoff::claim_runnable(vcpu) {
+        if let Some(last) = handoff::claim_runnable(&vcpu.found()) {
             self.queue_claimed(vcpu, last);
         }
     }
 
     /// Puts a vCPU that was claimed for the CPU where it last was into the best queue. Nobody else moves it meanwhile.
-    fn queue_claimed(&self, vcpu: &VcpuRef<H>, last: CpuId) {
+    pub(super) fn queue_claimed(&self, vcpu: &VcpuRef<H>, last: CpuId) {
         let target = self.sched.placement(vcpu, last);
-        vcpu.sched.move_to(Place::Queued(target));
-        vcpu.sched
-            .runstate
-            .change(RunstateKind::Runnable, self.hal.now());
-        self.push(target, vcpu.clone(), Entering::Woken);
+        let now = self.hal.now();
+        let sched = &vcpu.sched;
+        sched.move_to(Place::Queued(target));
+        sched.runstate.change(RunstateKind::Runnable, now);
+        self.push(target, vcpu.clone(), (Entering::Woken, now));
     }
 
-    /// Puts a vCPU that the caller has claimed for `target` into its queue.
-    pub(super) fn push(&self, target: CpuId, vcpu: VcpuRef<H>, why: Entering) {
+    /// Puts a vCPU that the caller has claimed for `target` into its queue. It came to wait at this time.
+    #[inline]
+    pub(super) fn push(&self, target: CpuId, vcpu: VcpuRef<H>, why: (Entering, Nanos)) {
         let Some(slot) = self.sched.cpu(target) else {
             // No CPU is online yet: the vCPU is found when one is.
             vcpu.sched.move_to(Place::Off(target));
@@ -224,9 +225,8 @@ impl<H: Hal> Hypervisor<H> {
         slot: &Cpu<H>,
         mut queue: MutexGuard<'_, RunQueue<H>>,
         vcpu: VcpuRef<H>,
-        why: Entering,
+        (why, now): (Entering, Nanos),
     ) {
-        let now = self.hal.now();
         let turn = queue.current.as_ref().map(|current| Turn {
             vruntime: current.sched.vruntime_at(now.0),
             ran: now.since(queue.turn_start),

@@ -112,6 +112,8 @@ pub enum Operation {
     },
     /// INS, OUTS.
     Strings(StringAccess),
+    /// An instruction of VMX or SVM, which this guest's CPU does not have. The machine's has it and finds the privilege wanting.
+    VirtualMachines,
 }
 
 /// Which code the bytes are.
@@ -287,6 +289,13 @@ fn two_bytes(tail: &[u8], prefixes: &Prefixes, code: Code) -> Option<(Operation,
         0x32 => Operation::ReadMsr,
         0xa2 => Operation::Cpuid,
         0x01 => return group_7(*tail.first()?),
+        // VMREAD, VMWRITE; with a prefix they are another's.
+        0x78 | 0x79 if !prefixes.operand && !prefixes.repeat => Operation::VirtualMachines,
+        0xc7 if is_pointer(*tail.first()?) => Operation::VirtualMachines,
+        // INVEPT, INVVPID.
+        0x38 if prefixes.operand && matches!(tail.first()?, 0x80 | 0x81) => {
+            Operation::VirtualMachines
+        }
         // The kernel's alone, whose code is 64-bit.
         0x20..=0x23 if code == Code::Long => {
             let (special, general) = registers(*tail.first()?, prefixes.rex);
@@ -315,11 +324,20 @@ fn two_bytes(tail: &[u8], prefixes: &Prefixes, code: Code) -> Option<(Operation,
     Some((simple, 1))
 }
 
+/// The operands of other than register form.
+const MEMORY_FORMS: u8 = 0xc0;
+
+/// Of opcode 0x0f 0xc7: VMPTRLD, VMCLEAR and VMXON, or VMPTRST.
+const fn is_pointer(operands: u8) -> bool {
+    operands < MEMORY_FORMS && matches!(operands >> 3 & 7, 6 | 7)
+}
+
 /// Opcode 0x0f 0x01.
 fn group_7(operands: u8) -> Option<(Operation, usize)> {
-    const MEMORY_FORMS: u8 = 0xc0;
     const INVLPG: u8 = 7;
     match operands {
+        // VMCALL to VMXOFF; VMRUN to INVLPGA.
+        0xc1..=0xc4 | 0xd8..=0xdf => Some((Operation::VirtualMachines, 2)),
         0xd1 => Some((Operation::SetXcr, 2)),
         0xf9 => Some((Operation::ReadTscAux, 2)),
         _ if operands < MEMORY_FORMS && operands >> 3 & 7 == INVLPG => {

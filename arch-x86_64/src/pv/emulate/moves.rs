@@ -3,11 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use iced_x86::{Decoder, DecoderOptions, Register};
-use x86_64::{
-    VirtAddr,
-    instructions::tlb,
-    registers::control::{Cr0, Cr4},
-};
+use x86_64::registers::control::{Cr0, Cr4};
 use xenolith_hal::{HostPhys, Mfn, PAGE_SHIFT};
 
 use super::{
@@ -21,7 +17,7 @@ use crate::{
     cpuid::pv::cr4,
     guest::fpu,
     pv::{
-        access,
+        access, flush,
         machine::ThisCpu,
         memory::Stop,
         registers,
@@ -176,7 +172,7 @@ pub(super) fn flush_page(cx: &mut Stopped<'_>, at: u64) -> Option<u8> {
         })
     })?;
     if access::is_guest(address) {
-        tlb::flush(VirtAddr::new_truncate(address));
+        flush::page(address);
     }
     Some(instruction.len() as u8)
 }

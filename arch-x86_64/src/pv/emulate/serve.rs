@@ -77,6 +77,10 @@ pub fn privileged(cx: &mut Stopped<'_>) -> bool {
             cpuid(cx);
             Done::Yes
         }
+        Operation::VirtualMachines => {
+            trap::undefined(cx);
+            Done::Stays
+        }
         _ if cx.pv.mode.get() == Mode::User => Done::No,
         Operation::ReadMsr => model::read(cx),
         Operation::WriteMsr => model::write(cx),

@@ -167,17 +167,27 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         work: &AddressSpace,
     ) -> Result<(), Stop> {
         let space = self.machine.address_space(vcpu);
-        if space.kernel().is_none() {
+        self.finish_leaving(work)?;
+        // What a call before had got, for what it was refused or has not come back for, is another's.
+        if space.kernel() != Some(kernel) {
             self.hold_root(vcpu, kernel, work)?;
             self.kernel_uses(vcpu, kernel);
+            let old = space.kernel();
             space.set_kernel(Some(kernel));
+            if let Some(old) = old {
+                self.drop_root(old, work);
+            }
         }
-        if let Some(user) = user
-            && space.user().is_none()
-        {
-            self.hold_root(vcpu, user, work)?;
-            self.user_uses(vcpu, user);
-            space.set_user(Some(user));
+        if space.user() != user {
+            if let Some(user) = user {
+                self.hold_root(vcpu, user, work)?;
+                self.user_uses(vcpu, user);
+            }
+            let old = space.user();
+            space.set_user(user);
+            if let Some(old) = old {
+                self.drop_root(old, work);
+            }
         }
         Ok(())
     }

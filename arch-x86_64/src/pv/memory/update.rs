@@ -145,7 +145,8 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             }
             if new & old & entry::PRESENT != 0 && (old ^ new) & !entry::SOFT == 0 {
                 if put(entry::pointer(new)) {
-                    break;
+                    self.root_changed(level, mfn, slot);
+                    return Ok(());
                 }
                 continue;
             }
@@ -154,15 +155,19 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
                 _ => self.hold_pointer(new, level, (record, mfn), rights, space)?,
             };
             if put(taken) {
+                // Before what the old entry led to is anything else.
+                self.root_changed(level, mfn, slot);
                 self.let_pointer_go(old, level, record, mfn, space);
-                break;
+                return Ok(());
             }
             self.let_pointer_go(taken, level, record, mfn, space);
             self.finish_leaving(space)?;
         }
+    }
+
+    fn root_changed(self, level: Level, table: Mfn, slot: usize) {
         if level == Level::L4 {
-            self.machine.root_changed(mfn, slot);
+            self.machine.root_changed(table, slot);
         }
-        Ok(())
     }
 }

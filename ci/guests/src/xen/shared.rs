@@ -40,6 +40,11 @@ pub fn vcpu_info(index: usize) -> u64 {
     VCPU_INFO[index].load(Ordering::Relaxed)
 }
 
+/// Whether the `vcpu_info` of vCPU `index` is elsewhere than in the shared-info page.
+pub fn has_moved(index: usize) -> bool {
+    vcpu_info(index) & !0xfff != page().address()
+}
+
 /// Moves the `vcpu_info` of `vcpu` into `page` at `offset`.
 pub fn register_vcpu_info(vcpu: usize, page: Page, offset: u32) -> i64 {
     #[repr(C)]

@@ -220,6 +220,7 @@ impl Fifo {
     }
 
     /// A port's event is forgotten.
+    #[inline(never)]
     pub(super) fn clear_pending<H: Hal>(&self, hal: &H, at: &QueuedPort<'_>) {
         let _tail = self.lock(at.state.last());
         at.state.take_postponed();

@@ -84,24 +84,10 @@ impl FrameRecord {
     /// Takes what a page-table entry holds: a reference on a frame of `owner`, and for a writable one a use as such.
     #[inline(always)]
     pub fn get_mapping(&self, owner: DomId, writable: bool) -> Result<(), Refused> {
-        let old = self.state.load(Relaxed);
-        let (mask, right, step) = match writable {
-            false => (READABLE, owned_by(owner), COUNT.one()),
-            true => (
-                WRITABLE,
-                owned_by(owner) | IS_WRITABLE,
-                COUNT.one() + TYPE_COUNT.one(),
-            ),
-        };
-        if old & mask == right
-            && self
-                .state
-                .compare_exchange(old, old + step, AcqRel, Relaxed)
-                .is_ok()
-        {
-            return Ok(());
+        match self.get_at_once(owner, writable, 0) {
+            true => Ok(()),
+            false => self.get_mapping_slowly(owner, writable),
         }
-        self.get_mapping_slowly(owner, writable)
     }
 
     /// The same for memory of `owner` alone, which nothing of the hypervisor's is. False also when another CPU was faster, and
@@ -109,6 +95,19 @@ impl FrameRecord {
     #[must_use]
     #[inline(always)]
     pub fn get_memory(&self, owner: DomId, writable: bool) -> bool {
+        self.get_at_once(owner, writable, SHARED.one())
+    }
+
+    /// As [`FrameRecord::get_mapping`]. False also when another CPU was faster, and for frames that are not yet used so.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_used_so(&self, owner: DomId, writable: bool) -> bool {
+        self.get_at_once(owner, writable, 0)
+    }
+
+    /// One try, for a frame that is used so already and has none of the `other` bits.
+    #[inline(always)]
+    fn get_at_once(&self, owner: DomId, writable: bool, other: u64) -> bool {
         let old = self.state.load(Relaxed);
         let (mask, right, step) = match writable {
             false => (READABLE, owned_by(owner), COUNT.one()),
@@ -118,7 +117,7 @@ impl FrameRecord {
                 COUNT.one() + TYPE_COUNT.one(),
             ),
         };
-        old & (mask | SHARED.one()) == right
+        old & (mask | other) == right
             && self
                 .state
                 .compare_exchange(old, old + step, AcqRel, Relaxed)

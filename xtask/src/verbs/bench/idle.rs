@@ -63,6 +63,7 @@ fn taken(board: &'static Board, on: On, count: usize) -> Result<i64> {
         emulator: None,
         // Without a word for dom0's kernel, Xen takes its own for the kernel's.
         words: "seconds=0",
+        cpu: None,
         xen_words: "guest_loglvl=all",
         beside: &[],
         limit: LIMIT,

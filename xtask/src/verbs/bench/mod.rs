@@ -153,6 +153,7 @@ fn guest_results(board: &'static Board, run: &PlannedRun, on: On) -> Result<Resu
         runs_in: run.runs_in,
         emulator: newer.as_deref(),
         words: &run.words,
+        cpu: None,
         xen_words: &run.xen_words,
         beside: &beside,
         limit: if bochs { BOCHS_LIMIT } else { LIMIT },

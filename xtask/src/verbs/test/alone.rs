@@ -11,7 +11,7 @@ use crate::domains::{self, Domain};
 use crate::emulator::{Boot, Machine, Terminal};
 use crate::prepare::MachineArgs;
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// Domains in the machine.
@@ -23,10 +23,9 @@ pub(crate) fn cases() -> Vec<Case> {
         .iter()
         .filter(|board| board.arch == Arch::Aarch64 && matches!(board.stage, Stage::Dom0));
     boards
-        .map(|board| Case {
-            name: format!("domains-alone/{}", board.name),
-            needs: Needs::Emulator,
-            run: Box::new(move || check(board)),
+        .map(|board| {
+            let name = format!("domains-alone/{}", board.name);
+            Case::machine(board.arch, name, move || check(board))
         })
         .collect()
 }

@@ -12,8 +12,8 @@ use crate::console::{Console, Echo};
 use crate::emulator::{Boot, Emulator, Machine, Terminal};
 use crate::prepare::MachineArgs;
 use crate::verbs::setup;
+use crate::verbs::test::Case;
 use crate::verbs::test::bad_input::wait_for_line;
-use crate::verbs::test::{Case, Needs};
 use crate::{bochs, grub};
 
 /// Bochs takes a minute to read the CD on a busy host.
@@ -68,10 +68,9 @@ const ROWS: &[Row] = &[
 
 /// One test per row.
 pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
-    let case = |row: &'static Row| Case {
-        name: format!("bad-input/{}", row.name),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, row)),
+    let case = |row: &'static Row| {
+        let name = format!("bad-input/{}", row.name);
+        Case::machine(board.arch, name, move || check(board, row))
     };
     ROWS.iter().map(case).collect()
 }

@@ -15,7 +15,7 @@ use crate::emulator::{Boot, Files, Machine, Terminal};
 use crate::layout::Place;
 use crate::prepare::MachineArgs;
 use crate::verbs::setup;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 use crate::{bzimage, paths};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -206,10 +206,9 @@ const PVH_ROWS: &[Row] = &[
 
 /// One test per row.
 pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
-    let case = |row: &'static Row| Case {
-        name: format!("bad-input/{}", row.name),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, row)),
+    let case = |row: &'static Row| {
+        let name = format!("bad-input/{}", row.name);
+        Case::machine(board.arch, name, move || check(board, row))
     };
     ROWS.iter().map(case).collect()
 }
@@ -220,10 +219,9 @@ pub(crate) fn multiboot_cases(board: &'static Board) -> Vec<Case> {
         .iter()
         .filter(|row| matches!(row.spoil, Spoil::InitrdFile(_)));
     rows.chain(PVH_ROWS)
-        .map(|row| Case {
-            name: format!("bad-input/{}/{}", row.name, board.name),
-            needs: Needs::Emulator,
-            run: Box::new(move || check(board, row)),
+        .map(|row| {
+            let name = format!("bad-input/{}/{}", row.name, board.name);
+            Case::machine(board.arch, name, move || check(board, row))
         })
         .collect()
 }

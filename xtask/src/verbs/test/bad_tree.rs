@@ -11,7 +11,7 @@ use crate::console::{Console, Echo};
 use crate::emulator::{self, Boot, Files, Machine, Terminal};
 use crate::prepare::MachineArgs;
 use crate::verbs::test::{
-    Case, Needs,
+    Case,
     bad_input::{LIMIT, garbage, wait_for_line},
 };
 use crate::{device_tree, paths};
@@ -83,11 +83,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn case(board: &'static Board, row: &'static Row, name: String) -> Case {
-    Case {
-        name,
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, row)),
-    }
+    Case::machine(board.arch, name, move || check(board, row))
 }
 
 fn check(board: &'static Board, row: &Row) -> Result<()> {

@@ -12,8 +12,8 @@ use crate::fetch::Debian;
 use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
-    Case, Needs, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks,
-    narrow, neighbours, pair, ports, pv_kernel,
+    Case, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks, narrow,
+    neighbours, pair, ports, pv_kernel,
 };
 use crate::verbs::{setup, smoke};
 use crate::{bzimage, paths};
@@ -92,6 +92,17 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             ..MachineArgs::default()
         },
     ));
+    cases.push(smoke(
+        pc,
+        "/pv-isolated",
+        MachineArgs {
+            dom0: Some(Dom0Kind::Pv),
+            smp: Some(4),
+            cpu: Some("max".into()),
+            xen_append: Some("xpti=1 pcid=1 spec-ctrl=pv".into()),
+            ..MachineArgs::default()
+        },
+    ));
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
@@ -124,11 +135,7 @@ fn smoke(board: &'static Board, variant: &str, mut args: MachineArgs) -> Case {
     args.board = Some(board.name.to_string());
     let log = format!("smoke-{}{}", board.name, variant.replace('/', "-"));
     let run = move || smoke::check(&args.machine(None)?, &log, LIMIT, Echo::Log);
-    Case {
-        name: format!("smoke/{}{variant}", board.name),
-        needs: Needs::Emulator,
-        run: Box::new(run),
-    }
+    Case::machine(board.arch, format!("smoke/{}{variant}", board.name), run)
 }
 
 /// dom0's kernel packed as many distributions have it, and Debian has not.
@@ -144,11 +151,7 @@ fn zstd_kernel(board: &'static Board) -> Case {
         let machine = args.machine(Some(board.arch))?;
         smoke::check(&machine, "smoke-zstd-kernel", LIMIT, Echo::Log)
     };
-    Case {
-        name: format!("smoke/{}/zstd-kernel", board.name),
-        needs: Needs::Emulator,
-        run: Box::new(run),
-    }
+    Case::machine(board.arch, format!("smoke/{}/zstd-kernel", board.name), run)
 }
 
 /// dom0 on a machine with Intel's VMX.
@@ -162,9 +165,5 @@ fn in_bochs(board: &'static Board) -> Case {
         let machine = args.machine(Some(board.arch))?;
         smoke::check(&machine, "smoke-bochs", BOCHS_LIMIT, Echo::Log)
     };
-    Case {
-        name: "smoke/bochs".into(),
-        needs: Needs::Emulator,
-        run: Box::new(run),
-    }
+    Case::machine(board.arch, "smoke/bochs", run)
 }

@@ -15,7 +15,7 @@ use crate::fetch::Debian;
 use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::rootfs::{self, Extra};
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 use crate::{disk, elf, paths, process};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -148,18 +148,13 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for row in ROWS {
         let board = boards::find(Some(row.board), None)?;
-        cases.push(Case {
-            name: format!("devices/{}", row.name),
-            needs: Needs::Emulator,
-            run: Box::new(move || check(board, row)),
-        });
+        let name = format!("devices/{}", row.name);
+        cases.push(Case::machine(board.arch, name, move || check(board, row)));
     }
     let q35 = boards::find(Some("qemu-q35"), None)?;
-    cases.push(Case {
-        name: "devices/q35/reach".into(),
-        needs: Needs::Emulator,
-        run: Box::new(move || reach(q35)),
-    });
+    cases.push(Case::machine(q35.arch, "devices/q35/reach", move || {
+        reach(q35)
+    }));
     Ok(cases)
 }
 

@@ -9,7 +9,7 @@ use crate::paths;
 use crate::verbs::test::Tally;
 
 /// Runs cargo's tests and counts each one.
-pub(crate) fn run(tally: &mut Tally, filter: Option<&str>) -> Result<()> {
+pub(crate) fn run(tally: &Tally, filter: Option<&str>) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The shell joins the two streams in order: cargo names the program on one, the program its tests on the other.
     let mut command = Command::new("sh");

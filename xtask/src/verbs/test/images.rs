@@ -4,18 +4,15 @@ use anyhow::{Result, ensure};
 
 use crate::arch::Arch;
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 /// Bytes of a flat image at most.
 const LARGEST: u64 = 1 << 20;
 
 /// One test per architecture.
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |arch: Arch| Case {
-        name: format!("image/{}", arch.name()),
-        needs: Needs::Toolchains,
-        run: Box::new(move || check(arch)),
-    };
+    let case =
+        |arch: Arch| Case::build(arch, format!("image/{}", arch.name()), move || check(arch));
     Arch::ALL.map(case).into()
 }
 

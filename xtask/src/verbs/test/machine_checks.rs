@@ -11,7 +11,7 @@ use crate::console::{Console, Echo};
 use crate::emulator::{Boot, Machine, Terminal};
 use crate::icount::Qmp;
 use crate::prepare::MachineArgs;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -23,11 +23,8 @@ const LINE: &str = "CPU 0: machine check before the start, bank 4, status 0x9400
 /// The one test.
 pub(crate) fn cases() -> Result<Vec<Case>> {
     let board = boards::find(None, Some(Arch::X86_64))?;
-    Ok(vec![Case {
-        name: "machine-check/corrected-before-the-start".into(),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board)),
-    }])
+    let name = "machine-check/corrected-before-the-start";
+    Ok(vec![Case::machine(board.arch, name, move || check(board))])
 }
 
 fn check(board: &'static Board) -> Result<()> {

@@ -21,11 +21,14 @@ mod ports;
 mod pv_kernel;
 
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::verbs::setup;
 
 /// Which tests to run.
@@ -46,42 +49,84 @@ pub(crate) struct TestArgs {
 pub(crate) struct Case {
     /// Its name, a few words with slashes between group and member.
     pub(crate) name: String,
-    /// What it needs.
-    pub(crate) needs: Needs,
+    /// What it is about. Tests of one architecture run in turn: they share files.
+    arch: Arch,
+    /// Whether it needs an emulator, and not only the toolchains.
+    emulated: bool,
     /// Runs it; the error says what is wrong.
-    pub(crate) run: Box<dyn Fn() -> Result<()>>,
+    run: Box<dyn Fn() -> Result<()> + Send>,
 }
 
-/// What a test needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Needs {
-    /// The host's toolchain and the one for bare metal.
-    Toolchains,
-    /// An emulator too.
-    Emulator,
+impl Case {
+    /// One that needs the toolchains alone.
+    pub(crate) fn build(
+        arch: Arch,
+        name: impl Into<String>,
+        run: impl Fn() -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            arch,
+            emulated: false,
+            run: Box::new(run),
+        }
+    }
+
+    /// One that needs an emulator too.
+    pub(crate) fn machine(
+        arch: Arch,
+        name: impl Into<String>,
+        run: impl Fn() -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            emulated: true,
+            ..Self::build(arch, name, run)
+        }
+    }
+
+    fn check(&self, tally: &Tally) {
+        let started = Instant::now();
+        let verdict = (self.run)();
+        let name = format!("{} ({} s)", self.name, started.elapsed().as_secs());
+        match verdict {
+            Ok(()) => tally.passed(&name),
+            Err(error) => tally.failed(&name, &format!("{error:#}")),
+        }
+    }
 }
 
 /// What has been counted so far.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     passed: u32,
     failed: Vec<String>,
 }
 
 impl Tally {
     /// Counts and prints a test that passed.
-    pub(crate) fn passed(&mut self, name: &str) {
+    pub(crate) fn passed(&self, name: &str) {
+        let mut counts = self.counts();
         println!("ok   {name}");
-        self.passed += 1;
+        counts.passed += 1;
     }
 
     /// Counts and prints a test that failed, with what it said.
-    pub(crate) fn failed(&mut self, name: &str, why: &str) {
+    pub(crate) fn failed(&self, name: &str, why: &str) {
+        let mut counts = self.counts();
         println!("FAIL {name}");
         for line in why.lines() {
             println!("    {line}");
         }
-        self.failed.push(name.to_string());
+        counts.failed.push(name.to_string());
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,44 +139,43 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     };
     let cases: Vec<Case> = cases::all()?
         .into_iter()
-        .filter(|case| wanted(&case.name) && !(args.no_emulator && case.needs == Needs::Emulator))
+        .filter(|case| wanted(&case.name) && !(args.no_emulator && case.emulated))
         .collect();
     if args.list {
         println!("host/… (each test of `cargo test`)");
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut tally = Tally::default();
+    let tally = Tally::default();
     // Building the host's tests takes its time: a filter that means machines leaves them out.
-    if cases.is_empty()
+    let with_host = cases.is_empty()
         || args
             .filter
             .as_deref()
-            .is_none_or(|text| text.contains("host"))
-    {
-        host::run(&mut tally, args.filter.as_deref())?;
-    }
+            .is_none_or(|text| text.contains("host"));
     if !cases.is_empty() {
         setup::run()?;
     }
-    for case in &cases {
-        let started = Instant::now();
-        match (case.run)() {
-            Ok(()) => tally.passed(&format!(
-                "{} ({} s)",
-                case.name,
-                started.elapsed().as_secs()
-            )),
-            Err(error) => tally.failed(
-                &format!("{} ({} s)", case.name, started.elapsed().as_secs()),
-                &format!("{error:#}"),
-            ),
+    // Two lanes, for the two CPUs that a small machine has: most of x86-64's machines have one thread.
+    let (first, second): (Vec<Case>, Vec<Case>) = cases
+        .into_iter()
+        .partition(|case| case.arch == Arch::X86_64);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // A reference to the cases would have to be `Sync`; they move in instead.
+            let first = first;
+            first.iter().for_each(|case| case.check(&tally));
+        });
+        if with_host {
+            host::run(&tally, args.filter.as_deref())?;
         }
-    }
-    Ok(report(&tally))
+        second.iter().for_each(|case| case.check(&tally));
+        anyhow::Ok(())
+    })?;
+    Ok(report(&tally.counts()))
 }
 
-fn report(tally: &Tally) -> ExitCode {
+fn report(tally: &Counts) -> ExitCode {
     if !tally.failed.is_empty() {
         println!("\nfailed:");
         tally.failed.iter().for_each(|name| println!("    {name}"));

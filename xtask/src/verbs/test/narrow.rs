@@ -11,7 +11,7 @@ use crate::emulator::Emulator;
 use crate::guest::{self, On, Run};
 use crate::results::{self, Outcome};
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 const GUEST: &str = "guest-narrow";
 const LIMIT: Duration = Duration::from_secs(120);
@@ -30,11 +30,8 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
                 Emulator::Qemu => board.name,
                 Emulator::Bochs => "bochs",
             };
-            Case {
-                name: format!("guest/{GUEST}/{machine}"),
-                needs: Needs::Emulator,
-                run: Box::new(move || check(board, emulator)),
-            }
+            let name = format!("guest/{GUEST}/{machine}");
+            Case::machine(board.arch, name, move || check(board, emulator))
         })
         .into())
 }
@@ -54,6 +51,7 @@ fn check(board: &'static Board, emulator: Emulator) -> Result<()> {
         runs_in: emulator,
         emulator: None,
         words,
+        cpu: None,
         xen_words: "",
         beside: &[],
         limit,

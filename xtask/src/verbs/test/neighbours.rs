@@ -12,7 +12,7 @@ use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::results::{Outcome, Results};
 use crate::rootfs;
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 /// A guest that runs beside dom0.
 struct Plan {
@@ -99,6 +99,22 @@ const X86_PLANS: &[Plan] = &[
         limit: 180,
     },
     Plan {
+        guest: "guest-fuzz-pv",
+        variant: "/qemu-q35/stack-below-its-own",
+        words: "calls=100 fault=3",
+        dom0: Some(Dom0Kind::Pv),
+        end: End::Crash("domain 1 crashed: no way into its kernel for exception 6"),
+        limit: 180,
+    },
+    Plan {
+        guest: "guest-fuzz-pv",
+        variant: "/qemu-q35/handler-nowhere",
+        words: "calls=100 fault=6",
+        dom0: Some(Dom0Kind::Pv),
+        end: End::Crash("domain 1 crashed: no way into its kernel for exception 14"),
+        limit: 180,
+    },
+    Plan {
         guest: "guest-neighbour-pv",
         variant: "/qemu-q35/pv",
         words: "seconds=2",
@@ -110,29 +126,23 @@ const X86_PLANS: &[Plan] = &[
 
 /// The same on x86-64.
 pub(crate) fn x86_cases(board: &'static Board) -> Vec<Case> {
-    let case = |plan: &'static Plan| Case {
-        name: format!("beside-linux/{}{}", plan.guest, plan.variant),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, plan, false)),
-    };
-    X86_PLANS.iter().map(case).collect()
+    X86_PLANS.iter().map(|plan| case(board, plan)).collect()
 }
 
 /// One test per guest.
 pub(crate) fn cases(board: &'static Board) -> Vec<Case> {
-    let case = |plan: &'static Plan| Case {
-        name: format!("beside-linux/{}{}", plan.guest, plan.variant),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, plan, false)),
-    };
-    let mut cases: Vec<Case> = PLANS.iter().map(case).collect();
+    let mut cases: Vec<Case> = PLANS.iter().map(|plan| case(board, plan)).collect();
     // The measure itself: the same on Debian's Xen.
-    cases.extend(PLANS.first().map(|plan| Case {
-        name: format!("beside-linux-on-xen/{}", plan.guest),
-        needs: Needs::Emulator,
-        run: Box::new(move || check(board, plan, true)),
+    cases.extend(PLANS.first().map(|plan| {
+        let name = format!("beside-linux-on-xen/{}", plan.guest);
+        Case::machine(board.arch, name, move || check(board, plan, true))
     }));
     cases
+}
+
+fn case(board: &'static Board, plan: &'static Plan) -> Case {
+    let name = format!("beside-linux/{}{}", plan.guest, plan.variant);
+    Case::machine(board.arch, name, move || check(board, plan, false))
 }
 
 fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::domains::Domain;
 use crate::emulator::Emulator;
 use crate::guest::{self, On, Run};
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 const LIMIT: Duration = Duration::from_secs(240);
 const BOCHS_LIMIT: Duration = Duration::from_secs(480);
@@ -24,10 +24,9 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
         ("bochs", Emulator::Bochs, BOCHS_LIMIT),
     ];
     Ok(machines
-        .map(|(name, emulator, limit)| Case {
-            name: format!("pair/{name}"),
-            needs: Needs::Emulator,
-            run: Box::new(move || check(board, emulator, limit)),
+        .map(|(name, emulator, limit)| {
+            let name = format!("pair/{name}");
+            Case::machine(board.arch, name, move || check(board, emulator, limit))
         })
         .into())
 }
@@ -52,6 +51,7 @@ fn check(board: &'static Board, emulator: Emulator, limit: Duration) -> Result<(
         runs_in: emulator,
         emulator: None,
         words: "pair=1",
+        cpu: None,
         xen_words: "",
         beside: &[neighbour],
         limit,

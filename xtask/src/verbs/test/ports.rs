@@ -14,7 +14,7 @@ use crate::emulator::{Boot, Machine, Terminal};
 use crate::paths;
 use crate::prepare::MachineArgs;
 use crate::verbs::build;
-use crate::verbs::test::{Case, Needs};
+use crate::verbs::test::Case;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -102,11 +102,8 @@ const ROWS: &[Row] = &[
 pub(crate) fn cases() -> Result<Vec<Case>> {
     let case = |row: &'static Row| {
         let board = boards::find(None, Some(row.arch))?;
-        Ok(Case {
-            name: format!("ports/{}", row.name),
-            needs: Needs::Emulator,
-            run: Box::new(move || check(board, row)),
-        })
+        let name = format!("ports/{}", row.name);
+        Ok(Case::machine(row.arch, name, move || check(board, row)))
     };
     ROWS.iter().map(case).collect()
 }

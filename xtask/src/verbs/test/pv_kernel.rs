@@ -11,8 +11,8 @@ use crate::console::{Console, Echo};
 use crate::emulator::{Boot, Dom0, Machine, Terminal};
 use crate::paths;
 use crate::prepare::MachineArgs;
+use crate::verbs::test::Case;
 use crate::verbs::test::bad_input::wait_for_line;
-use crate::verbs::test::{Case, Needs};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// A processor without SVM.
@@ -194,19 +194,16 @@ const ROWS: &[Row] = &[
 /// One test per row, and the kernel that starts.
 pub(crate) fn cases() -> Result<Vec<Case>> {
     let board = boards::find(Some("qemu-q35"), Some(Arch::X86_64))?;
-    let case = |name: String, run: Box<dyn Fn() -> Result<()>>| Case {
-        name,
-        needs: Needs::Emulator,
-        run,
-    };
     let mut cases: Vec<_> = ROWS
         .iter()
         .map(|row| {
             let name = format!("bad-input/pv-kernel/{}", row.name);
-            case(name, Box::new(move || refused(board, row)))
+            Case::machine(board.arch, name, move || refused(board, row))
         })
         .collect();
-    cases.push(case("pv-kernel/tiny".into(), Box::new(move || tiny(board))));
+    cases.push(Case::machine(board.arch, "pv-kernel/tiny", move || {
+        tiny(board)
+    }));
     Ok(cases)
 }
 

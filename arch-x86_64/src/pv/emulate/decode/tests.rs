@@ -69,6 +69,7 @@ fn expected(instruction: &Instruction) -> Option<Operation> {
         Iced::Out_DX_AL => port_out(Port::Dx, 1),
         Iced::Out_DX_AX => port_out(Port::Dx, 2),
         Iced::Out_DX_EAX => port_out(Port::Dx, 4),
+        code if VIRTUAL_MACHINES.contains(&code) => Operation::VirtualMachines,
         Iced::Insb_m8_DX => strings(1, true),
         Iced::Insw_m16_DX => strings(2, true),
         Iced::Insd_m32_DX => strings(4, true),
@@ -79,6 +80,43 @@ fn expected(instruction: &Instruction) -> Option<Operation> {
     })
 }
 
+const VIRTUAL_MACHINES: [Iced; 34] = [
+    Iced::Vmcall,
+    Iced::Vmlaunch,
+    Iced::Vmresume,
+    Iced::Vmxoff,
+    Iced::Vmxon_m64,
+    Iced::Vmclear_m64,
+    Iced::Vmptrld_m64,
+    Iced::Vmptrst_m64,
+    Iced::Vmread_rm32_r32,
+    Iced::Vmread_rm64_r64,
+    Iced::Vmwrite_r32_rm32,
+    Iced::Vmwrite_r64_rm64,
+    Iced::Invept_r32_m128,
+    Iced::Invept_r64_m128,
+    Iced::Invvpid_r32_m128,
+    Iced::Invvpid_r64_m128,
+    Iced::Vmrunw,
+    Iced::Vmrund,
+    Iced::Vmrunq,
+    Iced::Vmmcall,
+    Iced::Vmgexit,
+    Iced::Vmgexit_F2,
+    Iced::Vmloadw,
+    Iced::Vmloadd,
+    Iced::Vmloadq,
+    Iced::Vmsavew,
+    Iced::Vmsaved,
+    Iced::Vmsaveq,
+    Iced::Stgi,
+    Iced::Clgi,
+    Iced::Skinit,
+    Iced::Invlpgaw,
+    Iced::Invlpgad,
+    Iced::Invlpgaq,
+];
+
 const PREFIXES: [u8; 13] = [
     0x66, 0x67, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0xf0, 0x48, 0x45,
 ];
@@ -87,7 +125,11 @@ fn opcodes() -> Vec<Vec<u8>> {
     let one = (0u8..=0xff)
         .filter(|byte| !PREFIXES.contains(byte) && byte & 0xf0 != 0x40 && *byte != 0x0f);
     let two = (0u8..=0xff).map(|byte| [0x0f, byte].to_vec());
-    one.map(|byte| [byte].to_vec()).chain(two).collect()
+    let three = (0x80u8..=0x82).map(|byte| [0x0f, 0x38, byte].to_vec());
+    one.map(|byte| [byte].to_vec())
+        .chain(two)
+        .chain(three)
+        .collect()
 }
 
 fn compare(code: Code, bytes: &[u8]) {
@@ -112,7 +154,7 @@ fn compare(code: Code, bytes: &[u8]) {
         instruction.code()
     );
     if let Some((operation, length)) = found
-        && operation != Operation::FlushPage
+        && !matches!(operation, Operation::FlushPage | Operation::VirtualMachines)
     {
         assert_eq!(usize::from(length), instruction.len(), "{bytes:02x?}");
     }
@@ -123,7 +165,8 @@ fn every_opcode_means_what_it_means_to_another_decoder() {
     for code in [Code::Long, Code::Short] {
         for opcode in opcodes() {
             for operands in [
-                0xc0, 0xc1, 0xd1, 0xd0, 0xe0, 0xe7, 0xfa, 0xf9, 0x38, 0x3d, 0x05, 0x80,
+                0xc0, 0xc1, 0xc2, 0xc4, 0xd1, 0xd0, 0xd8, 0xd9, 0xdd, 0xdf, 0xe0, 0xe7, 0xf0, 0xfa,
+                0xf9, 0x30, 0x38, 0x3d, 0x05, 0x80,
             ] {
                 let mut plain = opcode.clone();
                 plain.extend([operands, 1, 2, 3, 4, 5, 6, 7]);

@@ -185,7 +185,12 @@ fn domain(words: &mut Words) -> u64 {
 
 /// Traps, callbacks and stack as the runtime wants them.
 pub(crate) fn restore() {
+    restore_on(0);
+}
+
+/// The same, on vCPU `index`.
+pub(crate) fn restore_on(index: usize) {
     trap::set_trap_table(&trap::table());
     upcall::register_callbacks();
-    arch::restore_user_stack(0);
+    arch::restore_user_stack(index);
 }

@@ -1,7 +1,8 @@
 //! Calls the hypervisor with random numbers, sub-ops and arguments, and expects to live on.
 //!
 //! Words of the command line: `seed=` (any number; the same seed gives the same calls), `calls=`
-//! (default 1,000,000), `trace=N` (prints every call from the Nth on).
+//! (default 1,000,000), `trace=N` (prints every call from the Nth on). A PV guest with several vCPUs calls on all of them at once,
+//! each with its own pages for arguments and all with the same frames.
 //!
 //! The guest must survive its own calls, so what they may name is confined (`words`):
 //! - pointers lead into 16 sacrificial pages in a window of their own, with nothing mapped behind
@@ -30,6 +31,8 @@ mod special;
 #[cfg(all(target_arch = "x86_64", pv))]
 #[path = "pv.rs"]
 mod special;
+#[cfg(pv)]
+mod together;
 mod words;
 
 use words::Words;
@@ -72,6 +75,8 @@ fn all_calls() -> Outcome {
     let list = Page::take();
     let mut words = Words::new(seed, buffers(), BUFFER_PAGES as u64, own_domain());
     let before = checksum();
+    #[cfg(pv)]
+    together::begin();
     let (mut done, mut refused) = (0u64, 0u64);
     for index in 0..calls {
         let call = choice::next(&mut words, list);
@@ -92,6 +97,8 @@ fn all_calls() -> Outcome {
             value("fuzz.calls", index as i64 + 1);
         }
     }
+    #[cfg(pv)]
+    together::end()?;
     #[cfg(pv)]
     confine_pv::restore();
     value("fuzz.done", done as i64);

@@ -9,6 +9,7 @@ use xenolith_guests::{arch, guest};
 mod cpu;
 mod events;
 mod ipi;
+mod runstate;
 mod timer;
 
 #[cfg(target_arch = "aarch64")]
@@ -39,6 +40,7 @@ fn main() {
         report.cases(ipi::CASES);
         report.cases(timer::CASES);
         report.cases(events::CASES);
+        report.cases(runstate::CASES);
         report.cases(cpu::LAST);
     }
     report.finish()

@@ -122,3 +122,16 @@ fn memory_of_the_hypervisor_never_becomes_a_table() {
     assert_eq!(record.claim(ME, FrameType::L1), Err(Refused::Busy));
     assert_eq!(record.get_mapping(ME, true), Ok(()));
 }
+
+#[test]
+fn what_the_hypervisor_shows_is_mapped_and_never_granted() {
+    for (charge, is_memory) in [(Charge::Memory, true), (Charge::Hypervisor, false)] {
+        let record = FrameRecord::new();
+        record.set_owned(ME, charge);
+        for writable in [true, false] {
+            assert_eq!(record.get_mapping(ME, writable), Ok(()), "{charge:?}");
+            assert_eq!(record.get_memory(ME, writable), is_memory, "{charge:?}");
+        }
+        assert!(!record.get_memory(DomId(2), false), "another's");
+    }
+}

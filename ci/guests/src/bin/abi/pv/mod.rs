@@ -5,8 +5,12 @@ mod callbacks;
 mod classes;
 mod compat;
 mod descriptors;
+mod entries;
+mod frames_of_others;
 mod grants;
 mod memory;
+mod pointers;
+mod short_ways;
 pub(crate) mod survey;
 mod types;
 mod update;
@@ -26,4 +30,8 @@ pub(crate) const TABLES: &[&[Case]] = &[
     user::CASES,
     compat::CASES,
     classes::CASES,
+    pointers::CASES,
+    frames_of_others::CASES,
+    entries::CASES,
+    short_ways::CASES,
 ];

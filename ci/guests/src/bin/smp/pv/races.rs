@@ -34,7 +34,7 @@ pub(crate) const CASES: &[Case] = &[
     ("races.flushes_reach_the_other_cpu", flush_reaches),
 ];
 
-const ROUNDS: u64 = 200;
+pub(super) const ROUNDS: u64 = 200;
 const PRESENT_TABLES: usize = 4;
 
 /// Where both meet.
@@ -42,12 +42,12 @@ static ARRIVED: AtomicU64 = AtomicU64::new(0);
 /// What the case is about: pages by their addresses.
 static PAGES: [AtomicU64; PRESENT_TABLES] = [const { AtomicU64::new(0) }; PRESENT_TABLES];
 /// What the other CPU's call answered.
-static ANSWER: AtomicI64 = AtomicI64::new(0);
-static STOP: AtomicU64 = AtomicU64::new(0);
+pub(super) static ANSWER: AtomicI64 = AtomicI64::new(0);
+pub(super) static STOP: AtomicU64 = AtomicU64::new(0);
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// Waits until the other CPU comes here, too.
-fn meet() {
+pub(super) fn meet() {
     let mine = ARRIVED.fetch_add(1, Ordering::SeqCst);
     let both = (mine / 2 + 1) * 2;
     while ARRIVED.load(Ordering::SeqCst) < both {
@@ -55,16 +55,16 @@ fn meet() {
     }
 }
 
-fn page(index: usize) -> Page {
+pub(super) fn page(index: usize) -> Page {
     Page::at(PAGES[index].load(Ordering::SeqCst))
 }
 
-fn keep(index: usize, page: Page) {
+pub(super) fn keep(index: usize, page: Page) {
     PAGES[index].store(page.address(), Ordering::SeqCst);
 }
 
 /// A read-only page with one entry.
-fn table(index: u64, entry: u64) -> Page {
+pub(super) fn table(index: u64, entry: u64) -> Page {
     let page = Page::take();
     page.fill(0);
     page.write(index * 8, entry);
@@ -72,14 +72,14 @@ fn table(index: u64, entry: u64) -> Page {
     page
 }
 
-fn begin(work: fn(usize)) {
+pub(super) fn begin(work: fn(usize)) {
     ARRIVED.store(0, Ordering::SeqCst);
     STOP.store(0, Ordering::SeqCst);
     COUNT.store(0, Ordering::SeqCst);
     cpus::begin(1, work);
 }
 
-fn end() -> Outcome {
+pub(super) fn end() -> Outcome {
     STOP.store(1, Ordering::SeqCst);
     ensure!(cpus::wait_for(|| cpus::is_idle(1)), "cpu 1 hangs");
     Ok(())

@@ -206,6 +206,8 @@ fn cpuid() -> Outcome {
     );
     let one = arch::forced_cpuid(1, 0);
     answers.take("hypervisor bit", one.ecx >> 31, 1);
+    // AMD's CPUs have no SYSENTER in long mode.
+    let sysenter = u32::from(forced.ebx == u32::from_le_bytes(*b"Genu"));
     for (what, bit, wanted) in [
         ("fpu", 0, 1),
         ("vme", 1, 0),
@@ -213,7 +215,7 @@ fn cpuid() -> Outcome {
         ("msr", 5, 1),
         ("pae", 6, 1),
         ("apic", 9, 1),
-        ("sep", 11, 0),
+        ("sep", 11, sysenter),
         ("mtrr", 12, 1),
         ("pge", 13, 0),
         ("pat", 16, 1),
