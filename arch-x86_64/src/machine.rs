@@ -110,11 +110,11 @@ pub fn memory_map() -> &'static [E820Entry] {
 const KEPT_RANGES: usize = 96;
 static KEPT: Once<Vec<PhysRange>> = Once::new();
 
-/// Looks for a way to run guests.
-pub fn find_virtualization() -> Result<(), &'static str> {
+/// Looks for a way to run guests. `apicv` says whether their local APICs may be lent to CPUs.
+pub fn find_virtualization(apicv: bool) -> Result<(), &'static str> {
     let found = if vmx::cpu::exists() {
         second_level::use_ept();
-        Virtualization::Vmx(vmx::cpu::detect()?)
+        Virtualization::Vmx(vmx::cpu::detect(apicv)?)
     } else if svm::cpu::exists() {
         Virtualization::Svm(svm::cpu::detect()?)
     } else {

@@ -105,7 +105,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         smap: options.smap.as_deref(),
     };
     speculation::apply::init(options.spec_ctrl.as_deref(), &requests);
-    if let Err(error) = machine::find_virtualization() {
+    if let Err(error) = machine::find_virtualization(options.apicv) {
         log::warn!("{error}");
     }
     let boot_cpu = smp::join(hv, CpuId(0));

@@ -89,7 +89,8 @@ pub fn exists() -> bool {
 }
 
 /// Whether this CPU can run guests by VMX; the error says what is missing.
-pub fn detect() -> Result<Features, &'static str> {
+/// `apicv` says whether guests' local APICs may be lent to it.
+pub fn detect(apicv: bool) -> Result<Features, &'static str> {
     if !exists() {
         return Err("the CPU has no VMX");
     }
@@ -112,8 +113,9 @@ pub fn detect() -> Result<Features, &'static str> {
         | Primary::MONITOR
         | Primary::SECONDARY;
     let allowed = Secondary::from_bits_retain((capability(msr::SECONDARY) >> 32) as u32);
-    let has_apic =
-        allowed.contains(Secondary::VIRTUAL_APIC) && has_tpr_shadow(capability(msr::TRUE_PRIMARY));
+    let has_apic = apicv
+        && allowed.contains(Secondary::VIRTUAL_APIC)
+        && has_tpr_shadow(capability(msr::TRUE_PRIMARY));
     let unwanted = Primary::CR3_LOAD | Primary::CR3_STORE | Primary::INVLPG | Primary::RDTSC;
     let primary = choose(
         capability(msr::TRUE_PRIMARY),
@@ -331,7 +333,7 @@ fn host_state() -> Host {
 
 /// Switches VMX on for the executing CPU, which has its tables, its data and its control registers as they will stay.
 pub fn start(hv: &Hypervisor<X86_64>, features: &Features, cpu: CpuId) -> Option<VmxCpu> {
-    if detect().as_ref() != Ok(features) {
+    if detect(features.has_apic).as_ref() != Ok(features) {
         log::error!("CPU {} has another VMX than the first one", cpu.0);
         return None;
     }

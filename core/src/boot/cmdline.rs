@@ -49,6 +49,8 @@ pub struct Options {
     pub smap: Option<String>,
     /// `x2apic`: whether local APICs may be used in that mode (x86).
     pub x2apic: bool,
+    /// `apicv`: whether CPUs may keep guests' local APICs where they can (x86).
+    pub apicv: bool,
     /// `gnttab_max_frames`.
     pub grant_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames`.
@@ -78,6 +80,7 @@ impl Default for Options {
             smep: None,
             smap: None,
             x2apic: true,
+            apicv: true,
             grant_frames: None,
             maptrack_frames: None,
         }
@@ -384,12 +387,14 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
             later(o, name, value)
         }
         "x2apic" => set(&mut o.x2apic, boolean(value)),
+        "apicv" => set(&mut o.apicv, boolean(value)),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
             Some(_) if has_value => Outcome::Unknown,
             Some("bootscrub") => set(&mut o.boot_scrub, Some(false)),
             Some("sync_console") => set(&mut o.sync_console, Some(false)),
             Some("x2apic") => set(&mut o.x2apic, Some(false)),
+            Some("apicv") => set(&mut o.apicv, Some(false)),
             Some(rest @ ("xpti" | "pcid" | "smep" | "smap")) => later(o, rest, "no"),
             Some(rest) if WITHOUT_EFFECT.contains(&rest) => Outcome::Done,
             _ => Outcome::Unknown,
@@ -672,9 +677,16 @@ mod tests {
     }
 
     #[test]
-    fn words_about_speculation_are_handed_on_in_their_order() {
+    fn what_cpus_have_of_local_apics_can_be_left_alone() {
         assert!(options("").x2apic && options("x2apic").x2apic);
         assert!(!options("x2apic=0").x2apic && !options("no-x2apic").x2apic);
+        assert!(options("").apicv && options("apicv").apicv);
+        assert!(!options("apicv=0").apicv && !options("no-apicv").apicv);
+        assert_eq!(parse("apicv=some").1.len(), 1);
+    }
+
+    #[test]
+    fn words_about_speculation_are_handed_on_in_their_order() {
         assert_eq!(options("").spec_ctrl, None);
         let o = options("spec-ctrl=no-xen,ssbd spec-ctrl=rsb=hvm");
         assert_eq!(o.spec_ctrl.as_deref(), Some("no-xen,ssbd,rsb=hvm"));

@@ -78,6 +78,15 @@ fn whole_ramdisks_of_every_kind_raise_no_doubt() {
 }
 
 #[test]
+fn an_archive_that_holds_a_file_systems_mark_is_an_archive() {
+    const MARK: usize = 1024 + 16;
+    let mut file = archive(&[alloc::vec![0; 2000]]);
+    file[MARK..MARK + 2].copy_from_slice(&[0x7f, 0x13]);
+    assert_eq!(check(&file), Ok(()));
+    assert_eq!(check(&file[..1800]), Err(Doubt::Cut("cpio archive", 0)));
+}
+
+#[test]
 fn parts_one_behind_the_other_are_walked_with_zeroes_between_them() {
     for second in packed().into_iter().chain([small()]) {
         for zeroes in [0, 4, 512] {
