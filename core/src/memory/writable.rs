@@ -60,7 +60,17 @@ impl<H: Hal> Hypervisor<H> {
         }
     }
 
-    /// As [`Hypervisor::get_granted`] where that is one step of the frame's record; `None` says nothing.
+    /// A reference where `take` is one step of the frame's record; `None` says nothing.
+    #[inline(always)]
+    fn get_quickly(
+        &self,
+        mfn: Mfn,
+        take: impl FnOnce(&FrameRecord) -> bool,
+    ) -> Option<FrameRef<'_, H>> {
+        take(self.memory.record(mfn)?).then(|| FrameRef::adopt(self, mfn))
+    }
+
+    /// As [`Hypervisor::get_granted`] where that is one step.
     #[inline(always)]
     pub(crate) fn get_granted_quickly(
         &self,
@@ -68,13 +78,10 @@ impl<H: Hal> Hypervisor<H> {
         owner: &Domain<H>,
         writable: bool,
     ) -> Option<FrameRef<'_, H>> {
-        let record = self.memory.record(mfn)?;
-        record
-            .get_memory(owner.id(), writable)
-            .then(|| FrameRef::adopt(self, mfn))
+        self.get_quickly(mfn, |record| record.get_memory(owner.id(), writable))
     }
 
-    /// As [`Hypervisor::get_mappable`] where that is one step of the frame's record; `None` says nothing.
+    /// As [`Hypervisor::get_mappable`] where that is one step.
     #[inline(always)]
     pub(crate) fn get_mappable_quickly(
         &self,
@@ -82,10 +89,7 @@ impl<H: Hal> Hypervisor<H> {
         owner: &Domain<H>,
         writable: bool,
     ) -> Option<FrameRef<'_, H>> {
-        let record = self.memory.record(mfn)?;
-        record
-            .get_used_so(owner.id(), writable)
-            .then(|| FrameRef::adopt(self, mfn))
+        self.get_quickly(mfn, |record| record.get_used_so(owner.id(), writable))
     }
 
     /// Memory of a paravirtual domain's own that it may grant: a reference, and for writing a use as such.

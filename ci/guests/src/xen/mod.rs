@@ -4,6 +4,7 @@ pub mod event;
 pub mod grant;
 pub mod hvm;
 pub mod memory;
+pub mod multicall;
 pub mod nr;
 pub mod sched;
 pub mod shared;

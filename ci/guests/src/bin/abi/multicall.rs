@@ -5,6 +5,7 @@ use xenolith_guests::buffer::Page;
 use xenolith_guests::report::value;
 use xenolith_guests::xen::errno::{EFAULT, EINVAL, ENOSYS, ESRCH};
 use xenolith_guests::xen::memory::{self, Reservation};
+use xenolith_guests::xen::multicall::{self, Entry};
 use xenolith_guests::xen::{SELF, event, nr};
 use xenolith_guests::{ensure, expect};
 
@@ -20,58 +21,34 @@ pub(crate) const CASES: &[Case] = &[
 /// For guests whose frame numbers are translated.
 pub(crate) const TRANSLATED: &[Case] = &[("multicall.memory_op_inside", memory_inside)];
 
-/// `multicall_entry`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Entry {
-    number: u64,
-    result: i64,
-    args: [u64; 6],
-}
-
-const UNTOUCHED: i64 = 0x7777;
-
-fn entry(number: u64, first: u64, second: u64) -> Entry {
-    Entry {
-        number,
-        result: UNTOUCHED,
-        args: [first, second, 0, 0, 0, 0],
-    }
-}
-
-fn multicall(entries: &mut [Entry]) -> i64 {
-    let count = entries.len() as u64;
-    arch::hypercall(nr::MULTICALL, [entries.as_mut_ptr() as u64, count, 0, 0, 0])
-}
-
 fn eight() -> Outcome {
     let page = Page::take();
     page.write::<u16>(0, SELF);
     page.write::<u16>(2, SELF);
     page.write::<u16>(64, 1234);
     let mut calls = [
-        entry(nr::XEN_VERSION, 0, 0),
-        entry(60, 1, 2),
-        entry(
+        Entry::new(nr::XEN_VERSION, 0, 0),
+        Entry::new(60, 1, 2),
+        Entry::new(
             nr::EVENT_CHANNEL_OP,
             event::op::ALLOC_UNBOUND,
             page.address(),
         ),
-        entry(
+        Entry::new(
             nr::EVENT_CHANNEL_OP,
             event::op::ALLOC_UNBOUND,
             arch::UNMAPPED,
         ),
-        entry(
+        Entry::new(
             nr::MEMORY_OP,
             memory::op::CURRENT_RESERVATION,
             page.address() + 64,
         ),
-        entry(nr::SCHED_OP, 77, 0),
-        entry(nr::XEN_VERSION, 7, page.address()),
-        entry(nr::SCHED_OP, 0, 0),
+        Entry::new(nr::SCHED_OP, 77, 0),
+        Entry::new(nr::XEN_VERSION, 7, page.address()),
+        Entry::new(nr::SCHED_OP, 0, 0),
     ];
-    expect!(multicall(&mut calls), 0);
+    expect!(multicall::list(&mut calls), 0);
     let results = calls.map(|call| call.result);
     ensure!(results[0] >> 16 == 4, "version {:#x}", results[0]);
     expect!(
@@ -85,7 +62,7 @@ fn eight() -> Outcome {
 }
 
 fn nothing() -> Outcome {
-    expect!(multicall(&mut []), 0);
+    expect!(multicall::list(&mut []), 0);
     expect!(
         arch::hypercall(nr::MULTICALL, [arch::UNMAPPED, 0, 0, 0, 0]),
         0,
@@ -106,9 +83,9 @@ fn bad_list() -> Outcome {
 }
 
 fn nested() -> Outcome {
-    let mut inner = [entry(nr::XEN_VERSION, 0, 0)];
-    let mut outer = [entry(nr::MULTICALL, inner.as_mut_ptr() as u64, 1)];
-    expect!(multicall(&mut outer), 0);
+    let mut inner = [Entry::new(nr::XEN_VERSION, 0, 0)];
+    let mut outer = [Entry::new(nr::MULTICALL, inner.as_mut_ptr() as u64, 1)];
+    expect!(multicall::list(&mut outer), 0);
     value("multicall.in_a_multicall", outer[0].result);
     Ok(())
 }
@@ -125,10 +102,10 @@ fn memory_inside() -> Outcome {
     };
     let address = (&raw mut argument) as u64;
     let mut calls = [
-        entry(nr::MEMORY_OP, memory::op::DECREASE_RESERVATION, address),
-        entry(nr::MEMORY_OP, memory::op::POPULATE_PHYSMAP, address),
+        Entry::new(nr::MEMORY_OP, memory::op::DECREASE_RESERVATION, address),
+        Entry::new(nr::MEMORY_OP, memory::op::POPULATE_PHYSMAP, address),
     ];
-    expect!(multicall(&mut calls), 0);
+    expect!(multicall::list(&mut calls), 0);
     expect!(calls.map(|call| call.result), [1, 1]);
     page.write::<u64>(0, 9);
     expect!(page.read::<u64>(0), 9);
@@ -141,7 +118,7 @@ fn runs_off() -> Outcome {
     let end = arch::map_page(0, page.address(), arch::Access::ReadWrite) + 4096;
     arch::unmap_page(1);
     let size = size_of::<Entry>() as u64;
-    page.write(4096 - size, entry(nr::XEN_VERSION, 0, 0));
+    page.write(4096 - size, Entry::new(nr::XEN_VERSION, 0, 0));
     expect!(
         arch::hypercall(nr::MULTICALL, [end - size, 2, 0, 0, 0]),
         EFAULT

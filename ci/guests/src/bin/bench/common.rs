@@ -2,6 +2,7 @@
 
 use xenolith_guests::arch::{self, hypercall};
 use xenolith_guests::buffer::Page;
+use xenolith_guests::xen::multicall::Entry;
 use xenolith_guests::xen::{SELF, call, event, grant, memory, nr, own_domain, sched, shared};
 
 use xenolith_guests::report::value;
@@ -34,18 +35,7 @@ pub(super) fn measure() {
 }
 
 fn multicall() {
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Entry {
-        number: u64,
-        result: i64,
-        args: [u64; 6],
-    }
-    let mut entries = [Entry {
-        number: nr::XEN_VERSION,
-        result: 0,
-        args: [0; 6],
-    }; 8];
+    let mut entries = [Entry::new(nr::XEN_VERSION, 0, 0); 8];
     let address = entries.as_mut_ptr() as u64;
     time("multicall_of_8", || {
         hypercall(nr::MULTICALL, [address, 8, 0, 0, 0]);

@@ -16,6 +16,7 @@ use xenolith_guests::buffer::Page;
 use xenolith_guests::expect;
 use xenolith_guests::xen::errno::{EBUSY, EFAULT, EINVAL};
 use xenolith_guests::xen::memory::{Reservation, op};
+use xenolith_guests::xen::multicall::{self, Entry, UNTOUCHED};
 use xenolith_guests::xen::{SELF, call, call_at, nr, shared};
 
 use crate::{Case, Outcome};
@@ -303,25 +304,19 @@ fn results() -> Outcome {
 
 /// A multicall whose first entry unmaps the page of the list.
 fn own_list() -> Outcome {
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Entry(u64, i64, [u64; 6]);
     let mut answers = Answers::default();
     let page = Page::take();
     let at = arch::map_page(5, page.address(), arch::Access::ReadWrite);
-    let unmap = Entry(
-        nr::UPDATE_VA_MAPPING,
-        7,
-        [at, 0, tables::flush::INVLPG, 0, 0, 0],
-    );
-    page.write(0, [unmap, Entry(nr::XEN_VERSION, 7, [0; 6])]);
-    answers.take(
-        "the list goes",
-        hypercall(nr::MULTICALL, [at, 2, 0, 0, 0]),
-        EFAULT,
-    );
+    let mut unmap = Entry::new(nr::UPDATE_VA_MAPPING, at, 0);
+    unmap.args[2] = tables::flush::INVLPG;
+    page.write(0, [unmap, Entry::new(nr::XEN_VERSION, 0, 0)]);
+    answers.take("the list goes", multicall::at(at, 2), EFAULT);
     let list: [Entry; 2] = page.read(0);
-    answers.take("no result is written", (list[0].1, list[1].1), (7, 7));
+    answers.take(
+        "no result is written",
+        list.map(|entry| entry.result),
+        [UNTOUCHED; 2],
+    );
     answers.take("it was done", arch::is_nothing_at(at), true);
     // A list on a table: results cannot be written there.
     // The number of its call, `console_io`, is an entry that is not present.

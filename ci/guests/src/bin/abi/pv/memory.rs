@@ -8,6 +8,7 @@ use xenolith_guests::buffer::Page;
 use xenolith_guests::report::value;
 use xenolith_guests::xen::errno::{EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ESRCH};
 use xenolith_guests::xen::memory::{Reservation, op, reservation};
+use xenolith_guests::xen::multicall::{self, Entry};
 use xenolith_guests::xen::{SELF, call, call_at, nr};
 use xenolith_guests::{ensure, expect};
 
@@ -410,9 +411,6 @@ fn tables_of_frames() -> Outcome {
 }
 
 fn in_multicall() -> Outcome {
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Entry(u64, i64, [u64; 6]);
     let mut frames = [spare(5)];
     let mut argument = Reservation {
         extents: frames.as_mut_ptr() as u64,
@@ -422,30 +420,18 @@ fn in_multicall() -> Outcome {
         domain: SELF,
     };
     let at = (&raw mut argument) as u64;
-    let unmap = Entry(
-        nr::UPDATE_VA_MAPPING,
-        7,
-        [arch::WINDOW, 0, flush::INVLPG, 0, 0, 0],
-    );
+    let mut unmap = Entry::new(nr::UPDATE_VA_MAPPING, arch::WINDOW, 0);
+    unmap.args[2] = flush::INVLPG;
     let mut calls = [
-        Entry(nr::MEMORY_OP, 7, [op::DECREASE_RESERVATION, at, 0, 0, 0, 0]),
+        Entry::new(nr::MEMORY_OP, op::DECREASE_RESERVATION, at),
         unmap,
     ];
-    expect!(
-        arch::hypercall(nr::MULTICALL, [calls.as_mut_ptr() as u64, 2, 0, 0, 0]),
-        0
-    );
-    expect!(calls.map(|call| call.1), [1, 0]);
+    expect!(multicall::list(&mut calls), 0);
+    expect!(calls.map(|call| call.result), [1, 0]);
     frames[0] = SPARE + 5;
-    let mut calls = [
-        Entry(nr::MEMORY_OP, 7, [op::POPULATE_PHYSMAP, at, 0, 0, 0, 0]),
-        unmap,
-    ];
-    expect!(
-        arch::hypercall(nr::MULTICALL, [calls.as_mut_ptr() as u64, 2, 0, 0, 0]),
-        0
-    );
-    expect!(calls.map(|call| call.1), [1, 0]);
+    let mut calls = [Entry::new(nr::MEMORY_OP, op::POPULATE_PHYSMAP, at), unmap];
+    expect!(multicall::list(&mut calls), 0);
+    expect!(calls.map(|call| call.result), [1, 0]);
     // SAFETY: the call wrote it.
     let frame = unsafe { frames.as_ptr().read_volatile() };
     expect!(memory::physical_frame(frame), SPARE + 5);

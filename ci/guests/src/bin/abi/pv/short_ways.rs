@@ -12,6 +12,7 @@ use xenolith_guests::arch::{
 use xenolith_guests::buffer::{PAGE, Page};
 use xenolith_guests::report::value;
 use xenolith_guests::xen::errno::{EFAULT, ENOSYS};
+use xenolith_guests::xen::multicall::{self, Entry, UNTOUCHED};
 use xenolith_guests::xen::{SELF, event, nr, own_domain, shared};
 
 use crate::{Case, Outcome};
@@ -34,29 +35,6 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// `multicall_entry`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    number: u64,
-    result: i64,
-    args: [u64; 6],
-}
-
-const UNTOUCHED: i64 = 0x7777;
-
-fn entry(number: u64, first: u64, second: u64) -> Entry {
-    Entry {
-        number,
-        result: UNTOUCHED,
-        args: [first, second, 0, 0, 0, 0],
-    }
-}
-
-fn multicall(at: u64, count: u64) -> i64 {
-    hypercall(nr::MULTICALL, [at, count, 0, 0, 0])
-}
-
 const COMPAT: u64 = 16;
 
 /// `send`: by its call, in a list, and by the call of old.
@@ -66,8 +44,8 @@ fn send(way: usize, port: u32) -> i64 {
     match way {
         0 => hypercall(nr::EVENT_CHANNEL_OP, [event::op::SEND, at, 0, 0, 0]),
         1 => {
-            let mut list = [entry(nr::EVENT_CHANNEL_OP, event::op::SEND, at)];
-            let errno = multicall(list.as_mut_ptr() as u64, 1);
+            let mut list = [Entry::new(nr::EVENT_CHANNEL_OP, event::op::SEND, at)];
+            let errno = multicall::list(&mut list);
             if errno == 0 { list[0].result } else { errno }
         }
         _ => {
@@ -154,8 +132,8 @@ fn bad_sends() -> Outcome {
         .chain([UNMAPPED, end - 1, end - 3])
     {
         let direct = hypercall(nr::EVENT_CHANNEL_OP, [event::op::SEND, at, 0, 0, 0]);
-        let mut list = [entry(nr::EVENT_CHANNEL_OP, event::op::SEND, at)];
-        let errno = multicall(list.as_mut_ptr() as u64, 1);
+        let mut list = [Entry::new(nr::EVENT_CHANNEL_OP, event::op::SEND, at)];
+        let errno = multicall::list(&mut list);
         answers.take(
             format_args!("at {at:#x}"),
             (direct, errno, list[0].result),
@@ -384,12 +362,12 @@ fn returns_with_an_nmi() -> Outcome {
         answers.take("a program", fault.map(|fault| fault.rip), Some(CODE + 1));
         // In a list: it comes behind the list.
         let mut list = [
-            entry(nr::VCPU_OP, vcpu_op::SEND_NMI, 0),
-            entry(nr::VCPU_OP, vcpu_op::SEND_NMI, 0),
-            entry(nr::XEN_VERSION, 0, 0),
+            Entry::new(nr::VCPU_OP, vcpu_op::SEND_NMI, 0),
+            Entry::new(nr::VCPU_OP, vcpu_op::SEND_NMI, 0),
+            Entry::new(nr::XEN_VERSION, 0, 0),
         ];
         let before = nmis();
-        let errno = multicall(list.as_mut_ptr() as u64, 3);
+        let errno = multicall::list(&mut list);
         answers.take(
             "a list",
             (errno, list[1].result, list[2].result >> 16),
@@ -409,7 +387,7 @@ fn returns_with_an_nmi() -> Outcome {
 fn lists() -> Outcome {
     let mut answers = Answers::default();
     let [first, second] = [Page::take(), tables::empty_table()];
-    let version = entry(nr::XEN_VERSION, 0, 0);
+    let version = Entry::new(nr::XEN_VERSION, 0, 0);
     let start = arch::map_page(20, first.address(), arch::Access::ReadWrite);
     let size = size_of::<Entry>() as u64;
     // The number on one page, the result on the next, which is a table.
@@ -418,19 +396,23 @@ fn lists() -> Outcome {
     first.write::<u64>(PAGE - 8, nr::XEN_VERSION);
     answers.take(
         "a result in a table",
-        multicall(start + PAGE - 8, 1),
+        multicall::at(start + PAGE - 8, 1),
         EFAULT,
     );
     answers.take("it stays a table of nothing", second.read::<u64>(0), 0);
     first.write(PAGE - 16, [nr::XEN_VERSION, UNTOUCHED as u64]);
-    answers.take("arguments in a table", multicall(start + PAGE - 16, 1), 0);
+    answers.take(
+        "arguments in a table",
+        multicall::at(start + PAGE - 16, 1),
+        0,
+    );
     answers.take("its result", first.read::<u64>(PAGE - 8) >> 16, 4);
     arch::unmap_page(21);
     for inside in [8, 16, 32, 56] {
         first.write(PAGE - 16, [nr::XEN_VERSION, UNTOUCHED as u64]);
         answers.take(
             format_args!("{inside} bytes of an entry"),
-            multicall(start + PAGE - inside, 1),
+            multicall::at(start + PAGE - inside, 1),
             EFAULT,
         );
         answers.take("nothing was done", first.read::<i64>(PAGE - 8), UNTOUCHED);
@@ -441,7 +423,7 @@ fn lists() -> Outcome {
         }
         answers.take(
             format_args!("two of {count:#x}"),
-            multicall(start + PAGE - 2 * size, count),
+            multicall::at(start + PAGE - 2 * size, count),
             EFAULT,
         );
         for index in 0..2 {
@@ -453,14 +435,14 @@ fn lists() -> Outcome {
         first.write(odd, version);
         answers.take(
             format_args!("a list at {odd}"),
-            multicall(start + odd, 1),
+            multicall::at(start + odd, 1),
             0,
         );
         let done: Entry = first.read(odd);
         answers.take("its result", done.result >> 16, 4);
     }
     first.write(0, [version, version]);
-    answers.take("a count of 33 bits", multicall(start, 1 << 32 | 1), 0);
+    answers.take("a count of 33 bits", multicall::at(start, 1 << 32 | 1), 0);
     let done: [Entry; 2] = first.read(0);
     answers.take(
         "one was done",
@@ -477,20 +459,20 @@ fn lists() -> Outcome {
 fn rewritten() -> Outcome {
     let mut answers = Answers::default();
     let [list, other] = [(); 2].map(|_| Page::take());
-    let mut copy = entry(nr::MMUEXT_OP, 0, 1);
+    let mut copy = Entry::new(nr::MMUEXT_OP, 0, 1);
     let operation = tables::Ext::new(ext::COPY_PAGE, list.frame(), other.frame());
     copy.args[0] = (&raw const operation) as u64;
     copy.args[3] = u64::from(SELF);
-    list.write(0, [copy, entry(60, 0, 0), entry(60, 0, 0)]);
+    list.write(0, [copy, Entry::new(60, 0, 0), Entry::new(60, 0, 0)]);
     other.write(
         0,
         [
-            entry(1, 2, 3),
-            entry(nr::XEN_VERSION, 0, 0),
-            entry(nr::XEN_VERSION, 1, UPPER_HALF),
+            Entry::new(1, 2, 3),
+            Entry::new(nr::XEN_VERSION, 0, 0),
+            Entry::new(nr::XEN_VERSION, 1, UPPER_HALF),
         ],
     );
-    answers.take("done", multicall(list.address(), 3), 0);
+    answers.take("done", multicall::at(list.address(), 3), 0);
     let done: [Entry; 3] = list.read(0);
     answers.take("the first says its result", done[0].result, 0);
     answers.take("in the new list", done[0].number, 1);
@@ -501,15 +483,15 @@ fn rewritten() -> Outcome {
 
 fn not_in_lists() -> Outcome {
     let mut answers = Answers::default();
-    let mut inner = [entry(nr::XEN_VERSION, 0, 0)];
+    let mut inner = [Entry::new(nr::XEN_VERSION, 0, 0)];
     let mut outer = [
-        entry(nr::MULTICALL, inner.as_mut_ptr() as u64, 1),
-        entry(64, 0, 0),
-        entry(u64::MAX, 0, 0),
-        entry(1 << 32 | nr::XEN_VERSION, 0, 0),
-        entry(nr::XEN_VERSION, 0, 0),
+        Entry::new(nr::MULTICALL, inner.as_mut_ptr() as u64, 1),
+        Entry::new(64, 0, 0),
+        Entry::new(u64::MAX, 0, 0),
+        Entry::new(1 << 32 | nr::XEN_VERSION, 0, 0),
+        Entry::new(nr::XEN_VERSION, 0, 0),
     ];
-    answers.take("a list", multicall(outer.as_mut_ptr() as u64, 5), 0);
+    answers.take("a list", multicall::list(&mut outer), 0);
     let results = outer.map(|call| call.result);
     // In a list of a list nothing is done, or its calls are and no further level.
     answers.take(
@@ -521,8 +503,8 @@ fn not_in_lists() -> Outcome {
     answers.take("the last", results[4] >> 16, 4);
     // A list that is itself its only entry.
     let page = Page::take();
-    page.write(0, entry(nr::MULTICALL, page.address(), 1));
-    answers.take("a list in itself", multicall(page.address(), 1), 0);
+    page.write(0, Entry::new(nr::MULTICALL, page.address(), 1));
+    answers.take("a list in itself", multicall::at(page.address(), 1), 0);
     let done: Entry = page.read(0);
     answers.take("refused", done.result < 0, true);
     answers.end()
@@ -537,10 +519,10 @@ fn iret_in_list() -> Outcome {
     let page = Page::take();
     let window = arch::map_page(20, page.address(), arch::Access::ReadWrite);
     let list = [
-        entry(nr::XEN_VERSION, 0, 0),
-        entry(nr::IRET, 0, 0),
-        entry(nr::UPDATE_VA_MAPPING, window, 0),
-        entry(nr::XEN_VERSION, 0, 0),
+        Entry::new(nr::XEN_VERSION, 0, 0),
+        Entry::new(nr::IRET, 0, 0),
+        Entry::new(nr::UPDATE_VA_MAPPING, window, 0),
+        Entry::new(nr::XEN_VERSION, 0, 0),
     ];
     page.write(0, list);
     let frame = Iret::USER;
