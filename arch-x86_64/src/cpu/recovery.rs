@@ -4,7 +4,7 @@
 //! `targets/x86_64.ld`). The instructions say in their own place what a fault there means.
 
 use super::percpu::PerCpu;
-use crate::pv::frame::Frame;
+use crate::pv::{entry, frame::Frame};
 
 #[repr(C)]
 struct Place {
@@ -31,7 +31,9 @@ pub fn recover(frame: &mut Frame) -> bool {
     const TRAP: u64 = 1 << 8;
     if frame.vector == DEBUG {
         // A guest's breakpoint on data that the hypervisor touches for it, or its single step that arrives late.
-        frame.rflags &= !TRAP;
+        if !entry::is_before_flags_are_known(frame.rip) {
+            frame.rflags &= !TRAP;
+        }
         // SAFETY: what the register tells belongs to nobody.
         unsafe {
             core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nomem, nostack, preserves_flags))

@@ -137,9 +137,9 @@ pub fn map_local(cx: &mut Stopped<'_>, offset: u64) -> bool {
         return false;
     }
     let address = base.wrapping_add(offset);
-    // A page that cannot be such a table is as good as none.
+    // A page that cannot be such a table is as good as none. A program's tables need not have it.
     let held = cx
-        .frame_behind(address)
+        .frame_of_kernel(address)
         .filter(|mfn| take(cx.vcpu.domain(), *mfn).is_ok());
     let Some(mfn) = held else {
         trap::give_page_fault(cx, address, 0);

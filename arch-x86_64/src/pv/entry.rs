@@ -61,12 +61,13 @@ pv_syscall_32_entries:
     .endr
 
     .balign 16
-    .global pv_sysenter
+    .global pv_sysenter, pv_sysenter_known
 pv_sysenter:                            // RSP is the top of the gate page
     pushq   ${user_data}
     pushq   $0
     pushfq
-    pushq   ${user_code_32}
+pv_sysenter_known:
+    pushq   $3                          // no segment and no address: the CPU does not say where it was
     pushq   $0
     pushq   $0
     pushq   ${sysenter_vector}
@@ -422,6 +423,13 @@ unsafe extern "C" {
     static pv_syscall_entries: u8;
     static pv_syscall_32_entries: u8;
     static pv_sysenter: u8;
+    static pv_sysenter_known: u8;
+}
+
+/// Whether a single step ended where the flags of a program that makes single steps are still the CPU's: SYSENTER masks none.
+#[must_use]
+pub fn is_before_flags_are_known(rip: u64) -> bool {
+    (&raw const pv_sysenter as u64..&raw const pv_sysenter_known as u64).contains(&rip)
 }
 
 /// Addresses of the code that a CPU enters on SYSCALL, on SYSCALL from 32-bit code, and on SYSENTER.

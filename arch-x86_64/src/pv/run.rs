@@ -78,10 +78,10 @@ impl Stopped<'_> {
             .map_or([0; 2], |gates| unsafe { (*gates.gate()).head.failed })
     }
 
-    /// The frame that the guest's present tables map at an address.
+    /// The frame that the guest's kernel has at an address, whoever of the guest's runs.
     #[must_use]
-    pub fn frame_behind(&self, address: u64) -> Option<Mfn> {
-        tables::translate(self.hv(), self.pv.root()?, address).map(|found| found.frame())
+    pub fn frame_of_kernel(&self, address: u64) -> Option<Mfn> {
+        tables::translate(self.hv(), self.pv.space.kernel()?, address).map(|found| found.frame())
     }
 
     /// The guest cannot go on: its domain ends with its registers on the console.
@@ -178,10 +178,7 @@ fn serve(cx: &mut Stopped<'_>) {
     let vector = cx.frame().vector;
     match vector {
         SYSCALL if kernel => hypercall::serve(cx),
-        SYSCALL => {
-            let callback = cx.pv.syscall.get();
-            cx.enter_kernel(Bounce::to(callback), &"a system call");
-        }
+        SYSCALL => system_call(cx, cx.pv.syscall.get()),
         // CPUID, where the guest asks for the hypervisor's answer.
         UNDEFINED if emulate::undefined(cx) => {}
         other => rare(cx, other),
@@ -194,9 +191,9 @@ fn rare(cx: &mut Stopped<'_>, vector: u64) {
     const OLD_SYSTEM_CALL: u64 = 0x80;
     match vector {
         0..EXCEPTIONS => trap::exception(cx, vector as u8),
-        OLD_SYSTEM_CALL => trap::interrupt_instruction(cx, OLD_SYSTEM_CALL as u8, 2),
-        SYSCALL_32 => program_call(cx, cx.pv.syscall_32.get()),
-        SYSENTER => program_call(cx, cx.pv.sysenter.get()),
+        OLD_SYSTEM_CALL => trap::old_system_call(cx, OLD_SYSTEM_CALL as u8),
+        SYSCALL_32 => system_call(cx, cx.pv.syscall_32.get()),
+        SYSENTER => fast_system_call(cx),
         RETURN_FAILED => trap::return_failed(cx),
         vector => {
             vectors::interrupt(vector as u8);
@@ -206,12 +203,21 @@ fn rare(cx: &mut Stopped<'_>, vector: u64) {
     }
 }
 
-/// A way of 32-bit programs to call their kernel. Where the kernel has no entry for it, the instruction does not exist.
-fn program_call(cx: &mut Stopped<'_>, callback: Callback) {
+/// SYSCALL of a program, and of 32-bit code.
+fn system_call(cx: &mut Stopped<'_>, callback: Callback) {
     if cx.pv.mode.get() == Mode::Kernel || callback.address == 0 {
-        return trap::undefined(cx);
+        return trap::no_system_call(cx);
     }
-    cx.enter_kernel(Bounce::to(callback), &"a system call of a 32-bit program");
+    cx.enter_kernel(Bounce::to(callback), &"a system call");
+}
+
+/// SYSENTER, of which nobody knows where it was.
+fn fast_system_call(cx: &mut Stopped<'_>) {
+    let callback = cx.pv.sysenter.get();
+    if callback.address == 0 {
+        return trap::protection_fault(cx, 0);
+    }
+    cx.enter_kernel(Bounce::to(callback), &"a fast system call");
 }
 
 /// What is to be done before the guest goes on. False: it does not, now.

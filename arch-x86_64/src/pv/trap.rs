@@ -6,8 +6,6 @@ use super::{access, bounce::Bounce, emulate, run::Stopped, smap, table_write, vc
 
 mod vector {
     pub const DEBUG: u8 = 1;
-    pub const BREAKPOINT: u8 = 3;
-    pub const OVERFLOW: u8 = 4;
     pub const UNDEFINED: u8 = 6;
     pub const NO_DEVICE: u8 = 7;
     pub const PROTECTION: u8 = 13;
@@ -40,17 +38,6 @@ pub fn exception(cx: &mut Stopped<'_>, number: u8) {
             }
         }
         vector::DEBUG => debug(cx),
-        vector::BREAKPOINT | vector::OVERFLOW => {
-            // INT3 and INTO: the kernel's handler says who may.
-            let mode = cx.pv.mode.get();
-            if cx.pv.trap(number).admits(mode) || mode == Mode::Kernel {
-                deliver(cx, number);
-            } else {
-                let rip = cx.frame().rip;
-                cx.frame().rip = rip.wrapping_sub(1);
-                protection_of_gate(cx, number);
-            }
-        }
         _ => deliver(cx, number),
     }
 }
@@ -88,15 +75,21 @@ fn protection_of_gate(cx: &mut Stopped<'_>, number: u8) {
     protection_fault(cx, u64::from(number) << 3 | IN_TABLE);
 }
 
-/// An instruction that raises an interrupt, of `length` bytes, which has happened already.
-pub fn interrupt_instruction(cx: &mut Stopped<'_>, number: u8, length: u64) {
+/// The system call of old, by an INT that has happened already. As with INT3 and INTO, whose gates are open too, nobody looks at
+/// the privilege that the kernel's entry asks for.
+pub fn old_system_call(cx: &mut Stopped<'_>, number: u8) {
     let trap = cx.pv.trap(number);
-    if trap.address != 0 && trap.admits(cx.pv.mode.get()) {
+    if trap.address != 0 {
         return cx.enter_kernel(Bounce::trap(trap, None), &Exception(number));
     }
-    let rip = cx.frame().rip;
-    cx.frame().rip = rip.wrapping_sub(length);
+    cx.back_by(2);
     protection_of_gate(cx, number);
+}
+
+/// A system call for which the kernel has no entry: the instruction, of two bytes, does not exist.
+pub fn no_system_call(cx: &mut Stopped<'_>) {
+    cx.back_by(2);
+    undefined(cx);
 }
 
 /// A fault of protection: an INT that no gate of the CPU serves, a privileged instruction, or the guest's own.
@@ -216,6 +209,12 @@ pub fn return_failed(cx: &mut Stopped<'_>) {
 }
 
 impl Stopped<'_> {
+    /// The instruction has not happened: it has so many bytes.
+    fn back_by(&mut self, bytes: u64) {
+        let frame = self.frame();
+        frame.rip = frame.rip.wrapping_sub(bytes);
+    }
+
     /// Keeps the address of a page fault where the guest looks for it.
     fn set_cr2(&self, address: u64) {
         self.pv.cr2.set(address);

@@ -33,6 +33,8 @@ mod special;
 mod special;
 #[cfg(pv)]
 mod together;
+#[cfg(pv)]
+mod ways_in;
 mod words;
 
 use words::Words;
@@ -48,6 +50,8 @@ fn main() {
     let mut report = Report::begin("fuzz");
     report.case("fuzz.lives_through_all_calls", all_calls);
     report.case("fuzz.hypervisor_still_answers", still_answers);
+    #[cfg(pv)]
+    report.cases(ways_in::CASES);
     #[cfg(target_arch = "x86_64")]
     report.cases(special::CASES);
     report.finish()

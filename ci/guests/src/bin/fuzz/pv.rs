@@ -32,7 +32,7 @@ fn words() -> Words {
 }
 
 /// Whether the turn is to be printed.
-fn is_traced(turn: u64) -> bool {
+pub(crate) fn is_traced(turn: u64) -> bool {
     turn >= bootargs::number("trace", u64::MAX)
 }
 

@@ -10,6 +10,7 @@ mod entry;
 mod gate;
 #[path = "../landing.rs"]
 mod landing;
+pub mod low;
 pub mod memory;
 #[path = "../regs.rs"]
 pub mod regs;
