@@ -82,6 +82,8 @@ impl Kind {
 /// How a guest is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run<'a> {
+    /// What tells its log from those of other runs of the guest.
+    pub(crate) variant: &'a str,
     /// The board.
     pub(crate) board: &'static Board,
     /// Processors.
@@ -104,7 +106,7 @@ pub(crate) struct Run<'a> {
     pub(crate) limit: Duration,
 }
 
-/// Runs a guest to its end. The log is named after the guest, the board and the hypervisor.
+/// Runs a guest to its end. The log is named after the guest, the board, the hypervisor and what else tells runs apart.
 pub(crate) fn run(guest: &Built, on: On, run: &Run) -> Result<Results> {
     let mut machine = machine(&guest.bin, on, run)?;
     let name = log_name(guest, on, run);
@@ -142,7 +144,12 @@ fn log_name(guest: &Built, on: On, run: &Run) -> String {
         [] => "",
         _ => "-beside",
     };
-    format!("{}-{machine}-{}{counted}{beside}", guest.name, on.name())
+    let variant = run.variant.replace(|c: char| !c.is_alphanumeric(), "-");
+    format!(
+        "{}-{machine}-{}{counted}{beside}{variant}",
+        guest.name,
+        on.name()
+    )
 }
 
 /// The machine that runs a guest.

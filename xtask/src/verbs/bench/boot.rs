@@ -97,13 +97,13 @@ pub(crate) fn rows(
 fn paravirtual(board: &'static Board, on: On, dom0: &Dom0) -> Result<u64> {
     let mut machine = under(board, on, dom0, Kind::Paravirtual)?;
     machine.cpu = Kind::Paravirtual.cpu();
-    let name = format!("{TO_USER_SPACE}-pv-{}", on.name());
+    let name = format!("{TO_USER_SPACE}-{}-pv-{}", board.name, on.name());
     icount::until_power_off(machine, &name, Count::ExecutedAndAsleep, LIMIT)
 }
 
 fn hypervisor(board: &'static Board, on: On, dom0: &Dom0, name: &str) -> Result<u64> {
     let machine = under(board, on, dom0, Kind::Hardware)?;
-    let name = format!("{name}-{}", on.name());
+    let name = format!("{name}-{}-{}", board.name, on.name());
     icount::until_power_off(machine, &name, Count::Executed, LIMIT)
 }
 

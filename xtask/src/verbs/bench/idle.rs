@@ -56,6 +56,7 @@ fn taken(board: &'static Board, on: On, count: usize) -> Result<i64> {
     let guest = guest.with_context(|| format!("package xenolith-guests has no program {GUEST}"))?;
     let name = format!("{NAME}-{}-{count}", on.name());
     let run = guest::Run {
+        variant: "",
         board,
         cpus: 1,
         icount: false,

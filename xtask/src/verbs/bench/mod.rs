@@ -146,7 +146,9 @@ fn guest_results(board: &'static Board, run: &PlannedRun, on: On) -> Result<Resu
         1 => None,
         _ => Some(fetch::newer_emulator(board.arch)?),
     };
+    let variant = format!("-{}", run.mode);
     let how = guest::Run {
+        variant: &variant,
         board,
         cpus: run.cpus,
         icount: !bochs,

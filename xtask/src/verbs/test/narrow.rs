@@ -45,6 +45,7 @@ fn check(board: &'static Board, emulator: Emulator) -> Result<()> {
         Emulator::Bochs => ("", BOCHS_LIMIT),
     };
     let run = Run {
+        variant: "",
         board,
         cpus: 1,
         icount: false,
@@ -69,7 +70,11 @@ fn check(board: &'static Board, emulator: Emulator) -> Result<()> {
         Emulator::Bochs => (ours, run),
         Emulator::Qemu => {
             let words = "end=reboot paging=off";
-            let unpaged = Run { words, ..run };
+            let unpaged = Run {
+                variant: "-unpaged",
+                words,
+                ..run
+            };
             (guest::run(guest, On::Xenolith, &unpaged)?, unpaged)
         }
     };

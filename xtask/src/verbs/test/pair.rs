@@ -45,6 +45,7 @@ fn check(board: &'static Board, emulator: Emulator, limit: Duration) -> Result<(
         tables: None,
     };
     let run = Run {
+        variant: "",
         board,
         cpus: 1,
         icount: false,
