@@ -26,11 +26,9 @@ static PAGING: Once<PagingLimits> = Once::new();
 #[inline]
 pub fn paging_limits() -> PagingLimits {
     *PAGING.call_once(|| {
-        let (width, features) = (cpuid(0x8000_0008, 0), cpuid(0x8000_0001, 0));
-        PagingLimits {
-            physical_bits: width.eax as u8,
-            gigabyte_pages: features.edx & 1 << 26 != 0,
-        }
+        let [highest, features, sizes] =
+            [0x8000_0000, 0x8000_0001, 0x8000_0008].map(|leaf| cpuid(leaf, 0));
+        PagingLimits::of_cpu(highest.eax, features.edx, sizes.eax)
     })
 }
 

@@ -31,6 +31,20 @@ pub struct PagingLimits {
     pub gigabyte_pages: bool,
 }
 
+impl PagingLimits {
+    /// From a CPU's highest extended leaf, EDX of leaf 0x80000001, and EAX of leaf 0x80000008, which a CPU need not have: then an
+    /// address has 36 bits (Intel SDM, volume 3, 4.1.4).
+    #[must_use]
+    pub const fn of_cpu(highest: u32, features: u32, sizes: u32) -> Self {
+        const SIZES: u32 = 0x8000_0008;
+        const GIGABYTE_PAGES: u32 = 1 << 26;
+        Self {
+            physical_bits: if highest >= SIZES { sizes as u8 } else { 36 },
+            gigabyte_pages: features & GIGABYTE_PAGES != 0,
+        }
+    }
+}
+
 /// A way of paging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PagingMode {
@@ -134,5 +148,19 @@ impl PagingState {
     #[must_use]
     pub const fn no_execute(&self) -> bool {
         self.efer & EferFlags::NO_EXECUTE_ENABLE.bits() != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_that_does_not_say_how_wide_its_addresses_are_has_36_bits() {
+        // What a CPU says of a leaf that it has not is another leaf's.
+        let bits = |highest| PagingLimits::of_cpu(highest, 0, 0x3028).physical_bits;
+        assert_eq!(bits(0x8000_0008), 40);
+        assert_eq!(bits(0x8000_001f), 40);
+        assert_eq!(bits(0x8000_0007), 36);
     }
 }

@@ -35,7 +35,8 @@ pub(crate) fn run(args: &SmokeArgs, arch: Option<Arch>) -> Result<()> {
         Emulator::Qemu => LIMIT,
         Emulator::Bochs => BOCHS_LIMIT,
     });
-    check(&machine, &log_name(args, board.name), limit, Echo::Stdout)
+    let name = log_name(args, board.name);
+    check(&machine, args.machine.dom0, &name, limit, Echo::Stdout)
 }
 
 /// The name of the log of a smoke run with these options.
@@ -54,18 +55,30 @@ pub(crate) fn log_name(args: &SmokeArgs, board: &str) -> String {
     format!("smoke-{board}{kind}{on}{by}{emulator}")
 }
 
-/// Boots the machine and asks of it what its port has reached.
-pub(crate) fn check(machine: &Machine, name: &str, limit: Duration, echo: Echo) -> Result<()> {
+/// Boots the machine and asks of it what its port has reached; where `kind` says how dom0 is to run, also that it does.
+pub(crate) fn check(
+    machine: &Machine,
+    kind: Option<Dom0Kind>,
+    name: &str,
+    limit: Duration,
+    echo: Echo,
+) -> Result<()> {
     let mut qemu = machine.command(Terminal::Pipes, name)?;
     let mut console = Console::start(&mut qemu, name, limit, Echo::Log)?;
     match machine.board.stage {
-        Stage::Dom0 => dom0(&mut console, machine.board.arch, machine.cpus, echo),
+        Stage::Dom0 => dom0(&mut console, machine, kind, echo),
         Stage::Hypervisor(lines) => hypervisor(&mut console, lines, machine.cpus, echo),
     }
 }
 
 /// Types the commands into dom0 and looks at what they say.
-fn dom0(console: &mut Console, arch: Arch, cpus: u32, echo: Echo) -> Result<()> {
+fn dom0(
+    console: &mut Console,
+    machine: &Machine,
+    wanted: Option<Dom0Kind>,
+    echo: Echo,
+) -> Result<()> {
+    let (arch, cpus) = (machine.board.arch, machine.cpus);
     console.wait_for(rootfs::PROMPT)?;
     if echo == Echo::Stdout {
         println!(
@@ -76,6 +89,14 @@ fn dom0(console: &mut Console, arch: Arch, cpus: u32, echo: Echo) -> Result<()> 
     let mut ask = |command: &str| answer(console, command, echo);
     let kernel = ask("uname -a")?;
     let kind = ask("cat /sys/hypervisor/type")?;
+    if let Some(wanted) = wanted {
+        let wanted = match wanted {
+            Dom0Kind::Pv => "PV",
+            Dom0Kind::Pvh => "PVH",
+        };
+        let runs_as = ask("cat /sys/hypervisor/guest_type")?;
+        ensure!(runs_as == wanted, "dom0 is {runs_as}, not {wanted}");
+    }
     let version = ask("cat /sys/hypervisor/version/*")?;
     let processors = ask("nproc")?;
     let interrupts = ask("cat /proc/interrupts")?;
