@@ -264,7 +264,10 @@ pv_page_fault:                          // in ring 3; the stack has the error co
     subq    ${error}, %rsp
 pv_page_fault_rest:
     guarded pv_page_fault
+    .global pv_page_fault_open, pv_page_fault_open_rest
+pv_page_fault_open:
     movq    %rax, {rax}(%rsp)
+pv_page_fault_open_rest:
     movq    %rcx, {rcx}(%rsp)
     movq    %r11, {r11}(%rsp)
     store_arguments
@@ -291,6 +294,8 @@ pv_stopped:                             // RSP is the frame, which has everythin
 pv_stopped_full:                        // the same, with the address space of the hypervisor
     movq    %rsp, %rsi
     movq    {cpu} - {frame}(%rsp), %rdi
+    .global pv_stopped_full_rest
+pv_stopped_full_rest:
     movq    {own_rsp} - {frame}(%rsp), %rsp
     callq   {stopped}
 pv_go:
