@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     irq,
-    pv::frame::{Frame, push_general},
+    pv::frame::{Frame, pop_behind_r13, push_general},
 };
 
 /// Another CPU asks this one to look at its work.
@@ -102,18 +102,9 @@ interrupt_taken_rest:
     popq    %r15
     popq    %r14
     popq    %r13
-    popq    %r12
-    popq    %r11
-    popq    %r10
-    popq    %r9
-    popq    %r8
-    popq    %rbp
-    popq    %rdi
-    popq    %rsi
-    popq    %rdx
-    popq    %rcx
-    popq    %rbx
-    popq    %rax
+    "#,
+    pop_behind_r13!(),
+    r#"
     addq    $16, %rsp                   // vector and error code
     iretq
     .text

@@ -25,53 +25,63 @@ pub struct GuestRegs {
     pub spec_ctrl: u32,
 }
 
-impl GuestRegs {
-    /// Register `number` as instructions encode it.
-    #[must_use]
-    pub fn get(&self, number: u8) -> u64 {
-        match number & 15 {
-            0 => self.rax,
-            1 => self.rcx,
-            2 => self.rdx,
-            3 => self.rbx,
-            4 => self.rsp,
-            5 => self.rbp,
-            6 => self.rsi,
-            7 => self.rdi,
-            8 => self.r8,
-            9 => self.r9,
-            10 => self.r10,
-            11 => self.r11,
-            12 => self.r12,
-            13 => self.r13,
-            14 => self.r14,
-            _ => self.r15,
+/// The general registers of a struct by their numbers.
+macro_rules! by_number {
+    ($registers:ident) => {
+        impl $registers {
+            /// Register `number` as instructions encode it.
+            #[must_use]
+            pub fn get(&self, number: u8) -> u64 {
+                match number & 15 {
+                    0 => self.rax,
+                    1 => self.rcx,
+                    2 => self.rdx,
+                    3 => self.rbx,
+                    4 => self.rsp,
+                    5 => self.rbp,
+                    6 => self.rsi,
+                    7 => self.rdi,
+                    8 => self.r8,
+                    9 => self.r9,
+                    10 => self.r10,
+                    11 => self.r11,
+                    12 => self.r12,
+                    13 => self.r13,
+                    14 => self.r14,
+                    _ => self.r15,
+                }
+            }
+
+            /// Sets register `number`.
+            pub fn set(&mut self, number: u8, value: u64) {
+                let place = match number & 15 {
+                    0 => &mut self.rax,
+                    1 => &mut self.rcx,
+                    2 => &mut self.rdx,
+                    3 => &mut self.rbx,
+                    4 => &mut self.rsp,
+                    5 => &mut self.rbp,
+                    6 => &mut self.rsi,
+                    7 => &mut self.rdi,
+                    8 => &mut self.r8,
+                    9 => &mut self.r9,
+                    10 => &mut self.r10,
+                    11 => &mut self.r11,
+                    12 => &mut self.r12,
+                    13 => &mut self.r13,
+                    14 => &mut self.r14,
+                    _ => &mut self.r15,
+                };
+                *place = value;
+            }
         }
-    }
+    };
+}
+pub(crate) use by_number;
 
-    /// Sets register `number`.
-    pub fn set(&mut self, number: u8, value: u64) {
-        let place = match number & 15 {
-            0 => &mut self.rax,
-            1 => &mut self.rcx,
-            2 => &mut self.rdx,
-            3 => &mut self.rbx,
-            4 => &mut self.rsp,
-            5 => &mut self.rbp,
-            6 => &mut self.rsi,
-            7 => &mut self.rdi,
-            8 => &mut self.r8,
-            9 => &mut self.r9,
-            10 => &mut self.r10,
-            11 => &mut self.r11,
-            12 => &mut self.r12,
-            13 => &mut self.r13,
-            14 => &mut self.r14,
-            _ => &mut self.r15,
-        };
-        *place = value;
-    }
+by_number!(GuestRegs);
 
+impl GuestRegs {
     /// EDX and EAX as one number, as RDMSR and WRMSR use them.
     #[inline]
     #[must_use]

@@ -8,6 +8,8 @@ use core::arch::global_asm;
 
 use xenolith_hal::Fault;
 
+pub use super::memory::is_guest_address as is_guest;
+
 global_asm!(
     r#"
     .section .text.pv_copy, "ax"
@@ -57,16 +59,6 @@ pv_copy_meant:
 
 unsafe extern "C" {
     fn pv_copy(to: *mut u8, from: *const u8, bytes: usize) -> u32;
-}
-
-/// Whether an address can be a guest's: an address, and not the hypervisor's.
-#[inline(always)]
-#[must_use]
-pub const fn is_guest(address: u64) -> bool {
-    const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
-    const LOW_END: u64 = 1 << 47;
-    // Everything from the upper end of the lower half to the hypervisor's end is in one piece.
-    address.wrapping_sub(LOW_END) >= HYPERVISOR_END - LOW_END
 }
 
 /// Whether an address is not the hypervisor's. What is no address at all faults where it is used, so this is enough for words that

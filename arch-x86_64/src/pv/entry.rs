@@ -11,7 +11,7 @@ use core::arch::global_asm;
 use xenolith_core::Errno;
 
 use super::{
-    frame::{Frame, push_general},
+    frame::{Frame, pop_behind_r13, push_general},
     gate::{Gate, STRIDE},
     hypercall::{CALLS, TABLE},
     short,
@@ -308,18 +308,9 @@ pv_resume:
     popq    %r13
 pv_resume_rest:
     guarded pv_resume
-    popq    %r12
-    popq    %r11
-    popq    %r10
-    popq    %r9
-    popq    %r8
-    popq    %rbp
-    popq    %rdi
-    popq    %rsi
-    popq    %rdx
-    popq    %rcx
-    popq    %rbx
-    popq    %rax
+    "#,
+    pop_behind_r13!(),
+    r#"
     cmpl    ${syscall_vector}, (%rsp)
     jne     1f
     movq    16(%rsp), %rcx

@@ -2,6 +2,8 @@
 //!
 //! A guest in ring 3 that stops leaves one of these in its CPU's gate page; it goes on with what then stands there.
 
+use crate::guest::regs::by_number;
+
 /// Assembly: the general registers to the stack, as [`Frame`] has them.
 #[cfg(target_os = "none")]
 macro_rules! push_general {
@@ -27,6 +29,29 @@ macro_rules! push_general {
 }
 #[cfg(target_os = "none")]
 pub(crate) use push_general;
+
+/// Assembly: those that come behind R15, R14 and R13 from the stack.
+#[cfg(target_os = "none")]
+macro_rules! pop_behind_r13 {
+    () => {
+        r#"
+    popq    %r12
+    popq    %r11
+    popq    %r10
+    popq    %r9
+    popq    %r8
+    popq    %rbp
+    popq    %rdi
+    popq    %rsi
+    popq    %rdx
+    popq    %rcx
+    popq    %rbx
+    popq    %rax
+        "#
+    };
+}
+#[cfg(target_os = "none")]
+pub(crate) use pop_behind_r13;
 
 /// In the order of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +86,8 @@ pub struct Frame {
 
 const _: () = assert!(size_of::<Frame>() == 22 * 8);
 
+by_number!(Frame);
+
 impl Frame {
     /// Copies one.
     ///
@@ -79,52 +106,6 @@ impl Frame {
                 options(nostack, preserves_flags),
             );
         }
-    }
-
-    /// Register `number` as instructions encode it.
-    #[must_use]
-    pub fn get(&self, number: u8) -> u64 {
-        match number & 15 {
-            0 => self.rax,
-            1 => self.rcx,
-            2 => self.rdx,
-            3 => self.rbx,
-            4 => self.rsp,
-            5 => self.rbp,
-            6 => self.rsi,
-            7 => self.rdi,
-            8 => self.r8,
-            9 => self.r9,
-            10 => self.r10,
-            11 => self.r11,
-            12 => self.r12,
-            13 => self.r13,
-            14 => self.r14,
-            _ => self.r15,
-        }
-    }
-
-    /// Sets register `number`.
-    pub fn set(&mut self, number: u8, value: u64) {
-        let place = match number & 15 {
-            0 => &mut self.rax,
-            1 => &mut self.rcx,
-            2 => &mut self.rdx,
-            3 => &mut self.rbx,
-            4 => &mut self.rsp,
-            5 => &mut self.rbp,
-            6 => &mut self.rsi,
-            7 => &mut self.rdi,
-            8 => &mut self.r8,
-            9 => &mut self.r9,
-            10 => &mut self.r10,
-            11 => &mut self.r11,
-            12 => &mut self.r12,
-            13 => &mut self.r13,
-            14 => &mut self.r14,
-            _ => &mut self.r15,
-        };
-        *place = value;
     }
 
     /// Every register for a person to read.

@@ -94,10 +94,12 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
     }
 }
 
-/// Whether an address is the guest's: canonical, and not in the hypervisor's slots.
+/// Whether an address can be a guest's: an address, and not in the hypervisor's slots.
+#[inline(always)]
 #[must_use]
 pub const fn is_guest_address(address: u64) -> bool {
     const LOW_END: u64 = 1 << 47;
     const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
-    address < LOW_END || address >= HYPERVISOR_END
+    // Everything from the upper end of the lower half to the hypervisor's end is in one piece.
+    address.wrapping_sub(LOW_END) >= HYPERVISOR_END - LOW_END
 }
