@@ -13,11 +13,14 @@ pub mod op {
     pub const POPULATE_PHYSMAP: u64 = 6;
     pub const ADD_TO_PHYSMAP: u64 = 7;
     pub const MEMORY_MAP: u64 = 9;
+    pub const MACHINE_MEMORY_MAP: u64 = 10;
     pub const EXCHANGE: u64 = 11;
     pub const MACHPHYS_MAPPING: u64 = 12;
+    pub const SET_MEMORY_MAP: u64 = 13;
     pub const MAXIMUM_GPFN: u64 = 14;
     pub const REMOVE_FROM_PHYSMAP: u64 = 15;
     pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;
+    pub const MACHPHYS_COMPAT_LIST: u64 = 25;
 }
 
 #[allow(missing_docs)]
