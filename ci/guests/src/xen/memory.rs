@@ -58,6 +58,41 @@ pub fn reservation(operation: u64, frames: &mut [u64], order: u32) -> i64 {
     call(nr::MEMORY_OP, operation, &mut argument)
 }
 
+/// `xen_memory_exchange`.
+#[repr(C)]
+pub struct Exchange {
+    /// What goes.
+    pub given: Reservation,
+    /// What comes: the physical numbers, and then the frames.
+    pub wanted: Reservation,
+    /// How many extents of the first are done.
+    pub done: u64,
+}
+
+/// Exchanges frames of this domain; the errno, and how many extents are done.
+pub fn exchange_of(
+    given: &mut [u64],
+    given_order: u32,
+    wanted: &mut [u64],
+    wanted_order: u32,
+    flags: u32,
+) -> (i64, u64) {
+    let side = |frames: &mut [u64], order: u32| Reservation {
+        extents: frames.as_mut_ptr() as u64,
+        count: frames.len() as u64,
+        order,
+        flags,
+        domain: SELF,
+    };
+    let mut argument = Exchange {
+        given: side(given, given_order),
+        wanted: side(wanted, wanted_order),
+        done: 0,
+    };
+    let errno = call(nr::MEMORY_OP, op::EXCHANGE, &mut argument);
+    (errno, argument.done)
+}
+
 /// `xen_add_to_physmap`.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use xenolith_guests::report::value;
 use xenolith_guests::xen::errno::{
     EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ESRCH,
 };
-use xenolith_guests::xen::memory::{Reservation, op, reservation};
+use xenolith_guests::xen::memory::{Exchange, Reservation, exchange_of, op, reservation};
 use xenolith_guests::xen::{SELF, call, call_at, nr};
 use xenolith_guests::{ensure, expect};
 
@@ -174,37 +174,6 @@ fn populate() -> Outcome {
     note(SPARE + 4, more[0]);
     answers.take("as much as before", current() >= before - 1, true);
     answers.end()
-}
-
-/// `xen_memory_exchange`.
-#[repr(C)]
-struct Exchange {
-    given: Reservation,
-    wanted: Reservation,
-    done: u64,
-}
-
-fn exchange_of(
-    given: &mut [u64],
-    given_order: u32,
-    wanted: &mut [u64],
-    wanted_order: u32,
-    flags: u32,
-) -> (i64, u64) {
-    let side = |frames: &mut [u64], order: u32| Reservation {
-        extents: frames.as_mut_ptr() as u64,
-        count: frames.len() as u64,
-        order,
-        flags,
-        domain: SELF,
-    };
-    let mut argument = Exchange {
-        given: side(given, given_order),
-        wanted: side(wanted, wanted_order),
-        done: 0,
-    };
-    let errno = call(nr::MEMORY_OP, op::EXCHANGE, &mut argument);
-    (errno, argument.done)
 }
 
 fn exchange() -> Outcome {
