@@ -2,6 +2,10 @@
 //!
 //! Guests write garbage into whatever they may write, by the type system and by what their TLBs still hold, abandon calls
 //! half way, give frames up, map frames of each other by grant and by right, and die. `XENOLITH_SEED` repeats a run.
+//!
+//! Here CPUs take turns of a whole call; in [`overlap`] calls of several meet half way.
+
+mod overlap;
 
 use std::{
     collections::HashMap,
