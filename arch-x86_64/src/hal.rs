@@ -185,8 +185,8 @@ impl Hal for X86_64 {
         machine::memory_map()
     }
 
-    fn forget_frame(&self, mfn: Mfn) {
-        pv::release::forget_frame(mfn);
+    fn forget_frame(&self, mfn: Mfn, owner: DomId) {
+        pv::release::forget_frame(mfn, owner);
     }
 
     fn drop_page_tables(&self, domain: DomId) -> bool {
@@ -197,9 +197,9 @@ impl Hal for X86_64 {
         pv::flush::stamp()
     }
 
-    fn flush_stale(&self, stamp: u64) {
+    fn flush_stale(&self, owner: Option<DomId>, stamp: u64) {
         if let Some(cpu) = PerCpu::try_current() {
-            pv::flush::older(cpu, stamp);
+            pv::flush::older(cpu, owner, stamp);
         }
     }
 

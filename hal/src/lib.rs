@@ -180,10 +180,11 @@ pub trait Hal: Sized + Send + Sync + 'static {
         0
     }
 
-    /// Returns when no CPU uses a translation that was taken out of a page table at `stamp` or before. CPUs that have flushed
-    /// since are left alone. The caller holds no lock that another CPU might spin on without [`Hal::relax`].
-    fn flush_stale(&self, stamp: u64) {
-        let _ = stamp;
+    /// Returns when no CPU uses a translation to a frame of `owner`'s that was taken out of a page table at `stamp` or before;
+    /// `None`: of anybody's. CPUs that have flushed since are left alone, and so are those that cannot have one. The caller
+    /// holds no lock that another CPU might spin on without [`Hal::relax`].
+    fn flush_stale(&self, owner: Option<DomId>, stamp: u64) {
+        let _ = (owner, stamp);
     }
 
     /// One turn of waiting for another CPU's change to a frame record. Serves that CPU's request to flush, if it waits for it.
@@ -204,10 +205,10 @@ pub trait Hal: Sized + Send + Sync + 'static {
         None
     }
 
-    /// A frame that a paravirtual domain had is about to be cleared, and somebody else gets it. When this returns, no CPU
-    /// uses a translation that led to it.
-    fn forget_frame(&self, mfn: Mfn) {
-        let _ = mfn;
+    /// A frame that `owner` had, and paravirtual domains may have mapped, is about to be cleared, and somebody else gets it. When
+    /// this returns, no CPU uses a translation that led to it.
+    fn forget_frame(&self, mfn: Mfn, owner: DomId) {
+        let _ = (mfn, owner);
     }
 
     /// A paravirtual domain ends and none of its vCPUs runs: its page tables stop being such, so that nothing of theirs

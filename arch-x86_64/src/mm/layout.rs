@@ -8,7 +8,8 @@
 //! | 258 | what boot loader and firmware left in memory, read-only |
 //! | 259 | CPU stacks, each with an unmapped page below |
 //! | 260 | device registers, mapped as drivers ask |
-//! | 261 | the image: text, rodata, data, one page table |
+//! | 261, 1st GiB | what 32-bit PV guests will call each machine frame, four bytes each |
+//! | 261, 2nd GiB | the image: text, rodata, data, one page table |
 //! | 262..=269 | the direct map: RAM but the image, at its physical address |
 
 const fn slot(number: u64) -> u64 {
@@ -27,6 +28,10 @@ pub const IMAGE_SLOTS: [u64; 3] = [
 pub const ROOT_SLOTS: core::ops::Range<usize> = 256..272;
 /// First address of what PV guests call each machine frame.
 pub const MACHINE_TO_PHYS_VA: u64 = slot(257);
+/// First address of the same for 32-bit guests, whose own window on it is [`COMPAT_MACHINE_TO_PHYS_SIZE`] bytes.
+pub const COMPAT_MACHINE_TO_PHYS_VA: u64 = slot(261);
+/// Bytes that a 32-bit guest sees of it (`arch-x86/xen-x86_32.h`, `MACH2PHYS_VIRT_START_PAE` to `MACH2PHYS_VIRT_END_PAE`).
+pub const COMPAT_MACHINE_TO_PHYS_SIZE: u64 = 0xf680_0000 - 0xf580_0000;
 /// First address of the window on boot information.
 pub const FIRMWARE_VA: u64 = slot(258);
 /// First address of the CPU stacks.
@@ -39,3 +44,8 @@ pub const DIRECT_VA: u64 = slot(262);
 pub const DIRECT_LIMIT: u64 = 1 << 42;
 
 const _: () = assert!(IMAGE_SLOTS[0] == 261 && IMAGE_VA.trailing_zeros() >= 21);
+// They share a root slot, not the table of the third level's entry.
+const _: () = assert!(
+    COMPAT_MACHINE_TO_PHYS_VA + COMPAT_MACHINE_TO_PHYS_SIZE <= IMAGE_VA & !((1 << 30) - 1)
+        && COMPAT_MACHINE_TO_PHYS_SIZE <= 1 << 30
+);

@@ -4,6 +4,10 @@
 //! It is made with the first PV domain, in pieces of 2 MiB, one for each GiB of machine addresses with RAM in it; where there
 //! is none, one piece of ones stands for all. Guests see it read-only in the root's slot 256; the hypervisor writes it in
 //! slot 257, where only pieces with RAM are.
+//!
+//! 32-bit guests have a table of four bytes for each frame, at a place of its own ([`COMPAT_MACHINE_TO_PHYS_VA`]). There are no such
+//! guests, so no frame has a number in it: the piece of ones stands there for every 2 GiB of RAM, and nobody keeps it up to date. Who lets
+//! 32-bit guests run gives it pieces of its own, filled from the other table, and has [`set`] write both.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,7 +23,10 @@ use xenolith_hal::{Gfn, Mfn, NoMemory, Order, PAGE_SHIFT, PAGE_SIZE};
 
 use super::{
     hyp::{Direct, Hyp},
-    layout::{DIRECT_LIMIT, MACHINE_TO_PHYS_VA, ROOT_SLOTS},
+    layout::{
+        COMPAT_MACHINE_TO_PHYS_SIZE, COMPAT_MACHINE_TO_PHYS_VA, DIRECT_LIMIT, MACHINE_TO_PHYS_VA,
+        ROOT_SLOTS,
+    },
     pte,
 };
 use crate::X86_64;
@@ -30,6 +37,8 @@ const PIECE: u64 = (PAGE_SIZE as u64) << PIECE_ORDER;
 /// log2 of the frames that a piece tells of: 1 GiB.
 const COVERED: u32 = 18;
 const PIECES: usize = (DIRECT_LIMIT >> (PAGE_SHIFT + COVERED)) as usize;
+/// log2 of the frames that a piece of the table for 32-bit guests tells of: 2 GiB.
+const COMPAT_COVERED: u32 = COVERED + 1;
 const TABLE: usize = 512;
 /// Where it is in roots.
 pub const SLOT: usize = (MACH2PHYS_VIRT_START >> 39) as usize % TABLE;
@@ -93,6 +102,11 @@ fn make(hv: &Hypervisor<X86_64>) -> Result<Made, NoMemory> {
         Hyp::map(at, piece.base(), PIECE, Access::Ram)?;
         WRITABLE[index as usize / 64].fetch_or(1 << (index % 64), Relaxed);
         pieces.push(piece);
+    }
+    let compat = frames.div_ceil(1 << COMPAT_COVERED) * PIECE;
+    for at in (0..compat.min(COMPAT_MACHINE_TO_PHYS_SIZE)).step_by(PIECE as usize) {
+        let at = COMPAT_MACHINE_TO_PHYS_VA + at;
+        Hyp::map(at, nothing.base(), PIECE, Access::RamReadOnly)?;
     }
     show(hv, &pieces)?;
     // Every root of a guest gets copies of these entries: they never change again.

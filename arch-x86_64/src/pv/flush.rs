@@ -8,20 +8,20 @@
 //! A clock counts flushes. What was dropped before a CPU's last flush began is not in that CPU any more: it need not be asked.
 
 use core::sync::atomic::{
-    AtomicU64,
+    AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 
 use x86_64::{VirtAddr, instructions::tlb};
-use xenolith_core::sched::Work;
-use xenolith_hal::{AtomicCpuMask, CpuId, CpuMask, MAX_CPUS, PAGE_SIZE, sync::relax};
+use xenolith_core::{Domain, sched::Work};
+use xenolith_hal::{AtomicCpuMask, CpuId, CpuMask, DomId, MAX_CPUS, PAGE_SIZE, sync::relax};
 
 use super::{
     isolation::cpu::{self as isolation, TAGGED},
     memory::Flush,
 };
 use crate::{
-    apic,
+    X86_64, apic,
     cpu::percpu::{PerCpu, cpu_id},
 };
 
@@ -58,6 +58,14 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
 }; MAX_CPUS];
 
 static CLOCK: AtomicU64 = AtomicU64::new(1);
+
+/// A domain's tables were given frames of a third one's: anybody may keep anybody's.
+static MIXED: AtomicBool = AtomicBool::new(false);
+
+/// See [`super::memory::Machine::mixes_domains`]; said before there is such an entry.
+pub fn note_mixed() {
+    MIXED.store(true, SeqCst);
+}
 
 /// The CPUs that have an address space of a PV guest loaded.
 pub static IN_GUESTS: AtomicCpuMask = AtomicCpuMask::empty();
@@ -190,20 +198,59 @@ pub fn cpus(cpu: &PerCpu, mask: &CpuMask, what: Flush) {
     }
 }
 
-/// Makes those CPUs forget that are in a PV guest and may still keep what was dropped at `stamp`.
-pub fn older(cpu: &PerCpu, stamp: u64) {
+/// Makes those CPUs forget that are in a PV guest and may still keep a translation to a frame of `owner`'s that was dropped at
+/// `stamp`.
+pub fn older(cpu: &PerCpu, owner: Option<DomId>, stamp: u64) {
+    if !IN_GUESTS.is_only(cpu.id) {
+        older_of_many(cpu, owner, stamp);
+    } else if mailbox(cpu.id).last.load(SeqCst) <= stamp {
+        local();
+    }
+}
+
+#[inline(never)]
+fn older_of_many(cpu: &PerCpu, owner: Option<DomId>, stamp: u64) {
     let mut mask = IN_GUESTS.load();
     for other in IN_GUESTS.load().iter() {
         if mailbox(other).last.load(SeqCst) > stamp {
             mask.remove(other);
         }
     }
+    if mask.is_empty() {
+        return;
+    }
+    if let Some(keepers) = owner.and_then(|owner| keepers(cpu, owner)) {
+        mask = mask.and(&keepers);
+    }
     if !mask.is_empty() {
         cpus(cpu, &mask, Flush::All);
     }
 }
 
-/// Makes every CPU forget that is in a PV guest.
-pub fn everybody(cpu: &PerCpu) {
-    cpus(cpu, &IN_GUESTS.load(), Flush::All);
+/// The CPUs that may keep translations to frames of a domain's, if that is known.
+///
+/// A CPU is in a domain's set before it loads a root of its, and leaves it behind the load of another, which forgets. Tables lead to
+/// their own domain's frames; those of the control domain, the only privileged one, to anybody's. Who maps by grant flushes its CPUs
+/// before the granter's frame is let go, so that nothing is left when the frame rests.
+fn keepers(cpu: &PerCpu, owner: DomId) -> Option<CpuMask> {
+    const CONTROL: DomId = DomId(0);
+    let domains = &cpu.hv.domains;
+    let owner = domains.get(owner)?;
+    // Behind the change that the flush is for.
+    if MIXED.load(SeqCst) {
+        return None;
+    }
+    let mut keepers = present(&owner);
+    if let Some(control) = domains.get(CONTROL) {
+        for cpu in present(&control).iter() {
+            keepers.insert(cpu);
+        }
+    }
+    Some(keepers)
+}
+
+/// The CPUs that have an address space of a domain's loaded.
+pub fn present(domain: &Domain<X86_64>) -> CpuMask {
+    let pv = domain.arch.pv.as_ref();
+    pv.map_or(CpuMask::EMPTY, |pv| pv.present.load())
 }

@@ -51,7 +51,7 @@ fn show_frames(domain: &Domain<X86_64>, word: &AtomicU64) {
         && let Some(own) = Hyp::root_entries().get(machine_to_phys::SLOT)
     {
         word.store(own.load(Relaxed), Relaxed);
-        isolation::root_made();
+        isolation::root_made(domain);
     }
 }
 
@@ -118,7 +118,7 @@ impl Machine<X86_64> for ThisCpu {
             && domain.assists(Assist::M2pStrict)
         {
             word.store(0, Relaxed);
-            isolation::root_made();
+            isolation::root_made(domain);
         }
     }
 
@@ -138,11 +138,16 @@ impl Machine<X86_64> for ThisCpu {
         {
             word.store(0, Relaxed);
         }
-        isolation::root_made();
+        isolation::root_made(domain);
     }
 
-    fn root_changed(&self, _: Mfn, _: usize) {
-        isolation::root_changed(self.0);
+    fn root_changed(&self, root: Mfn, _: usize) {
+        isolation::root_changed(self.0, root);
+    }
+
+    #[cold]
+    fn mixes_domains(&self) {
+        flush::note_mixed();
     }
 
     #[inline(always)]
@@ -161,11 +166,7 @@ impl Machine<X86_64> for ThisCpu {
     }
 
     fn cpus_of_all(&self, domain: &Domain<X86_64>) -> CpuMask {
-        domain
-            .arch
-            .pv
-            .as_ref()
-            .map_or(CpuMask::EMPTY, |pv| pv.present.load())
+        flush::present(domain)
     }
 
     #[inline(always)]

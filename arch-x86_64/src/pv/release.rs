@@ -6,14 +6,14 @@ use super::{flush, machine::ThisCpu};
 use crate::cpu::percpu::PerCpu;
 
 /// No CPU keeps a translation to a frame that is about to become somebody else's.
-pub fn forget_frame(mfn: Mfn) {
+pub fn forget_frame(mfn: Mfn, owner: DomId) {
     let Some(cpu) = PerCpu::try_current() else {
         return;
     };
     let record = cpu.hv.memory.record(mfn);
     match record.and_then(|record| record.last_unmapped()) {
-        Some(stamp) => flush::older(cpu, stamp),
-        None => flush::everybody(cpu),
+        Some(stamp) => flush::older(cpu, Some(owner), stamp),
+        None => flush::older(cpu, Some(owner), u64::MAX),
     }
 }
 

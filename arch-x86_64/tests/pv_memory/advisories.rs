@@ -239,7 +239,7 @@ fn a_frame_is_not_written_while_a_tlb_still_lets_it() {
     let [l4, _, _, l1, page] = rig.tree(1, RW);
     rig.new_root(1, l4).unwrap();
     let tlbs = rig.machine.sim.tlbs();
-    tlbs.fill(CpuId(3), page, true);
+    tlbs.fill(CpuId(3), DomId(1), page, true);
     rig.update(1, l1, 0, 0).unwrap();
     assert!(tlbs.may_write(page), "the guest flushes when it likes");
     rig.set(page, 0, 0);
@@ -256,6 +256,52 @@ fn a_frame_is_not_written_while_a_tlb_still_lets_it() {
     let before = tlbs.forced();
     rig.update(1, l1, 0, to(page, RW)).unwrap();
     assert_eq!(tlbs.forced(), before);
+}
+
+#[test]
+fn a_flush_for_a_domain_reaches_whoever_may_keep_its_frames_and_nobody_else() {
+    let rig = Rig::new();
+    let tlbs = rig.machine.sim.tlbs();
+    let (page, other) = (rig.frame(1), rig.frame(2));
+    let tables = [0, 1, 2].map(|dom| {
+        let l1 = rig.frame(dom);
+        rig.pin(dom, Level::L1, l1).unwrap();
+        l1
+    });
+    // Domain 1 has its page mapped, and domain 0, which may; domain 2 has its own.
+    for (dom, mfn) in [(1, page), (2, other)] {
+        rig.update(dom, tables[usize::from(dom)], 0, to(mfn, RW))
+            .unwrap();
+    }
+    let entry = tables[0].base().0;
+    rig.updates(0, &[(entry, to(page, RW))], 1).unwrap();
+    for (dom, mfn) in [(0, page), (1, page), (2, other)] {
+        tlbs.fill(CpuId(dom), DomId(dom), mfn, true);
+        rig.update(dom, tables[usize::from(dom)], 0, 0).unwrap();
+    }
+    rig.pin(1, Level::L1, page).unwrap();
+    assert!(!tlbs.may_write(page));
+    assert!(tlbs.may_write(other), "none of domain 1's business");
+    rig.pin(2, Level::L1, other).unwrap();
+    assert!(!tlbs.may_write(other));
+    rig.audit(&[]);
+}
+
+#[test]
+fn frames_of_a_third_domain_in_a_domains_tables_are_flushed_wherever_they_are() {
+    let rig = Rig::new();
+    let tlbs = rig.machine.sim.tlbs();
+    let (page, l1) = (rig.frame(2), rig.frame(1));
+    rig.pin(1, Level::L1, l1).unwrap();
+    // Domain 0 puts it there.
+    let entry = l1.base().0;
+    rig.updates(0, &[(entry, to(page, RW))], 2 << 16 | 2)
+        .unwrap();
+    tlbs.fill(CpuId(1), DomId(1), page, true);
+    rig.update(1, l1, 0, 0).unwrap();
+    rig.pin(2, Level::L1, page).unwrap();
+    assert!(!tlbs.may_write(page));
+    rig.audit(&[]);
 }
 
 #[test]

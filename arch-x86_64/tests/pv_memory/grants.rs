@@ -178,10 +178,12 @@ fn a_tlb_keeps_no_granted_frame_after_the_batch_that_took_it_away() {
     let mapper = Mapper::new(&rig);
     let map = mapping(mapper.entry(4), mapper.granted, MapFlags::HOST_MAP);
     assert!(mapper.map(&map));
-    rig.machine
-        .sim
-        .tlbs()
-        .fill(xenolith_hal::CpuId(2), mapper.granted, true);
+    rig.machine.sim.tlbs().fill(
+        xenolith_hal::CpuId(2),
+        rig.domains[1].id(),
+        mapper.granted,
+        true,
+    );
     assert!(mapper.unmap(&map, None));
     let vcpu = rig.vcpu(1, 0);
     let caller = Caller {

@@ -2,8 +2,15 @@
 //!
 //! Guests write garbage into whatever they may write, by the type system and by what their TLBs still hold, abandon calls
 //! half way, give frames up, map frames of each other by grant and by right, and die. `XENOLITH_SEED` repeats a run.
+//!
+//! Here CPUs take turns of a whole call; in [`overlap`] calls of several meet half way.
 
-use std::collections::HashMap;
+mod overlap;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::SeqCst},
+};
 
 use xenolith_abi::{
     grant_table::MapFlags,
@@ -16,7 +23,7 @@ use xenolith_core::{
     hypercall::Outcome,
     memory::{Dropped, Place},
 };
-use xenolith_hal::{CpuId, GuestVirt, HostPhys, Mfn};
+use xenolith_hal::{CpuId, DomId, GuestVirt, Hal, HostPhys, Mfn};
 use xenolith_sim::Sim;
 
 use super::{audit::Counts, rig::*};
@@ -48,14 +55,33 @@ const FRAMES: usize = 50;
 const RAM: u64 = 256;
 
 struct World {
-    rig: Rig,
+    rig: Arc<Rig>,
     random: Random,
     /// The frames that each domain plays with.
     pools: [Vec<Mfn>; 3],
     /// What a vCPU was told to ask again.
     again: HashMap<(u16, u16), (u64, [u64; 5])>,
-    /// What the grant code would hold: frame, granter's use.
-    granted: Vec<(Mfn, Counts)>,
+    /// What the grant code would hold.
+    granted: Vec<Granted>,
+    /// Where in the pools requests meet, if not everywhere.
+    near: Option<usize>,
+    /// The domain that most calls are of.
+    focus: u16,
+    /// An entry that most updates are about.
+    entry: Option<u64>,
+    /// Domain 0 also puts frames of one domain into tables of another.
+    mixes: bool,
+}
+
+/// A frame that is granted.
+struct Granted {
+    mfn: Mfn,
+    /// The granter's use.
+    held: Counts,
+    /// Who may map it.
+    mapper: u16,
+    /// Where it did.
+    place: Option<u64>,
 }
 
 impl World {
@@ -63,11 +89,27 @@ impl World {
         let rig = Rig::on(Sim::new(4, &[(Mfn(0x4_0000), RAM)]));
         let pools = [0, 1, 2].map(|dom| (0..FRAMES).map(|_| rig.frame(dom)).collect());
         Self {
-            rig,
+            rig: Arc::new(rig),
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             pools,
             again: HashMap::new(),
             granted: Vec::new(),
+            near: None,
+            focus: 0,
+            entry: None,
+            mixes: seed.is_multiple_of(4),
+        }
+    }
+
+    /// A frame of a pool; most are near.
+    fn pooled(&mut self, pool: u16) -> Mfn {
+        let frames = &self.pools[usize::from(pool)];
+        match self.near {
+            // As [`Self::build`] steps.
+            Some(near) if self.random.below(4) != 0 => {
+                frames[(near + 7 * self.random.below(9) as usize) % FRAMES]
+            }
+            _ => self.random.of(frames),
         }
     }
 
@@ -80,7 +122,7 @@ impl World {
         match self.random.below(30) {
             0 => shared,
             1 => DEVICE,
-            _ => self.random.of(&self.pools[usize::from(dom)]),
+            _ => self.pooled(dom),
         }
     }
 
@@ -102,7 +144,7 @@ impl World {
 
     /// The guest writes whatever it can write.
     fn scribble(&mut self, dom: u16) {
-        let mfn = self.random.of(&self.pools[usize::from(dom)]);
+        let mfn = self.pooled(dom);
         let state = self.rig.state(mfn);
         let table = state.frame_type().needs_validation() && state.type_count() > 0;
         if !table || self.rig.machine.sim.tlbs().may_write(mfn) {
@@ -115,6 +157,7 @@ impl World {
     fn build(&mut self, dom: u16, vcpu: u16) -> (u64, [u64; 5]) {
         let pool = &self.pools[usize::from(dom)];
         let start = self.random.below(FRAMES as u64) as usize;
+        let start = self.near.unwrap_or(start);
         let chosen: Vec<_> = (0..FRAMES)
             .map(|n| pool[(start + n * 7) % FRAMES])
             .filter(|mfn| {
@@ -173,7 +216,9 @@ impl World {
                 return;
             }
             let slot = self.random.of(&slots);
-            let found = self.rig.get(table, slot);
+            // It was looked up, and the CPU notes that.
+            let words = self.rig.hv.hal.table(table).unwrap();
+            let found = words[slot].fetch_or(ACCESSED, SeqCst);
             if found & PRESENT == 0 || self.rig.hv.memory.record(frame(found)).is_none() {
                 return;
             }
@@ -181,22 +226,31 @@ impl World {
             table = frame(found);
         }
         let tlbs = self.rig.machine.sim.tlbs();
-        tlbs.fill(CpuId(vcpu), table, writable);
+        tlbs.fill(CpuId(vcpu), DomId(dom), table, writable);
     }
 
     fn updates(&mut self, dom: u16, vcpu: u16) -> (u64, [u64; 5]) {
         let count = 1 + self.random.below(3);
         let list: Vec<_> = (0..count)
-            .map(|_| MmuUpdate {
-                ptr: self.mfn(dom).base().0
-                    + self.slot() as u64 * 8
-                    + self.random.of(&[0, 0, 0, 2, 2, 1, 3, 4]),
-                val: self.value(dom),
+            .map(|_| {
+                let anywhere = self.mfn(dom).base().0 + self.slot() as u64 * 8;
+                let entry = self.entry.filter(|_| self.random.below(4) != 0);
+                MmuUpdate {
+                    ptr: entry.unwrap_or(anywhere) + self.random.of(&[0, 0, 0, 2, 2, 1, 3, 4]),
+                    val: self.value(dom),
+                }
             })
             .collect();
         let foreign = match self.random.below(10) {
             0 => self.random.below(4),
-            1 => (1 + self.random.below(3)) << 16 | self.random.of(&[SELF, 0, 1, 2]),
+            1 => {
+                let tables = self.random.below(3);
+                let frames = match self.mixes {
+                    true => self.random.of(&[SELF, 0, 1, 2]),
+                    false => tables,
+                };
+                (1 + tables) << 16 | frames
+            }
             2 => 0x7ff1,
             _ => SELF,
         };
@@ -239,38 +293,46 @@ impl World {
         (14, [address, self.value(dom), flags, 0, 0])
     }
 
-    /// A frame of another domain is granted, mapped, and taken away again later.
+    /// A frame of another domain is granted, mapped, and taken away again later: not before the mapping is undone.
     fn grant(&mut self, dom: u16, vcpu: u16) {
-        let vcpu = self.rig.vcpu(dom, vcpu);
-        let at = self.mfn(dom).base().0 + self.slot() as u64 * 8;
-        let place = PvPlace::Entry(HostPhys(at));
         let existing = !self.granted.is_empty() && self.random.one_in(2);
-        let caller = Caller {
-            hv: &self.rig.hv,
-            vcpu: &vcpu,
-        };
         if existing {
             let index = self.random.below(self.granted.len() as u64) as usize;
-            let (mfn, held) = self.granted[index];
+            let known = self.random.below(4) != 0;
+            let Granted {
+                mfn,
+                held,
+                mapper,
+                place,
+            } = self.granted[index];
             let flags = match held.uses {
                 0 => MapFlags::HOST_MAP | MapFlags::READONLY,
                 _ => MapFlags::HOST_MAP,
             };
-            let mapping = PvMapping { place, mfn, flags };
-            let tables = self.rig.tables();
-            let _ = match self.random.below(3) {
-                0 => tables.unmap_granted(caller, &mapping, None),
-                1 => tables.unmap_granted(caller, &mapping, Some(GuestVirt(0))),
-                _ => tables.map_granted(caller, &mapping),
+            let other = self.mfn(mapper).base().0 + self.slot() as u64 * 8;
+            let at = place.filter(|_| known).unwrap_or(other);
+            let mapping = PvMapping {
+                place: PvPlace::Entry(HostPhys(at)),
+                mfn,
+                flags,
             };
-            tables.flush_granted(caller);
-            if self.random.one_in(4) {
-                self.granted.swap_remove(index);
-                let record = self.rig.record(mfn);
-                match record.put_mapping(held.uses == 1) {
-                    Dropped::Kept => {}
-                    dropped => self.rig.hv.frame_dropped(record, mfn, dropped),
-                }
+            let vcpu = self.rig.vcpu(mapper, vcpu);
+            let caller = Caller {
+                hv: &self.rig.hv,
+                vcpu: &vcpu,
+            };
+            let tables = self.rig.tables();
+            let new = self.random.one_in(2).then_some(GuestVirt(0));
+            if place.is_none() {
+                let mapped = tables.map_granted(caller, &mapping).is_ok();
+                self.granted[index].place = mapped.then_some(at);
+            } else if tables.unmap_granted(caller, &mapping, new).is_ok() {
+                tables.flush_granted(caller);
+                self.granted[index].place = None;
+            }
+            if self.granted[index].place.is_none() && self.random.one_in(4) {
+                let gone = self.granted.swap_remove(index);
+                self.end_grant(&gone);
             }
         } else if self.granted.len() < 6 {
             let granter = self.random.below(3) as u16;
@@ -282,9 +344,28 @@ impl World {
                     references: 1,
                     uses: writable.into(),
                 };
-                self.granted.push((mfn, held));
+                self.granted.push(Granted {
+                    mfn,
+                    held,
+                    mapper: dom,
+                    place: None,
+                });
             }
         }
+    }
+
+    fn end_grant(&self, gone: &Granted) {
+        let record = self.rig.record(gone.mfn);
+        match record.put_mapping(gone.held.uses == 1) {
+            Dropped::Kept => {}
+            dropped => self.rig.hv.frame_dropped(record, gone.mfn, dropped),
+        }
+    }
+
+    /// What is held by grants.
+    fn held(&self) -> Vec<(Mfn, Counts)> {
+        let granted = self.granted.iter();
+        granted.map(|granted| (granted.mfn, granted.held)).collect()
     }
 
     fn trap(&mut self, dom: u16, vcpu: u16) {
@@ -316,7 +397,7 @@ impl World {
             references: 1,
             uses: 1,
         };
-        let mut all = self.granted.clone();
+        let mut all = self.held();
         all.push((mfn, one));
         all
     }
@@ -361,33 +442,35 @@ impl World {
         }
     }
 
+    /// All that was begun ends, and nothing is left.
+    fn end(mut self) {
+        self.rig.quiet();
+        // Their vCPUs run no more.
+        for cpu in 0..4 {
+            self.rig.machine.sim.tlbs().flush(CpuId(cpu));
+        }
+        for gone in core::mem::take(&mut self.granted) {
+            self.end_grant(&gone);
+        }
+        for dom in [2, 0, 1] {
+            self.rig.destroy(dom);
+            self.rig.audit(&[]);
+        }
+        // All RAM but what is the machine's is free again.
+        let free = self.rig.hv.memory.free_frames();
+        assert_eq!(free, RAM - 16, "something leaked");
+    }
+
     fn run(seed: u64, steps: u64) -> u64 {
         let mut world = Self::new(seed);
         let mut tables = 0;
         for _ in 0..steps {
             world.step();
-            world.rig.audit(&world.granted);
+            world.rig.audit(&world.held());
             let count = |mfn: &&Mfn| world.rig.state(**mfn).validated();
             tables += world.pools[1].iter().filter(count).count() as u64;
         }
-        world.rig.quiet();
-        for (mfn, held) in core::mem::take(&mut world.granted) {
-            let record = world.rig.record(mfn);
-            match record.put_mapping(held.uses == 1) {
-                Dropped::Kept => {}
-                dropped => world.rig.hv.frame_dropped(record, mfn, dropped),
-            }
-        }
-        for dom in [2, 0, 1] {
-            world.rig.destroy(dom);
-            world.rig.audit(&[]);
-        }
-        // All RAM but what is the machine's is free again.
-        assert_eq!(
-            world.rig.hv.memory.free_frames(),
-            256 - 16,
-            "something leaked"
-        );
+        world.end();
         tables
     }
 }

@@ -152,11 +152,14 @@ fn operations_answer_as_xen_does() {
     for cmd in [6, 10, 12, 18] {
         assert_eq!(rig.ext(1, cmd, 0, 0), Ok(0));
     }
-    assert_eq!(
-        rig.ext(1, 8, 0, 1 << 46),
-        Err(Errno::EINVAL),
-        "no bitmap there"
-    );
+    let hypervisors = 0xffff_8000_0000_0000;
+    for (cmd, page) in [(8, 0), (8, hypervisors), (9, 0x1000), (9, hypervisors)] {
+        assert_eq!(
+            rig.ext(1, cmd, page, 1 << 46),
+            Err(Errno::EINVAL),
+            "no bitmap there"
+        );
+    }
     assert_eq!(rig.ext(1, 7, 0xffff_8000_0000_0000, 0), Ok(0));
     for nowhere in [0x8000_0000_0000, 0xffff_8000_0000_0000] {
         for nr in [1, 26] {

@@ -77,7 +77,8 @@ impl Machine<Sim> for SimMachine {
     }
     fn load_root(&self, vcpu: &VcpuRef<Sim>, root: Mfn) {
         assert_eq!(self.address_space(vcpu).kernel(), Some(root));
-        self.sim.tlbs().flush(self.sim.cpu());
+        let domain = vcpu.domain().id();
+        self.sim.tlbs().flush_domain(self.sim.cpu(), domain);
         self.loads.lock().unwrap().push((vcpu.domain().id(), root));
     }
     /// vCPU n of every domain runs on CPU n.
@@ -100,6 +101,16 @@ impl Machine<Sim> for SimMachine {
             self.sim.tlbs().flush(cpu);
         }
         self.flushed.lock().unwrap().push((Some(*cpus), what));
+    }
+    fn flush_domain(&self, domain: &Domain<Sim>, what: Flush) {
+        let cpus = self.cpus_of_all(domain);
+        for cpu in cpus.iter() {
+            self.sim.tlbs().flush_domain(cpu, domain.id());
+        }
+        self.flushed.lock().unwrap().push((Some(cpus), what));
+    }
+    fn mixes_domains(&self) {
+        self.sim.tlbs().mix();
     }
     fn flush_caches(&self, _: bool) {
         self.cache_flushes.fetch_add(1, SeqCst);

@@ -77,7 +77,7 @@ impl<H: Hal> Hypervisor<H> {
             return Err(Errno::EINVAL);
         }
         for mfn in chunk.frames() {
-            self.forget_machine_frame(mfn);
+            self.forget_machine_frame(mfn, domain.id());
             self.hal.zero_frames(mfn, 0);
             self.memory.free(mfn, 0);
         }

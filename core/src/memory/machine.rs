@@ -68,7 +68,7 @@ impl<H: Hal> Hypervisor<H> {
             give(giver);
             return Err(refused);
         }
-        self.forget_machine_frame(mfn);
+        self.forget_machine_frame(mfn, giver.id());
         giver.memory.uncharge(Charge::Memory, 1);
         give(receiver);
         Ok(())

@@ -50,8 +50,8 @@ impl<H: Hal> Hypervisor<H> {
                 Err(Refused::Locked) => self.hal.relax(),
                 Err(Refused::Stale) => {
                     if record.claim_stale().is_ok() {
-                        self.hal
-                            .flush_stale(record.last_unmapped().unwrap_or(u64::MAX));
+                        let stamp = record.last_unmapped().unwrap_or(u64::MAX);
+                        self.hal.flush_stale(record.state().owner(), stamp);
                         record.unlock_writable();
                         return Ok(());
                     }

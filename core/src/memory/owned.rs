@@ -266,9 +266,9 @@ impl<H: Hal> Hypervisor<H> {
             }
         };
         if domain.is_none_or(|domain| domain.is_pv()) {
-            self.forget_machine_frame(mfn);
+            self.forget_machine_frame(mfn, owner);
         } else if H::PV && self.was_mapped_by_guests(mfn) {
-            self.hal.forget_frame(mfn);
+            self.hal.forget_frame(mfn, owner);
         }
         self.hal.zero_frames(mfn, 0);
         self.memory.free(mfn, 0);
@@ -286,10 +286,10 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// The last use of a paravirtual domain's frame is over.
-    pub(super) fn forget_machine_frame(&self, mfn: Mfn) {
+    pub(super) fn forget_machine_frame(&self, mfn: Mfn, owner: DomId) {
         if H::PV {
             self.hal.set_machine_to_phys(mfn, None);
-            self.hal.forget_frame(mfn);
+            self.hal.forget_frame(mfn, owner);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Physical CPUs: which one a thread stands for, and what the core asked of each.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    rc::Rc,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
@@ -24,6 +25,39 @@ pub(crate) fn run_as<R>(cpu: CpuId, f: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(CURRENT.replace(cpu));
     f()
+}
+
+/// A moment in a call of the core's at which other CPUs may do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The call goes on whatever they do.
+    Any,
+    /// It goes on when another CPU has ended what it does.
+    Waiting,
+}
+
+type Hook = Rc<dyn Fn(Moment)>;
+
+thread_local! {
+    static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+}
+
+pub(crate) fn with_hook<R>(hook: Hook, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Hook>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            HOOK.set(self.0.take());
+        }
+    }
+    let _restore = Restore(HOOK.replace(Some(hook)));
+    f()
+}
+
+/// Lets the hook act. What it asks of the machine itself is no such moment.
+pub(crate) fn pass(moment: Moment) {
+    let Some(hook) = HOOK.take() else { return };
+    with_hook(Rc::new(|_| {}), || hook(moment));
+    HOOK.set(Some(hook));
 }
 
 const NEVER: u64 = u64::MAX;

@@ -27,7 +27,7 @@ use xenolith_hal::{
     MachphysMapping, Mfn, Nanos, Order, P2m, PAGE_SIZE, SharedInfoLayout,
 };
 
-pub use cpus::CpuRecord;
+pub use cpus::{CpuRecord, Moment};
 pub use domain::{SimDomain, SimVcpu};
 pub use faults::Faults;
 pub use p2m::SimP2m;
@@ -136,6 +136,12 @@ impl Sim {
     pub fn run_as<R>(&self, cpu: CpuId, f: impl FnOnce() -> R) -> R {
         assert!(cpu.index() < self.machine.cpus.len(), "no such CPU");
         cpus::run_as(cpu, f)
+    }
+
+    /// Runs `f` and, on this thread, `hook` at each moment in it at which the core asks the machine for something in the midst
+    /// of a change: whether an interrupt waits, a page table's words, the time of a flush. The core holds no lock then.
+    pub fn with_hook<R>(&self, hook: impl Fn(Moment) + 'static, f: impl FnOnce() -> R) -> R {
+        cpus::with_hook(std::rc::Rc::new(hook), f)
     }
 
     /// Moves time forward; returns the CPUs whose timers went off. Their timers are stopped by that.
@@ -274,6 +280,7 @@ impl Hal for Sim {
     }
 
     fn interrupt_waits(&self) -> bool {
+        cpus::pass(Moment::Any);
         self.this_cpu().poll_interrupt()
     }
 
@@ -350,18 +357,22 @@ impl Hal for Sim {
     }
 
     fn table(&self, mfn: Mfn) -> Option<&[AtomicU64; PAGE_SIZE / 8]> {
+        cpus::pass(Moment::Any);
         self.machine.ram.words(mfn)
     }
 
     fn tlb_stamp(&self) -> u64 {
+        cpus::pass(Moment::Any);
         self.machine.tlbs.stamp()
     }
 
-    fn flush_stale(&self, stamp: u64) {
-        self.machine.tlbs.flush_stale(stamp);
+    fn flush_stale(&self, owner: Option<DomId>, stamp: u64) {
+        cpus::pass(Moment::Any);
+        self.machine.tlbs.flush_stale(owner, stamp);
     }
 
     fn relax(&self) {
+        cpus::pass(Moment::Waiting);
         std::thread::yield_now();
     }
 
@@ -376,8 +387,8 @@ impl Hal for Sim {
         self.phys_table().get(&mfn).copied()
     }
 
-    fn forget_frame(&self, mfn: Mfn) {
-        self.machine.tlbs.forget(mfn);
+    fn forget_frame(&self, mfn: Mfn, owner: DomId) {
+        self.machine.tlbs.forget(mfn, owner);
         let forgotten = self.machine.forgotten.lock();
         forgotten
             .unwrap_or_else(PoisonError::into_inner)

@@ -7,15 +7,12 @@
 use core::{
     cell::Cell,
     ops::Range,
-    sync::atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use spin::Once;
 use x86_64::registers::control::Cr3;
-use xenolith_core::{Hypervisor, VcpuRef, memory::Place};
+use xenolith_core::{Domain, Hypervisor, VcpuRef, memory::Place};
 use xenolith_hal::{DomId, Mfn, NoMemory, PAGE_SIZE};
 
 use super::root::{self, TableMemory, Tables, Words};
@@ -27,10 +24,12 @@ use crate::{
         pte,
     },
     pv::{
+        domain::PvDomain,
         flush,
         frame::Frame,
         gate::{Gate, Guard},
         guard,
+        memory::Flush,
         vcpu::Mode,
     },
     speculation::Isolation,
@@ -38,8 +37,6 @@ use crate::{
 
 /// What was chosen; before that nothing is isolated.
 static CHOSEN: Once<Isolation> = Once::new();
-/// How often a root of a guest's was changed or made.
-static CHANGES: AtomicU64 = AtomicU64::new(0);
 /// Copies have numbers of their own in the TLB.
 pub static TAGGED: AtomicBool = AtomicBool::new(false);
 /// The numbers of the copies.
@@ -62,9 +59,9 @@ pub fn chosen() -> Isolation {
 
 /// Whether the guests of a domain are isolated.
 #[must_use]
-pub fn is_for(vcpu: &VcpuRef<X86_64>) -> bool {
+pub fn is_for(domain: DomId) -> bool {
     let chosen = chosen();
-    match vcpu.domain().id() {
+    match domain {
         DomId(0) => chosen.dom0,
         _ => chosen.domu,
     }
@@ -84,7 +81,7 @@ struct Copy {
     table: Mfn,
     /// Whose it is.
     of: Cell<u64>,
-    /// [`CHANGES`] before it was made.
+    /// When a root of its domain had changed last before it was made ([`PvDomain::changed`]).
     changes: Cell<u64>,
     /// The CPU's last flush when it was loaded last.
     flush: Cell<u64>,
@@ -173,13 +170,12 @@ impl Copies {
     }
 
     /// The copy for CR3 while the guest runs whose root is `full` now.
-    fn load(&self, full: u64, mode: Mode, guard: &mut Guard, clock: u64) -> u64 {
+    fn load(&self, full: u64, mode: Mode, guard: &mut Guard, clock: u64, changes: u64) -> u64 {
         let [kernel, user] = &self.copies;
         let (copy, number) = match mode {
             Mode::Kernel => (kernel, NUMBERS[0]),
             Mode::User => (user, NUMBERS[1]),
         };
-        let changes = CHANGES.load(SeqCst);
         let fresh = copy.of.get() == full && copy.changes.get() == changes;
         if !fresh {
             let (Some(to), Some(from)) = (
@@ -216,16 +212,23 @@ impl Copies {
 pub unsafe extern "C" fn isolate(frame: *mut Frame) -> u64 {
     let gate = Gate::of(frame);
     // SAFETY: the gate is the executing CPU's, the guest has stopped, and what its head names is good while it is loaded.
-    let (cpu, pv, guard) = unsafe {
+    let (cpu, vcpu, pv, guard) = unsafe {
         let head = &raw mut (*gate).head;
-        (&*(*head).cpu, &*(*head).pv, &mut (*head).guard)
+        (
+            &*(*head).cpu,
+            &*(*head).vcpu,
+            &*(*head).pv,
+            &mut (*head).guard,
+        )
     };
     let full = Cr3::read_raw();
     let full = full.0.start_address().as_u64() | u64::from(full.1);
     let copies = cpu.gates.get().and_then(|gates| gates.copies.as_ref());
     let Some(copies) = copies else { fault::stop() };
     let clock = flush::last(cpu.id).load(Relaxed);
-    copies.load(full, pv.mode.get(), guard, clock)
+    let domain = vcpu.domain().arch.pv.as_ref();
+    let changes = domain.map_or(0, PvDomain::changed);
+    copies.load(full, pv.mode.get(), guard, clock, changes)
 }
 
 /// A vCPU is about to be run: whether it is isolated, and what else is done for it.
@@ -233,7 +236,7 @@ pub fn prepare(guard: &mut Guard, vcpu: &VcpuRef<X86_64>) {
     if !guard::is_on() {
         return;
     }
-    let isolated = is_for(vcpu);
+    let isolated = is_for(vcpu.domain().id());
     if guard.isolated != isolated {
         // The next exit looks closer.
         (guard.root, guard.entry_root) = (0, 0);
@@ -241,17 +244,33 @@ pub fn prepare(guard: &mut Guard, vcpu: &VcpuRef<X86_64>) {
     }
 }
 
-/// A root was made: copies of what was in its frame before are none of it.
+/// A root of a domain's was made: copies of what was in its frame before are none of it.
 #[inline]
-pub fn root_made() {
-    CHANGES.fetch_add(1, SeqCst);
+pub fn root_made(domain: &Domain<X86_64>) {
+    if let Some(pv) = &domain.arch.pv {
+        pv.note_change();
+    }
 }
 
-/// An entry of a root was changed: every CPU that runs a guest looks at the roots again before this returns.
-pub fn root_changed(cpu: &PerCpu) {
+/// An entry of a root was changed: every CPU that runs its domain looks at the root again before this returns.
+pub fn root_changed(cpu: &PerCpu, root: Mfn) {
     let chosen = chosen();
     if chosen.dom0 || chosen.domu {
-        CHANGES.fetch_add(1, SeqCst);
-        flush::everybody(cpu);
+        copies_are_old(cpu, root);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn copies_are_old(cpu: &PerCpu, root: Mfn) {
+    let record = cpu.hv.memory.record(root);
+    let owner = record.and_then(|record| record.state().owner());
+    let Some(owner) = owner.and_then(|owner| cpu.hv.domains.get(owner)) else {
+        return;
+    };
+    if let Some(pv) = owner.arch.pv.as_ref().filter(|_| is_for(owner.id())) {
+        // A CPU that comes to the domain from here on sees the change.
+        pv.note_change();
+        flush::cpus(cpu, &pv.present.load(), Flush::All);
     }
 }

@@ -82,7 +82,8 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
     pub(super) fn begin(self, record: &FrameRecord, mfn: Mfn, before: FrameType, now: FrameType) {
         let rested = record.begin_table();
         if before != FrameType::None && before != now && rested.stamp != 0 {
-            self.hv.hal.flush_stale(rested.stamp);
+            let owner = record.state().owner();
+            self.hv.hal.flush_stale(owner, rested.stamp);
         }
         if rested.uncached {
             // What the guest wrote past the caches is what is checked, and what the CPU will walk.

@@ -29,14 +29,23 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
         Ok(cpus)
     }
 
-    /// Flushes what vCPUs in a bitmap may have. `EINVAL` when it cannot be read.
+    /// The same for a request of `mmuext_op`: `EINVAL` when the bitmap cannot be read.
+    pub(super) fn cpus_named(
+        self,
+        caller: Caller<'_, H>,
+        bitmap: GuestVirt,
+    ) -> Result<CpuMask, Errno> {
+        self.cpus_in(caller, bitmap).map_err(|_| Errno::EINVAL)
+    }
+
+    /// Flushes what vCPUs in such a bitmap may have.
     pub(super) fn flush_some(
         self,
         caller: Caller<'_, H>,
         bitmap: GuestVirt,
         what: Flush,
     ) -> Result<(), Errno> {
-        let cpus = self.cpus_in(caller, bitmap).map_err(|_| Errno::EINVAL)?;
+        let cpus = self.cpus_named(caller, bitmap)?;
         self.flush_cpus(&cpus, what);
         Ok(())
     }

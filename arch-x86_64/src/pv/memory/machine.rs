@@ -81,6 +81,10 @@ pub trait Machine<H: Hal> {
     /// Writes the hypervisor's slots (256 to 271) of a table that becomes a root of a domain's.
     fn fill_root(&self, domain: &Domain<H>, root: Mfn, words: &Words);
 
+    /// Tables of a domain are about to lead to frames of a third one's, which neither of them has a grant for: a domain that
+    /// controls both wants that.
+    fn mixes_domains(&self) {}
+
     /// An entry of a root changed, which may be loaded on CPUs. For machines that run guests on copies of roots.
     fn root_changed(&self, root: Mfn, slot: usize) {
         let _ = (root, slot);

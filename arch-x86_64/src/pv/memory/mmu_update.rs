@@ -131,6 +131,9 @@ impl<'a, H: Hal, M: Machine<H>> PageTables<'a, H, M> {
         if !table_domain.is_pv() || in_use.is_none() {
             return Err(Errno::EINVAL);
         }
+        if matches!(tables, Named::Other(_)) && frames.owner(caller) != table_domain.id() {
+            self.machine.mixes_domains();
+        }
         let updates = Updates {
             tables: table_domain.id(),
             rights: self.foreign_rights(table_domain, &frames, caller),

@@ -241,7 +241,7 @@ impl<H: Hal, M: Machine<H>> PageTables<'_, H, M> {
             TLB_FLUSH_MULTI => self.flush_some(caller, GuestVirt(op.arg2), Flush::All)?,
             INVLPG_MULTI => match is_guest_address(address.0) {
                 true => self.flush_some(caller, GuestVirt(op.arg2), page)?,
-                false => drop(self.cpus_in(caller, GuestVirt(op.arg2))?),
+                false => drop(self.cpus_named(caller, GuestVirt(op.arg2))?),
             },
             TLB_FLUSH_ALL => self.flush_all(caller, Flush::All),
             INVLPG_ALL if is_guest_address(address.0) => self.flush_all(caller, page),

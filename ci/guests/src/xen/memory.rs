@@ -13,11 +13,14 @@ pub mod op {
     pub const POPULATE_PHYSMAP: u64 = 6;
     pub const ADD_TO_PHYSMAP: u64 = 7;
     pub const MEMORY_MAP: u64 = 9;
+    pub const MACHINE_MEMORY_MAP: u64 = 10;
     pub const EXCHANGE: u64 = 11;
     pub const MACHPHYS_MAPPING: u64 = 12;
+    pub const SET_MEMORY_MAP: u64 = 13;
     pub const MAXIMUM_GPFN: u64 = 14;
     pub const REMOVE_FROM_PHYSMAP: u64 = 15;
     pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;
+    pub const MACHPHYS_COMPAT_LIST: u64 = 25;
 }
 
 #[allow(missing_docs)]
@@ -53,6 +56,41 @@ pub fn reservation(operation: u64, frames: &mut [u64], order: u32) -> i64 {
         domain: SELF,
     };
     call(nr::MEMORY_OP, operation, &mut argument)
+}
+
+/// `xen_memory_exchange`.
+#[repr(C)]
+pub struct Exchange {
+    /// What goes.
+    pub given: Reservation,
+    /// What comes: the physical numbers, and then the frames.
+    pub wanted: Reservation,
+    /// How many extents of the first are done.
+    pub done: u64,
+}
+
+/// Exchanges frames of this domain; the errno, and how many extents are done.
+pub fn exchange_of(
+    given: &mut [u64],
+    given_order: u32,
+    wanted: &mut [u64],
+    wanted_order: u32,
+    flags: u32,
+) -> (i64, u64) {
+    let side = |frames: &mut [u64], order: u32| Reservation {
+        extents: frames.as_mut_ptr() as u64,
+        count: frames.len() as u64,
+        order,
+        flags,
+        domain: SELF,
+    };
+    let mut argument = Exchange {
+        given: side(given, given_order),
+        wanted: side(wanted, wanted_order),
+        done: 0,
+    };
+    let errno = call(nr::MEMORY_OP, op::EXCHANGE, &mut argument);
+    (errno, argument.done)
 }
 
 /// `xen_add_to_physmap`.

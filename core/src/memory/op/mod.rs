@@ -50,6 +50,19 @@ pub fn memory_op<H: Hal>(caller: Caller<'_, H>, cmd: u64, arg: GuestVirt) -> Out
         {
             Outcome::from(Err(Errno::EINVAL))
         }
+        // These know no extents at all.
+        MemoryOp::MemoryMap
+        | MemoryOp::MachphysMfnList
+        | MemoryOp::MachphysMapping
+        | MemoryOp::MachphysCompatMfnList
+        | MemoryOp::MachineMemoryMap
+        | MemoryOp::SetMemoryMap
+        | MemoryOp::GetSharingFreedPages
+        | MemoryOp::GetSharingSharedPages
+            if call.done != 0 =>
+        {
+            Outcome::from(Err(Errno::ENOSYS))
+        }
         MemoryOp::MaximumRamPage => Ok(call.caller.hv.memory.table().end().0 as i64).into(),
         MemoryOp::CurrentReservation | MemoryOp::MaximumReservation | MemoryOp::MaximumGpfn => {
             call.ask(op).into()

@@ -1,5 +1,6 @@
 //! Tests the Xen ABI from inside, one family of hypercalls a module. With `discover=1` on the command
-//! line it prints instead how every number and sub-op answers a bad pointer, in the form of `survey`'s table.
+//! line it prints instead how every number and sub-op answers a bad pointer, in the form of `survey`'s table. As a PV dom0,
+//! with `beside=` and a domain's number, it maps that domain's frames.
 #![no_std]
 #![no_main]
 
@@ -43,6 +44,12 @@ fn main() {
     if bootargs::number("discover", 0) != 0 {
         survey::discover();
         return;
+    }
+    #[cfg(pv)]
+    if bootargs::number("beside", 0) != 0 {
+        let mut report = Report::begin("beside");
+        report.cases(special::beside::CASES);
+        report.finish()
     }
     let mut report = Report::begin("abi");
     for table in [

@@ -4,6 +4,8 @@
 //!
 //! The peer finds them without XenStore: the line on the console, or the first port and grant
 //! reference 8, which a domain that asked for nothing before always gets.
+//!
+//! With `frames=1` a PV domain shows dom0 frames of its own there, and changes what they are (`frames`).
 #![no_std]
 #![no_main]
 
@@ -13,6 +15,9 @@ use xenolith_guests::buffer::Page;
 use xenolith_guests::report::{Report, value};
 use xenolith_guests::xen::{SELF, event, grant, own_domain, shared};
 use xenolith_guests::{arch, bootargs, console, guest};
+
+#[cfg(pv)]
+mod frames;
 
 guest!(main);
 
@@ -28,6 +33,10 @@ fn main() {
     match event::alloc_unbound(SELF, peer) {
         Ok(port) => offer(port, peer),
         Err(errno) => console::line(format_args!("[guest] neighbour alone: no port ({errno})")),
+    }
+    #[cfg(pv)]
+    if bootargs::number("frames", 0) != 0 {
+        frames::show(Page::at(COUNTER.load(Ordering::Relaxed)));
     }
     let seconds = bootargs::number("seconds", 0);
     let end = arch::now() + seconds * arch::ticks_per_second();

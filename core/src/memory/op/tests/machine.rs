@@ -282,6 +282,11 @@ fn the_table_of_the_machine_is_told_to_those_who_read_it() {
     let gone = Errno::ENOSYS.neg() as i64;
     assert_eq!(call(&hv, &other, MemoryOp::MachphysMapping, &asked), gone);
     assert_eq!(call(&hv, &other, MemoryOp::MachphysMfnList, &list), gone);
+    // Not begun in its middle, where there is none.
+    for op in [MemoryOp::MachphysMapping, MemoryOp::MachphysMfnList] {
+        let cmd = u64::from(op.number()) | 5 << CMD_BITS;
+        assert_eq!(memory_op(caller, cmd, GuestVirt(ARG)), Outcome::Done(gone));
+    }
 }
 
 #[test]

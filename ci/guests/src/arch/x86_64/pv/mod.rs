@@ -5,6 +5,7 @@
 
 #[path = "../access.rs"]
 mod access;
+pub mod beside;
 mod cpu;
 mod entry;
 mod gate;

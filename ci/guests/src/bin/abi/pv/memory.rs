@@ -6,8 +6,10 @@ use xenolith_guests::arch::tables::{self, bit, entry_for, flush, update_va_mappi
 use xenolith_guests::arch::{self, NON_CANONICAL, UNMAPPED, memory};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::report::value;
-use xenolith_guests::xen::errno::{EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, EPERM, ESRCH};
-use xenolith_guests::xen::memory::{Reservation, op, reservation};
+use xenolith_guests::xen::errno::{
+    EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ESRCH,
+};
+use xenolith_guests::xen::memory::{Exchange, Reservation, exchange_of, op, reservation};
 use xenolith_guests::xen::multicall::{self, Entry};
 use xenolith_guests::xen::{SELF, call, call_at, nr};
 use xenolith_guests::{ensure, expect};
@@ -22,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("memory_pv.exchange", exchange),
     ("memory_pv.exchange_refuses", bad_exchange),
     ("memory_pv.machine_to_physical_tables", tables_of_frames),
+    ("memory_pv.no_table_for_32_bit_kernels", narrow_table),
     ("memory_pv.memory_op_in_a_multicall", in_multicall),
     ("memory_pv.physmap_is_for_others", physmap),
 ];
@@ -172,37 +175,6 @@ fn populate() -> Outcome {
     note(SPARE + 4, more[0]);
     answers.take("as much as before", current() >= before - 1, true);
     answers.end()
-}
-
-/// `xen_memory_exchange`.
-#[repr(C)]
-struct Exchange {
-    given: Reservation,
-    wanted: Reservation,
-    done: u64,
-}
-
-fn exchange_of(
-    given: &mut [u64],
-    given_order: u32,
-    wanted: &mut [u64],
-    wanted_order: u32,
-    flags: u32,
-) -> (i64, u64) {
-    let side = |frames: &mut [u64], order: u32| Reservation {
-        extents: frames.as_mut_ptr() as u64,
-        count: frames.len() as u64,
-        order,
-        flags,
-        domain: SELF,
-    };
-    let mut argument = Exchange {
-        given: side(given, given_order),
-        wanted: side(wanted, wanted_order),
-        done: 0,
-    };
-    let errno = call(nr::MEMORY_OP, op::EXCHANGE, &mut argument);
-    (errno, argument.done)
 }
 
 fn exchange() -> Outcome {
@@ -437,6 +409,48 @@ fn in_multicall() -> Outcome {
     expect!(memory::physical_frame(frame), SPARE + 5);
     note(SPARE + 5, frame);
     Ok(())
+}
+
+/// The table for 32-bit kernels, told of where such kernels can run: on neither of the two. And calls that nothing interrupts
+/// are not begun in their middle.
+fn narrow_table() -> Outcome {
+    let mut answers = Answers::default();
+    #[repr(C)]
+    struct List(u32, u64, u32);
+    let mut frames = [0u64; 4];
+    for room in [0, 1, 4] {
+        let mut list = List(room, frames.as_mut_ptr() as u64, 77);
+        let told = call(nr::MEMORY_OP, op::MACHPHYS_COMPAT_LIST, &mut list);
+        answers.take(format_args!("room for {room}"), told, EOPNOTSUPP);
+        answers.take("not counted", list.2, 77);
+    }
+    answers.take("no frames", frames, [0; 4]);
+    for address in [UNMAPPED, NON_CANONICAL] {
+        answers.take(
+            format_args!("at {address:#x}"),
+            call_at(nr::MEMORY_OP, op::MACHPHYS_COMPAT_LIST, address),
+            EOPNOTSUPP,
+        );
+    }
+    const GET_SHARING_FREED_PAGES: u64 = 18;
+    const GET_SHARING_SHARED_PAGES: u64 = 19;
+    for operation in [
+        op::MACHPHYS_LIST,
+        op::MACHPHYS_MAPPING,
+        op::MEMORY_MAP,
+        op::MACHINE_MEMORY_MAP,
+        op::SET_MEMORY_MAP,
+        GET_SHARING_FREED_PAGES,
+        GET_SHARING_SHARED_PAGES,
+        op::MACHPHYS_COMPAT_LIST,
+    ] {
+        answers.take(
+            format_args!("{operation} from the fifth on"),
+            call_at(nr::MEMORY_OP, operation | 5 << 6, UNMAPPED),
+            ENOSYS,
+        );
+    }
+    answers.end()
 }
 
 /// Calls on a translated guest's physical map.

@@ -1,6 +1,7 @@
 //! What is so for PV guests only. Frames are the machine's here, tables change by hypercalls, and traps come by a table.
 #![allow(unsafe_code)] // Cases execute instructions that trap.
 
+pub(crate) mod beside;
 mod callbacks;
 mod classes;
 mod compat;

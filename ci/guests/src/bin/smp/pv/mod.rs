@@ -1,5 +1,6 @@
 //! What only PV guests have: vCPUs made by `VCPUOP_initialise`, timers by hypercall.
 
+mod exchanges;
 mod races;
 mod records;
 mod running;
@@ -16,6 +17,7 @@ pub(crate) use running::CASES as RUNNING;
 
 pub(crate) const TOGETHER: &[&[Case]] = &[
     races::CASES,
+    exchanges::CASES,
     teardown::CASES,
     segments::CASES,
     records::CASES,
