@@ -1,6 +1,7 @@
 //! What is so for PV guests only. Frames are the machine's here, tables change by hypercalls, and traps come by a table.
 #![allow(unsafe_code)] // Cases execute instructions that trap.
 
+mod button;
 mod callbacks;
 mod classes;
 mod compat;
@@ -9,7 +10,11 @@ mod entries;
 mod frames_of_others;
 mod grants;
 mod memory;
+mod microcode;
+mod physdev;
+mod platform;
 mod pointers;
+mod power;
 mod short_ways;
 pub(crate) mod survey;
 mod types;
@@ -34,4 +39,9 @@ pub(crate) const TABLES: &[&[Case]] = &[
     frames_of_others::CASES,
     entries::CASES,
     short_ways::CASES,
+    platform::CASES,
+    microcode::CASES,
+    power::CASES,
+    physdev::CASES,
+    button::CASES,
 ];
