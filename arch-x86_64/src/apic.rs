@@ -28,6 +28,7 @@ enum Register {
     CommandLow = 0x30,
     CommandHigh = 0x31,
     TimerVector = 0x32,
+    LineOne = 0x36,
     TimerCount = 0x38,
     TimerCurrent = 0x39,
     TimerDivide = 0x3e,
@@ -156,6 +157,12 @@ pub fn enable() {
     );
 }
 
+/// Lets the executing CPU take the machine's non-maskable interrupts, which come by line 1 on every PC.
+pub fn take_machines_nmis() {
+    const NMI: u32 = 4 << 8;
+    write(Register::LineOne, NMI);
+}
+
 /// Makes the executing CPU's controller what that of the boot CPU is.
 fn switch_mode() {
     if !ACCESS.get().is_some_and(is_x2apic) {
@@ -246,6 +253,15 @@ pub fn id_for_devices() -> u8 {
 /// Makes another CPU leave its sleep or its guest.
 pub fn kick(cpu: CpuId) {
     send(id_of(cpu), ASSERT | u32::from(vectors::KICK));
+}
+
+/// Interrupts the executing CPU itself. It may interrupt [`kick`]: the register that says whom that means is left as it is.
+pub fn kick_self() {
+    const SELF: u32 = 1 << 18;
+    write(
+        Register::CommandLow,
+        SELF | ASSERT | u32::from(vectors::KICK),
+    );
 }
 
 /// When each CPU looks next whether an interrupt waits, by its own counter.

@@ -134,11 +134,18 @@ pub fn open(line: u32, how: Line, vector: u8, apic: u8) {
     with_line(line, |controller| controller.set_entry(line, entry.get()));
 }
 
-/// Reads a register of the controller at a physical address; none where there is no controller.
+/// Reads a register of the controller at a physical address; none where there is no controller. One that no controller has is
+/// zero, and not looked for.
 pub fn read(address: u64, register: u32) -> Option<u32> {
+    const ARBITRATION: u32 = 2;
     let all = CONTROLLERS.get()?.lock();
     let controller = all.iter().find(|c| c.address == address)?;
-    Some(controller.read(register & 0xff))
+    let register = register & 0xff;
+    let entries = FIRST_ENTRY..FIRST_ENTRY + 2 * controller.lines.len() as u32;
+    match register <= ARBITRATION || entries.contains(&register) {
+        true => Some(controller.read(register)),
+        false => Some(0),
+    }
 }
 
 /// The line that a register of the controller at a physical address sets up, and whether the register is the lower half of its

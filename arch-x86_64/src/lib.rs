@@ -21,6 +21,7 @@ pub mod cpuid;
 pub mod domain_build;
 pub mod guest;
 pub mod machine_check;
+pub mod microcode;
 pub mod mm;
 pub mod msr;
 pub mod pci;

@@ -6,7 +6,7 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use xenolith_hal::{
-    Hal, Mfn, SharedInfoLayout,
+    AtomicOp, Hal, Mfn, SharedInfoLayout,
     sync::{Mutex, Rank},
 };
 
@@ -250,6 +250,15 @@ pub(crate) struct DomainParts<H: Hal> {
     pub(crate) shared_frame: Option<H::Frame>,
     /// The account, on which tables and shared info stand already.
     pub(crate) memory: DomainMemory,
+}
+
+impl<H: Hal> Domain<H> {
+    /// Sets bits of an aligned 64-bit word of its shared-info page, where the architecture has a part of its own.
+    pub fn set_shared_bits(&self, hal: &H, offset: usize, bits: u64) {
+        if let Some(page) = self.shared_frame {
+            let _ = hal.word64(page, offset, AtomicOp::Or(bits));
+        }
+    }
 }
 
 impl<H: Hal> Domain<H> {

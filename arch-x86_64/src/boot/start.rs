@@ -76,7 +76,10 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let hv = boot_memory::leak(Hypervisor::new(X86_64, allocator));
     HV.call_once(|| hv);
-    while_waiting(pv::flush::answer);
+    while_waiting(|| {
+        pv::flush::answer();
+        cpu::errand::serve();
+    });
     hand_over(|record| {
         if let Some(hv) = HV.get() {
             hv.console.print_record(&hv.hal, record);
@@ -95,6 +98,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     report_acpi(&acpi);
     timer::init(&acpi).unwrap_or_else(|e| refuse(format_args!("{e}")));
     power::init(&acpi);
+    cpu::nmi::init(options.nmi);
     timer::read_clock();
     apic::init(HostPhys(acpi.madt.local_apic), options.x2apic)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
@@ -109,6 +113,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
         log::warn!("{error}");
     }
     let boot_cpu = smp::join(hv, CpuId(0));
+    apic::take_machines_nmis();
     timer::calibrate_apic();
     let most = options.max_cpus.unwrap_or(u32::MAX).max(1) as usize;
     smp::start_others(hv, acpi.apic_ids(), most, trampoline);

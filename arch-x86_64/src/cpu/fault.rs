@@ -28,24 +28,6 @@ pub fn own_fault(frame: &Frame) -> ! {
     stop()
 }
 
-/// An interrupt that no mask holds back: hardware in trouble, or a watchdog's or a person's button. It is told, and the
-/// machine goes on.
-pub fn non_maskable() {
-    const SYSTEM_CONTROL: u16 = 0x61;
-    // SAFETY: a status port that every PC has; reading it changes nothing.
-    let reason = unsafe { x86_64::instructions::port::Port::<u8>::new(SYSTEM_CONTROL).read() };
-    let said = match reason >> 6 {
-        0 => "without a reason",
-        1 => "by an I/O channel check",
-        _ => "by a system error",
-    };
-    let cpu = super::percpu::cpu_id().0;
-    let _ = writeln!(
-        console::Raw,
-        "\r\n(XEN) non-maskable interrupt on CPU {cpu} {said} (port 0x61: {reason:#04x})\r"
-    );
-}
-
 /// The end: the machine goes off, if it can.
 pub fn stop() -> ! {
     crate::power::off();

@@ -2,9 +2,12 @@
 
 pub mod cpuid;
 pub mod descriptors;
+pub mod errand;
 pub mod fault;
+pub mod guarded;
 pub mod machine_check;
 pub mod microcode;
+pub mod nmi;
 pub mod percpu;
 pub mod recovery;
 pub mod run;

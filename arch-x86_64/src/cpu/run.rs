@@ -6,7 +6,7 @@ use x86_64::instructions::interrupts;
 use xenolith_core::{VcpuRef, sched::Work};
 use xenolith_hal::Hal;
 
-use super::{machine_check, percpu::PerCpu};
+use super::{errand, machine_check, nmi, percpu::PerCpu};
 use crate::{
     X86_64, apic,
     guest::{
@@ -78,7 +78,10 @@ pub fn open_interrupts() {
 /// Does what waits for this CPU, but for another vCPU's turn.
 #[inline(never)]
 pub fn serve_work(cpu: &'static PerCpu) {
-    pv::flush::answer_work(cpu);
+    if pv::flush::answer_work(cpu) {
+        errand::serve();
+        nmi::deliver(cpu);
+    }
     if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
         cpu.hv.timer_interrupt(cpu.id);
         machine_check::poll(cpu, cpu.hv.hal.now());

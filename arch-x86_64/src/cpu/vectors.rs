@@ -12,7 +12,7 @@ use xenolith_core::sched::Work;
 
 use super::{
     descriptors::{CODE, DEBUG_STACK, DOUBLE_FAULT_STACK, MACHINE_CHECK_STACK, NMI_STACK},
-    fault, machine_check,
+    fault, machine_check, nmi,
     percpu::PerCpu,
     recovery,
 };
@@ -122,7 +122,7 @@ unsafe extern "C" {
 /// What is not a guest's.
 pub(crate) extern "C" fn taken(frame: &mut Frame) {
     match frame.vector {
-        NMI => fault::non_maskable(),
+        NMI => nmi::taken(frame),
         MACHINE_CHECK => machine_check::taken(frame),
         0..EXCEPTIONS => {
             if !recovery::recover(frame) {

@@ -129,9 +129,19 @@ impl Pci {
         self.functions.lock().has(at)
     }
 
-    /// Whether configuration space is in memory at an address for these buses.
-    pub fn has_space(&self, space: &ConfigSpace) -> bool {
-        self.spaces.contains(space)
+    /// Whether configuration space is in memory at an address for these buses: `ENODEV` when it is nowhere, `EIO` elsewhere.
+    pub fn has_space(&self, space: &ConfigSpace) -> Result<(), Errno> {
+        let is_of_buses = |one: &&ConfigSpace| {
+            ConfigSpace {
+                base: space.base,
+                ..**one
+            } == *space
+        };
+        let found = self.spaces.iter().find(is_of_buses);
+        match found.ok_or(Errno::ENODEV)?.base == space.base {
+            true => Ok(()),
+            false => Err(Errno::EIO),
+        }
     }
 
     /// What the domain may do itself in a page of device memory.

@@ -1,18 +1,28 @@
 //! What the control domain's kernel asks of a PC (`platform.h`): what the BIOS left, which CPUs there are, power management.
 //!
-//! The hypervisor manages no power but the machine's off switch, loads no microcode and takes no CPU out or in: such requests get
+//! The hypervisor manages no power but the machine's off switch, and takes no CPU out or in: such requests get
 //! the answer of a Xen that was told not to.
 
+mod memory_types;
+mod power_states;
+mod resources;
+
+use alloc::vec::Vec;
+
 use xenolith_abi::platform::{
-    CORE_PARKING_GET, CORE_PARKING_SET, CoreParking, CpuOnline, FirmwareInfo, FirmwareKind,
-    PCPU_FLAGS_INVALID, PCPU_FLAGS_ONLINE, PcpuInfo, PcpuVersion, PlatformOp, PlatformOpArg,
-    PlatformQuirk, Settime32,
+    CORE_PARKING_GET, CORE_PARKING_SET, CoreParking, CpuHotadd, CpuOnline, FirmwareInfo,
+    FirmwareKind, MemHotadd, MicrocodeUpdate, PCPU_FLAGS_INVALID, PCPU_FLAGS_ONLINE, PcpuInfo,
+    PcpuVersion, PlatformOp, PlatformOpArg, PlatformQuirk, Settime32, SymbolData,
 };
 use xenolith_core::{Errno, Hypervisor, guest::Caller};
-use xenolith_hal::{CpuId, Nanos};
+use xenolith_hal::{CpuId, GuestVirt, Nanos};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::{X86_64, apic, cpu::cpuid::cpuid, machine};
+use crate::{
+    X86_64, apic,
+    cpu::{self, cpuid::cpuid},
+    machine, microcode,
+};
 
 type Hv = Hypervisor<X86_64>;
 
@@ -32,12 +42,15 @@ pub fn platform_op(
         PlatformOp::CpuOffline => offline(hv, argument(op)?),
         PlatformOp::CoreParking => with(op, parking),
         PlatformOp::PlatformQuirk => quirk(argument(op)?),
-        PlatformOp::SetProcessorPminfo => power_states(op),
-        PlatformOp::MicrocodeUpdate => {
-            log::info!("dom0 wants to load microcode: that is for firmware to do");
-            Err(Errno::EINVAL)
-        }
-        PlatformOp::CpuHotadd | PlatformOp::MemHotadd => Err(Errno::EOPNOTSUPP),
+        PlatformOp::SetProcessorPminfo => power_states::set(caller, op),
+        PlatformOp::MicrocodeUpdate => load_microcode(caller, argument(op)?),
+        PlatformOp::ResourceOp => resources::serve(caller, op),
+        PlatformOp::GetSymbol => with(op, |symbol| no_symbol(caller, symbol)),
+        PlatformOp::ReadMemtype => with(op, memory_types::read),
+        PlatformOp::AddMemtype => memory_types::add(argument(op)?),
+        PlatformOp::DelMemtype => memory_types::delete(argument(op)?),
+        PlatformOp::CpuHotadd => add_cpu(argument(op)?),
+        PlatformOp::MemHotadd => add_memory(argument(op)?),
         _ => Err(Errno::ENOSYS),
     }
 }
@@ -77,10 +90,10 @@ fn firmware_info(op: &mut PlatformOpArg) -> Result<i64, Errno> {
                 Ok(())
             })
         }
-        FirmwareKind::KbdShiftFlags | FirmwareKind::DiskInfo | FirmwareKind::DiskMbrSignature => {
-            Err(Errno::ENOENT)
-        }
-        FirmwareKind::VbeDdcInfo => Err(Errno::ESRCH),
+        FirmwareKind::KbdShiftFlags
+        | FirmwareKind::DiskInfo
+        | FirmwareKind::DiskMbrSignature
+        | FirmwareKind::VbeDdcInfo => Err(Errno::ESRCH),
         FirmwareKind::EfiInfo => Err(Errno::ENOSYS),
     }
 }
@@ -168,12 +181,66 @@ fn quirk(quirk: PlatformQuirk) -> Result<i64, Errno> {
     }
 }
 
-/// What ACPI says of a CPU's states of power. The kind follows the CPU's number.
-fn power_states(op: &PlatformOpArg) -> Result<i64, Errno> {
-    const KINDS: u32 = 4;
-    let [_, kind]: [u32; 2] = argument(op)?;
-    Err(if kind < KINDS {
-        Errno::ENOSYS
+/// A file of microcode, from which every CPU loads what is for it.
+fn load_microcode(caller: Caller<'_, X86_64>, update: MicrocodeUpdate) -> Result<i64, Errno> {
+    /// All patches of a maker together have less.
+    const MOST: usize = 16 << 20;
+    let kind = cpu::microcode::kind();
+    if !kind.can_load() {
+        return Err(Errno::EINVAL);
+    }
+    let length = update.length as usize;
+    let mut file = Vec::new();
+    if length > MOST || file.try_reserve_exact(length).is_err() {
+        return Err(Errno::ENOMEM);
+    }
+    file.resize(length, 0);
+    if !file.is_empty() {
+        caller.read_bytes(GuestVirt(update.data.address()), &mut file)?;
+    }
+    match microcode::find(&file, &kind) {
+        Ok(Some(patch)) => cpu::microcode::load(caller.hv, &kind, &patch).map(|()| 0),
+        Ok(None) => {
+            log::info!("microcode: dom0's file has none for this CPU");
+            Err(Errno::ENOENT)
+        }
+        Err(microcode::Malformed) => {
+            log::info!("microcode: dom0's file is malformed");
+            Err(Errno::EINVAL)
+        }
+    }
+}
+
+/// The image has no table of symbols: the first place is the end of it.
+fn no_symbol(caller: Caller<'_, X86_64>, symbol: &mut SymbolData) -> Result<(), Errno> {
+    if symbol.symnum != 0 {
+        return Err(Errno::ERANGE);
+    }
+    if symbol.namelen != 0 {
+        caller.write_bytes(GuestVirt(symbol.name.address()), &[0])?;
+    }
+    (symbol.namelen, symbol.address, symbol.kind) = (0, 0, 0);
+    Ok(())
+}
+
+/// CPUs that were not there at the start cannot come.
+fn add_cpu(cpu: CpuHotadd) -> Result<i64, Errno> {
+    const NONE: u32 = u32::MAX;
+    Err(if cpu.apic_id == NONE || cpu.acpi_id == NONE {
+        Errno::EINVAL
+    } else {
+        Errno::EOPNOTSUPP
+    })
+}
+
+/// Nor can memory. It would come in blocks of 128 MiB.
+fn add_memory(memory: MemHotadd) -> Result<i64, Errno> {
+    const BLOCK: u64 = 1 << 15;
+    let is_some = memory.spfn < memory.epfn
+        && memory.spfn.is_multiple_of(BLOCK)
+        && memory.epfn.is_multiple_of(BLOCK);
+    Err(if is_some {
+        Errno::EOPNOTSUPP
     } else {
         Errno::EINVAL
     })

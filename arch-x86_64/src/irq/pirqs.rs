@@ -107,6 +107,11 @@ impl Pirqs {
         self.table.lock().set_line(line, how)
     }
 
+    /// The same, once for each line.
+    pub fn set_up_line(&self, line: u32, how: Line) -> Result<(), Errno> {
+        self.table.lock().set_up_line(line, how)
+    }
+
     /// Makes a number stand for a line.
     pub fn map_line(&self, line: u32, wanted: Option<u32>) -> Result<u32, Errno> {
         let _changes = self.changes.lock();

@@ -94,6 +94,8 @@ const OLD_LINES: u32 = 16;
 pub struct Table {
     entries: Vec<Entry>,
     lines: Vec<Line>,
+    /// Lines that were set up: each is but once.
+    set_up: Vec<bool>,
 }
 
 impl Table {
@@ -108,6 +110,7 @@ impl Table {
         let mut table = Self {
             entries: vec![Entry::FREE; count as usize],
             lines: (0..lines).map(usual).collect(),
+            set_up: vec![false; lines as usize],
         };
         for (line, how) in special {
             if let Some(place) = table.lines.get_mut(line as usize) {
@@ -159,6 +162,19 @@ impl Table {
         Ok(())
     }
 
+    /// The same, once for each line: `EEXIST` for one that was set up so before.
+    pub fn set_up_line(&mut self, line: u32, how: Line) -> Result<(), Errno> {
+        let was = self.set_up.get(line as usize).ok_or(Errno::EINVAL)?;
+        if *was {
+            return Err(Errno::EEXIST);
+        }
+        self.set_line(line, how)?;
+        if let Some(place) = self.set_up.get_mut(line as usize) {
+            *place = true;
+        }
+        Ok(())
+    }
+
     fn find_free(&self, kind: Kind) -> Option<u32> {
         let lines = self.lines();
         let mut free = self.numbers().filter(|(_, entry)| **entry == Entry::FREE);
@@ -176,14 +192,22 @@ impl Table {
         Ok(number)
     }
 
-    /// Makes a number stand for a line: the wanted one, or any. A line that has a number keeps it.
+    /// Makes a number stand for a line: the wanted one, or any. A line that has a number keeps it, and so does a number that stands
+    /// for another line: nothing changes then, and who asked is not told.
     pub fn map_line(&mut self, line: u32, wanted: Option<u32>) -> Result<u32, Errno> {
         self.line(line)?;
         let source = Source::Line(line);
+        let is_of_line = |number: &u32| {
+            let entry = self.entries.get(*number as usize);
+            entry.is_some_and(|entry| matches!(entry.source, Some(Source::Line(_))))
+        };
         match (self.number_of(source), wanted) {
             (Some(number), Some(wanted)) if number != wanted => Err(Errno::EEXIST),
             (Some(number), _) => Ok(number),
-            (None, wanted) => self.map(source, Kind::Line, wanted),
+            (None, wanted) => match wanted.filter(is_of_line) {
+                Some(number) => Ok(number),
+                None => self.map(source, Kind::Line, wanted),
+            },
         }
     }
 

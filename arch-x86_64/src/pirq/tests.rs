@@ -25,7 +25,8 @@ fn a_line_has_its_own_number_however_often_it_is_asked_for() {
     assert_eq!(table.map_line(4, Some(4)), Ok(4));
     assert_eq!(table.map_line(4, None), Ok(4));
     assert_eq!(table.map_line(4, Some(5)), Err(Errno::EEXIST));
-    assert_eq!(table.map_line(5, Some(4)), Err(Errno::EEXIST));
+    assert_eq!(table.map_line(5, Some(4)), Ok(4));
+    assert_eq!(table.number_of(Source::Line(5)), None);
     assert_eq!(table.map_line(LINES, Some(LINES)), Err(Errno::EINVAL));
     assert_eq!(table.map_line(20, None), Ok(16));
     assert_eq!(table.number_of(Source::Line(20)), Some(16));
@@ -114,6 +115,9 @@ fn a_line_in_use_signals_as_it_did() {
     assert_eq!(table.set_line(16, Line::PCI), Err(Errno::EEXIST));
     assert_eq!(table.line(16), Ok(Line::OLD));
     assert_eq!(table.set_line(LINES, Line::PCI), Err(Errno::EINVAL));
+    assert_eq!(table.set_up_line(17, Line::OLD), Ok(()));
+    assert_eq!(table.set_up_line(17, Line::OLD), Err(Errno::EEXIST));
+    assert_eq!(table.set_up_line(LINES, Line::OLD), Err(Errno::EINVAL));
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -157,12 +157,15 @@ pub fn answer() {
     }
 }
 
-/// As [`answer`], for a CPU that looks at its work.
-pub fn answer_work(cpu: &PerCpu) {
-    if cpu.work.load(SeqCst) & WORK != 0 {
+/// As [`answer`], for a CPU that looks at its work. Whether it was asked for something, which need not be a flush.
+#[inline]
+pub fn answer_work(cpu: &PerCpu) -> bool {
+    let asked = cpu.work.load(SeqCst) & WORK != 0;
+    if asked {
         cpu.work.fetch_and(!WORK, SeqCst);
         answer();
     }
+    asked
 }
 
 /// Makes CPUs forget, and waits until they have. The caller holds no lock of `spin` itself.

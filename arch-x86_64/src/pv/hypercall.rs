@@ -9,7 +9,7 @@ use xenolith_abi::{
     vcpu::VcpuOp,
 };
 use xenolith_core::{
-    Errno, VcpuRef,
+    Errno, Hypervisor, VcpuRef,
     event::event_channel_op_compat,
     grant,
     guest::Caller,
@@ -450,7 +450,7 @@ pub fn vcpu_op(
         },
         VcpuOp::SendNmi if arg.0 != 0 => Err(Errno::EINVAL),
         VcpuOp::SendNmi => {
-            send_nmi(caller, vcpu);
+            send_nmi(caller.hv, vcpu);
             Ok(0)
         }
         VcpuOp::RegisterVcpuTimeMemoryArea => guest::time::register_copy(caller, vcpu, arg),
@@ -461,11 +461,12 @@ pub fn vcpu_op(
     result.into()
 }
 
-fn send_nmi(caller: Caller<'_, X86_64>, vcpu: &VcpuRef<X86_64>) {
+/// Gives a vCPU of a PV domain a non-maskable interrupt.
+pub fn send_nmi(hv: &Hypervisor<X86_64>, vcpu: &VcpuRef<X86_64>) {
     let Some(pv) = vcpu.arch.pv() else { return };
     pv.signals.post_nmi();
     vcpu.arch.look_before_entry();
-    caller.hv.notify(vcpu);
+    hv.notify(vcpu);
 }
 
 /// Whether an address has as many bits as the CPU gives it.

@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     X86_64,
-    cpu::percpu::PerCpu,
+    cpu::{
+        errand::{self, Errand},
+        percpu::PerCpu,
+    },
     machine,
     mm::{hyp::Hyp, layout::ROOT_SLOTS, machine_to_phys},
 };
@@ -192,9 +195,11 @@ impl Machine<X86_64> for ThisCpu {
         }
     }
 
-    fn flush_caches(&self, _everywhere: bool) {
-        // SAFETY: writes the caches back, which changes nothing that memory says.
-        unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
+    fn flush_caches(&self, everywhere: bool) {
+        match everywhere {
+            true => errand::everywhere(self.0, Errand::WriteBackCaches),
+            false => errand::write_back_caches(),
+        }
     }
 
     fn set_ldt(&self, vcpu: &VcpuRef<X86_64>, base: GuestVirt, entries: u32) -> Result<(), Errno> {

@@ -17,6 +17,7 @@ use crate::{
     irq::pirqs::Pirqs,
     pci::Bdf,
     pirq::{Kind, Line},
+    pv::memory::is_guest_address,
 };
 
 /// Serves the call.
@@ -127,10 +128,13 @@ impl<'a> Call<'a> {
         const PORTS: u32 = 1 << 16;
         let args: SetIobitmap = self.caller.read(self.arg)?;
         let pv = self.caller.vcpu.arch.pv().ok_or(Errno::EINVAL)?;
-        if args.nr_ports > PORTS {
+        let at = args.bitmap.address();
+        let end = at.wrapping_add(u64::from(args.nr_ports.div_ceil(8)));
+        let is_bad = args.nr_ports > PORTS || !is_guest_address(at) || !is_guest_address(end);
+        if is_bad {
             return Err(Errno::EINVAL);
         }
-        pv.io_bitmap.set((args.bitmap.address(), args.nr_ports));
+        pv.io_bitmap.set((at, args.nr_ports));
         Ok(0)
     }
 
@@ -181,6 +185,8 @@ impl<'a> Call<'a> {
     }
 
     fn map(self) -> Result<i64, Errno> {
+        /// How many a function can have without a table of them.
+        const MESSAGES: core::ops::RangeInclusive<i32> = 1..=32;
         let mut args: MapPirq = self.caller.read(self.arg)?;
         self.own(args.domid)?;
         let pirqs = self.pirqs()?;
@@ -190,6 +196,7 @@ impl<'a> Call<'a> {
                 let line = u32::try_from(args.index).map_err(|_| Errno::EINVAL)?;
                 pirqs.map_line(line, wanted)?
             }
+            MapPirqType::MultiMsi if !MESSAGES.contains(&args.entry_nr) => return Err(Errno::EDOM),
             MapPirqType::MultiMsi if args.entry_nr > 1 => {
                 // So many can be had at a time.
                 return Ok(1);
@@ -231,16 +238,15 @@ impl<'a> Call<'a> {
             level: args.triggering != 0,
             active_low: args.polarity != 0,
         };
-        self.pirqs()?.set_line(line, how)?;
+        self.pirqs()?.set_up_line(line, how)?;
         Ok(0)
     }
 
     fn free_number(self) -> Result<i64, Errno> {
         let mut args: GetFreePirq = self.caller.read(self.arg)?;
-        let kind = match MapPirqType::try_from(args.kind)? {
-            MapPirqType::Gsi => Kind::Line,
-            MapPirqType::Msi => Kind::Message,
-            _ => return Err(Errno::EINVAL),
+        let kind = match MapPirqType::try_from(args.kind) {
+            Ok(MapPirqType::Gsi) => Kind::Line,
+            _ => Kind::Message,
         };
         args.pirq = self.pirqs()?.reserve(kind)?;
         self.caller.write(self.arg, &args)?;
@@ -248,17 +254,18 @@ impl<'a> Call<'a> {
     }
 
     fn config_space(self) -> Result<i64, Errno> {
+        const RESERVED: u32 = 1;
         let args: PciMmcfgReserved = self.caller.read(self.arg)?;
+        if args.flags & !RESERVED != 0 {
+            return Err(Errno::EINVAL);
+        }
         let space = ConfigSpace {
             base: args.address,
             segment: args.segment,
             first_bus: args.start_bus,
             last_bus: args.end_bus,
         };
-        match self.pci()?.has_space(&space) {
-            true => Ok(0),
-            false => Err(Errno::ENODEV),
-        }
+        self.pci()?.has_space(&space).map(|()| 0)
     }
 
     /// All devices were found at start-up: there is nothing to learn.
@@ -306,14 +313,11 @@ fn message(kind: MapPirqType, args: &MapPirq) -> Result<(Bdf, Option<u16>), Errn
         MapPirqType::Msi => 0,
         _ => args.bus >> 16,
     };
-    let bus = match kind {
-        MapPirqType::Msi => u8::try_from(args.bus).map_err(|_| Errno::EINVAL)?,
-        _ => args.bus as u8,
-    };
-    let function = u8::try_from(args.devfn).map_err(|_| Errno::EINVAL)?;
     if segment != 0 {
         return Err(Errno::ENODEV);
     }
+    // Higher bits say nothing.
+    let (bus, function) = (args.bus as u8, args.devfn as u8);
     let at = Bdf(u16::from(bus) << 8 | u16::from(function));
     let entry = match args.table_base {
         0 => None,

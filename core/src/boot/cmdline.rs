@@ -51,6 +51,8 @@ pub struct Options {
     pub x2apic: bool,
     /// `apicv`: whether CPUs may keep guests' local APICs where they can (x86).
     pub apicv: bool,
+    /// `nmi`: what a non-maskable interrupt of the machine comes to (x86).
+    pub nmi: Nmi,
     /// `gnttab_max_frames`.
     pub grant_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames`.
@@ -81,6 +83,7 @@ impl Default for Options {
             smap: None,
             x2apic: true,
             apicv: true,
+            nmi: Nmi::Dom0,
             grant_frames: None,
             maptrack_frames: None,
         }
@@ -215,6 +218,17 @@ pub enum Dom0Mode {
     Pvh,
 }
 
+/// `nmi=ignore|dom0|fatal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nmi {
+    /// It is told.
+    Ignore,
+    /// dom0's first vCPU gets it.
+    Dom0,
+    /// The machine stops.
+    Fatal,
+}
+
 /// A word of the command line that had no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -283,7 +297,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "max_cstate",
     "mce",
     "no-real-mode",
-    "nmi",
     "nosmp",
     "numa",
     "pci",
@@ -388,6 +401,7 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
         }
         "x2apic" => set(&mut o.x2apic, boolean(value)),
         "apicv" => set(&mut o.apicv, boolean(value)),
+        "nmi" => set(&mut o.nmi, nmi(value)),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
             Some(_) if has_value => Outcome::Unknown,
@@ -399,6 +413,15 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
             Some(rest) if WITHOUT_EFFECT.contains(&rest) => Outcome::Done,
             _ => Outcome::Unknown,
         },
+    }
+}
+
+fn nmi(value: &str) -> Option<Nmi> {
+    match value {
+        "ignore" => Some(Nmi::Ignore),
+        "dom0" => Some(Nmi::Dom0),
+        "fatal" => Some(Nmi::Fatal),
+        _ => None,
     }
 }
 
@@ -683,6 +706,10 @@ mod tests {
         assert!(options("").apicv && options("apicv").apicv);
         assert!(!options("apicv=0").apicv && !options("no-apicv").apicv);
         assert_eq!(parse("apicv=some").1.len(), 1);
+        assert_eq!(options("").nmi, Nmi::Dom0);
+        assert_eq!(options("nmi=fatal").nmi, Nmi::Fatal);
+        assert_eq!(options("nmi=ignore").nmi, Nmi::Ignore);
+        assert_eq!(parse("nmi=never").1.len(), 1);
     }
 
     #[test]

@@ -43,8 +43,13 @@ pub fn platform_op<H: Hal, A: Rows<H>>(caller: Caller<'_, H>, at: GuestVirt) -> 
 /// have to stop every domain and wake the machine again.
 fn enter_sleep<H: Hal>(caller: Caller<'_, H>, sleep: EnterAcpiSleep) -> Result<i64, Errno> {
     const SOFT_OFF: u32 = 5;
-    if sleep.sleep_state != SOFT_OFF {
-        return Err(Errno::EOPNOTSUPP);
+    /// The registers of machines without the usual ones.
+    const EXTENDED: u32 = 1;
+    match (sleep.flags, sleep.sleep_state) {
+        (EXTENDED, _) => return Err(Errno::EPERM),
+        (0, SOFT_OFF) => {}
+        (0, 1..SOFT_OFF) => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
     }
     log::info!("domain {} powers the machine off", caller.domain().id().0);
     MachineAction::PowerOff.carry_out(&caller.hv.hal)

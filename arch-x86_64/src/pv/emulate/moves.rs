@@ -14,6 +14,7 @@ use super::{
     serve::Done,
 };
 use crate::{
+    cpu::errand::write_back_caches,
     cpuid::pv::cr4,
     guest::fpu,
     pv::{
@@ -141,8 +142,7 @@ pub(super) fn set_xcr(cx: &mut Stopped<'_>) -> Done {
 /// WBINVD: for who has devices; others' memory is coherent.
 pub(super) fn flush_caches(cx: &Stopped<'_>) {
     if cx.vcpu.domain().arch.owns_devices {
-        // SAFETY: writes the caches back: nothing changes but time.
-        unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
+        write_back_caches();
     }
 }
 

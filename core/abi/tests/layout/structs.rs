@@ -200,6 +200,21 @@ fn device_calls(facts: &mut Vec<Fact>) {
         platform::CoreParking = "struct xenpf_core_parking" { kind = "type", idle_nums }
         platform::PlatformQuirk = "struct xenpf_platform_quirk" { quirk_id }
         platform::Settime32 = "struct xenpf_settime32" { secs, nsecs, system_time }
+        platform::CpuHotadd = "struct xenpf_cpu_hotadd" { apic_id, acpi_id, pxm }
+        platform::MemHotadd = "struct xenpf_mem_hotadd" { spfn, epfn, pxm, flags }
+        platform::MicrocodeUpdate = "struct xenpf_microcode_update" { data, length; pad }
+        platform::ResourceEntry = "struct xenpf_resource_entry" { cmd = "u.cmd", rsvd, idx, val }
+        platform::ResourceOp = "struct xenpf_resource_op" { nr_entries, cpu, entries }
+        platform::SymbolData = "struct xenpf_symdata" { namelen, symnum, name, address, kind = "type"; pad }
+        platform::AddMemtype = "struct xenpf_add_memtype" { mfn, nr_mfns, kind = "type", handle, reg; pad }
+        platform::DelMemtype = "struct xenpf_del_memtype" { handle, reg }
+        platform::ReadMemtype = "struct xenpf_read_memtype" { reg, mfn, nr_mfns, kind = "type"; pad, pad_2 }
+        platform::PowerRegister = "struct xen_power_register" { space_id, bit_width, bit_offset, access_size, address }
+        platform::IdleState = "struct xen_processor_cx" { reg, kind = "type", latency, power, dpcnt, dp; pad }
+        platform::IdleStates = "struct xen_processor_power" { count, flags, states }
+        platform::PerformanceRegister = "struct xen_pct_register" { descriptor, length, space_id, bit_width, bit_offset, reserved, address; pad }
+        platform::PerformanceState = "struct xen_processor_px" { core_frequency, power, transition_latency, bus_master_latency, control, status }
+        platform::Performance = "struct xen_processor_performance" { flags, platform_limit, control_register, status_register, state_count, states, domain_info, shared_type; pad, pad_2 }
     }
     facts.push(Fact::new(
         "offset of the optional words of PciDeviceAdd",

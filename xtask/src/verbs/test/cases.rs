@@ -13,7 +13,7 @@ use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
     Case, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks, narrow,
-    neighbours, pair, ports, pv_kernel,
+    neighbours, nmi, pair, ports, pv_kernel,
 };
 use crate::verbs::{setup, smoke};
 use crate::{bzimage, paths};
@@ -130,6 +130,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(pair::cases()?);
     cases.extend(ports::cases()?);
     cases.extend(machine_checks::cases()?);
+    cases.extend(nmi::cases()?);
     cases.extend(pv_kernel::cases()?);
     Ok(cases)
 }

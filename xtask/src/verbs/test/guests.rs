@@ -47,6 +47,8 @@ enum Where {
     OnX86,
     /// Only Intel's extensions, in Bochs, have it so.
     OnVmx,
+    /// It needs a CPU model of QEMU's.
+    InQemu,
 }
 
 impl Where {
@@ -55,6 +57,7 @@ impl Where {
             Self::Everywhere => true,
             Self::OnX86 => arch == Arch::X86_64,
             Self::OnVmx => emulator == Emulator::Bochs,
+            Self::InQemu => arch == Arch::X86_64 && emulator == Emulator::Qemu,
         }
     }
 }
@@ -149,6 +152,19 @@ const PLANS: &[Plan] = &[
             1,
             "shared=1 only=timer,cpu,runstate,info,ipi.to,ipi.from,event.ipi,debug",
         )
+    },
+    // Emulated CPUs load no microcode, but some models have a revision and the registers.
+    Plan {
+        variant: "/microcode-amd",
+        on: Where::InQemu,
+        cpu: Some("Opteron_G5,-smap,-xsave"),
+        ..paravirtual("guest-abi-pv", 2, "only=microcode")
+    },
+    Plan {
+        variant: "/microcode-intel",
+        on: Where::InQemu,
+        cpu: Some("Skylake-Server-v4,-smap,-xsave"),
+        ..paravirtual("guest-abi-pv", 2, "only=microcode")
     },
     isolated("guest-abi-pv", 1, ""),
     isolated("guest-traps-pv", 1, ""),

@@ -16,6 +16,7 @@ mod images;
 mod machine_checks;
 mod narrow;
 mod neighbours;
+mod nmi;
 mod pair;
 mod ports;
 mod pv_kernel;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Cases execute instructions that trap.
 
 pub(crate) mod beside;
+mod button;
 mod callbacks;
 mod classes;
 mod compat;
@@ -10,7 +11,11 @@ mod entries;
 mod frames_of_others;
 mod grants;
 mod memory;
+mod microcode;
+mod physdev;
+mod platform;
 mod pointers;
+mod power;
 mod short_ways;
 pub(crate) mod survey;
 mod types;
@@ -35,4 +40,9 @@ pub(crate) const TABLES: &[&[Case]] = &[
     frames_of_others::CASES,
     entries::CASES,
     short_ways::CASES,
+    platform::CASES,
+    microcode::CASES,
+    power::CASES,
+    physdev::CASES,
+    button::CASES,
 ];

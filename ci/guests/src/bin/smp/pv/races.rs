@@ -32,6 +32,7 @@ pub(crate) const CASES: &[Case] = &[
         stale_translation,
     ),
     ("races.flushes_reach_the_other_cpu", flush_reaches),
+    ("races.both_write_all_caches_back", all_caches),
 ];
 
 pub(super) const ROUNDS: u64 = 200;
@@ -412,6 +413,34 @@ fn flush_reaches() -> Outcome {
     end()?;
     let mut answers = Answers::default();
     answers.take("old pages seen", wrong, 0);
+    answers.take("clear", tables::try_entry(3, 0), 0);
+    answers.end()
+}
+
+/// Each asks the other, at the same time, while tables change. Only who has devices may.
+fn all_caches() -> Outcome {
+    fn ask() {
+        let answer = mmuext(ext::FLUSH_CACHE_GLOBAL, 0, 0);
+        ANSWER.fetch_add(answer, Ordering::SeqCst);
+    }
+    ANSWER.store(0, Ordering::SeqCst);
+    keep(0, Page::take());
+    begin(|_| {
+        for _ in 0..ROUNDS {
+            meet();
+            ask();
+        }
+    });
+    for _ in 0..ROUNDS {
+        meet();
+        let entry = entry_for(page(0).frame(), bit::READ_WRITE);
+        let address = arch::WINDOW + 3 * 4096;
+        update_va_mapping(address, entry, flush::TLB | flush::ALL);
+        ask();
+    }
+    end()?;
+    let mut answers = Answers::default();
+    answers.take("errors", ANSWER.load(Ordering::SeqCst), 0);
     answers.take("clear", tables::try_entry(3, 0), 0);
     answers.end()
 }
