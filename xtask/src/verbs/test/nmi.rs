@@ -55,6 +55,7 @@ fn start(board: &'static Board, on: On, cpus: u32, words: &str) -> Result<(Conso
     let guest = guests.iter().find(|guest| guest.name == GUEST);
     let guest = guest.with_context(|| format!("there is no program {GUEST}"))?;
     let run = Run {
+        variant: "",
         board,
         cpus,
         icount: false,

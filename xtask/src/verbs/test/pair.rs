@@ -55,6 +55,11 @@ fn frames(board: &'static Board, xen_words: &str) -> Result<()> {
         tables: None,
     };
     let run = Run {
+        variant: if xen_words.is_empty() {
+            ""
+        } else {
+            "-isolated"
+        },
         board,
         cpus: 2,
         icount: false,
