@@ -3,7 +3,7 @@
 //! A CPU that idles halts: that is C1, which every CPU has. Its frequency is its own affair. So what is kept is only told, on the
 //! console, when it is new.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt::Write;
 
 use xenolith_abi::platform::{
@@ -25,7 +25,7 @@ const MOST_IDLE: usize = 8;
 const MOST_PERFORMANCE: usize = 64;
 
 /// What is known of a CPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Known {
     /// Kind and latency in microseconds of each idle state.
     idle: Vec<(u8, u32)>,
@@ -35,16 +35,9 @@ struct Known {
     is_complete: bool,
 }
 
-impl Known {
-    const NOTHING: Self = Self {
-        idle: Vec::new(),
-        megahertz: Vec::new(),
-        is_complete: false,
-    };
-}
-
-static KNOWN: [Mutex<Known>; MAX_CPUS] =
-    [const { Mutex::new(Rank::DomainTable, Known::NOTHING) }; MAX_CPUS];
+/// Nothing is all zeroes, which cost the image no bytes.
+static KNOWN: [Mutex<Option<Box<Known>>>; MAX_CPUS] =
+    [const { Mutex::new(Rank::DomainTable, None) }; MAX_CPUS];
 
 /// Serves the call.
 pub fn set(caller: Caller<'_, X86_64>, op: &PlatformOpArg) -> Result<i64, Errno> {
@@ -70,8 +63,10 @@ fn of_acpi(hv: &Hv, id: u32) -> Result<CpuId, Errno> {
     hv.sched.online_cpus().iter().find(has).ok_or(Errno::EINVAL)
 }
 
-fn known(cpu: CpuId) -> Result<&'static Mutex<Known>, Errno> {
-    KNOWN.get(cpu.index()).ok_or(Errno::EINVAL)
+/// Does something with what is known of a CPU.
+fn with_known<R>(cpu: CpuId, f: impl FnOnce(&mut Known) -> R) -> Result<R, Errno> {
+    let known = KNOWN.get(cpu.index()).ok_or(Errno::EINVAL)?;
+    Ok(f(known.lock().get_or_insert_default()))
 }
 
 /// An array of the kernel's, but for its first `most` elements none of it.
@@ -110,7 +105,9 @@ fn idle(caller: Caller<'_, X86_64>, id: u32, told: &IdleStates) -> Result<i64, E
     for (kind, latency) in &states {
         let _ = write!(text, " C{kind} ({latency} us)");
     }
-    let old = core::mem::replace(&mut known(cpu)?.lock().idle, states.clone());
+    let old = with_known(cpu, |known| {
+        core::mem::replace(&mut known.idle, states.clone())
+    })?;
     if old != states {
         log::debug!("dom0 tells of idle states of CPU {}:{text}", cpu.0);
     }
@@ -135,7 +132,9 @@ fn performance(caller: Caller<'_, X86_64>, id: u32, told: &Performance) -> Resul
             .iter()
             .map(|state| state.core_frequency as u32)
             .collect();
-        let old = core::mem::replace(&mut known(cpu)?.lock().megahertz, megahertz.clone());
+        let old = with_known(cpu, |known| {
+            core::mem::replace(&mut known.megahertz, megahertz.clone())
+        })?;
         if old != megahertz {
             log::debug!(
                 "dom0 tells of frequencies of CPU {}: {megahertz:?} MHz",
@@ -147,13 +146,14 @@ fn performance(caller: Caller<'_, X86_64>, id: u32, told: &Performance) -> Resul
     {
         return Err(Errno::EINVAL);
     }
-    let mut known = known(cpu)?.lock();
-    // A limit on what was told completely is for who drives the frequencies.
-    if parts.contains(PerformanceParts::LIMIT) && known.is_complete {
-        return Err(Errno::ENODEV);
-    }
-    known.is_complete |= parts == PerformanceParts::all();
-    Ok(0)
+    with_known(cpu, |known| {
+        // A limit on what was told completely is for who drives the frequencies.
+        if parts.contains(PerformanceParts::LIMIT) && known.is_complete {
+            return Err(Errno::ENODEV);
+        }
+        known.is_complete |= parts == PerformanceParts::all();
+        Ok(0)
+    })?
 }
 
 /// Bits of `_PDC`: what software for processors tells ACPI that it can do (Intel's interface specification of ACPI for processors).
