@@ -37,6 +37,9 @@ fn main() {
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
 mod arch_operations;
+#[cfg(target_arch = "riscv64")]
+#[path = "riscv64.rs"]
+mod arch_operations;
 #[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64.rs"]
 mod arch_operations;
