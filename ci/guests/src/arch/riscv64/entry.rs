@@ -102,32 +102,36 @@ cpu_prepare:
     li      a2, {percpu}
     mul     a1, a0, a2
     add     tp, tp, a1
-    lla     a1, guest_vectors
-    ori     a1, a1, 1               // each interrupt has its own
+    lla     a1, guest_vector
     csrw    stvec, a1
     csrw    sscratch, zero
     ret
     .option pop
 
+    // A vector for each interrupt, for a case that sets them.
     .balign 256
     .option push
     .option norvc
     .global guest_vectors
 guest_vectors:
-    j       guest_exception
-    .rept   15
-    j       guest_irq
+    .rept   16
+    j       guest_vector
     .endr
     .option pop
 
-guest_exception:
+    // The time is read first: the benchmarks time "to handler" by it. Interrupts are never nested,
+    // so sepc and sstatus stay where they are.
+    .balign 4
+guest_vector:
     addi    sp, sp, -256
+    sd      t0, 40(sp)
+    rdtime  t0
+    sd      t0, {stamp}(tp)
+    csrr    t0, scause
+    bltz    t0, guest_irq
     sd      x1, 8(sp)
     sd      x3, 24(sp)
     sd      x4, 32(sp)
-    sd      x5, 40(sp)
-    rdtime  x5
-    sd      x5, {stamp}(tp)
     addi    x5, sp, 256
     sd      x5, 16(sp)
     .irp    n, 6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
@@ -145,47 +149,41 @@ guest_exception:
     addi    sp, sp, 256
     sret
 
-    // The time is read first: the benchmarks time "to handler" by it. Interrupts are never nested,
-    // so sepc and sstatus stay where they are.
 guest_irq:
-    addi    sp, sp, -128
-    sd      t0, 0(sp)
-    rdtime  t0
-    sd      t0, {stamp}(tp)
     sd      ra, 8(sp)
-    sd      t1, 16(sp)
-    sd      t2, 24(sp)
-    sd      a0, 32(sp)
-    sd      a1, 40(sp)
-    sd      a2, 48(sp)
-    sd      a3, 56(sp)
-    sd      a4, 64(sp)
-    sd      a5, 72(sp)
-    sd      a6, 80(sp)
-    sd      a7, 88(sp)
-    sd      t3, 96(sp)
-    sd      t4, 104(sp)
-    sd      t5, 112(sp)
-    sd      t6, 120(sp)
-    csrr    a0, scause
+    sd      t1, 48(sp)
+    sd      t2, 56(sp)
+    sd      a0, 80(sp)
+    sd      a1, 88(sp)
+    sd      a2, 96(sp)
+    sd      a3, 104(sp)
+    sd      a4, 112(sp)
+    sd      a5, 120(sp)
+    sd      a6, 128(sp)
+    sd      a7, 136(sp)
+    sd      t3, 224(sp)
+    sd      t4, 232(sp)
+    sd      t5, 240(sp)
+    sd      t6, 248(sp)
+    mv      a0, t0
     call    guest_irq_rust
-    ld      t0, 0(sp)
     ld      ra, 8(sp)
-    ld      t1, 16(sp)
-    ld      t2, 24(sp)
-    ld      a0, 32(sp)
-    ld      a1, 40(sp)
-    ld      a2, 48(sp)
-    ld      a3, 56(sp)
-    ld      a4, 64(sp)
-    ld      a5, 72(sp)
-    ld      a6, 80(sp)
-    ld      a7, 88(sp)
-    ld      t3, 96(sp)
-    ld      t4, 104(sp)
-    ld      t5, 112(sp)
-    ld      t6, 120(sp)
-    addi    sp, sp, 128
+    ld      t0, 40(sp)
+    ld      t1, 48(sp)
+    ld      t2, 56(sp)
+    ld      a0, 80(sp)
+    ld      a1, 88(sp)
+    ld      a2, 96(sp)
+    ld      a3, 104(sp)
+    ld      a4, 112(sp)
+    ld      a5, 120(sp)
+    ld      a6, 128(sp)
+    ld      a7, 136(sp)
+    ld      t3, 224(sp)
+    ld      t4, 232(sp)
+    ld      t5, 240(sp)
+    ld      t6, 248(sp)
+    addi    sp, sp, 256
     sret
 "#,
     stack = const STACK_BYTES,

@@ -35,7 +35,7 @@ impl Table {
     const EMPTY: Self = Self([const { AtomicU64::new(0) }; ENTRIES]);
 
     fn entry(&self) -> u64 {
-        leaf((&raw const *self) as u64) | VALID
+        entry_for((&raw const *self) as u64)
     }
 }
 
@@ -103,9 +103,17 @@ pub fn set_entry(slot: usize, entry: u64) -> u64 {
     WINDOW + slot as u64 * PAGE
 }
 
-/// The entry of page `slot` of the test window.
-pub fn entry(slot: usize) -> u64 {
-    WINDOW0.0[slot].load(Ordering::Relaxed)
+/// The entry for a leaf without rights, or for a table where `address` has one.
+pub fn entry_for(address: u64) -> u64 {
+    leaf(address) | VALID
+}
+
+/// Sets the entry of the `index`th 2 MiB of the test window, of which the pages are the first; gives the virtual address.
+pub fn set_table(index: usize, entry: u64) -> u64 {
+    assert!(index != 0, "the pages have that one");
+    set(&WINDOW1, index, entry);
+    flush();
+    WINDOW + index as u64 * ENTRIES as u64 * PAGE
 }
 
 /// Empties page `slot` of the test window; gives its virtual address.

@@ -3,6 +3,7 @@
 //! The same image also runs on the bare machine behind its firmware: there it prints and ends by the SBI, and the cases
 //! that make no hypercall say what the firmware and the CPU themselves do. Word of the command line: `timer=stimecmp`.
 
+mod code;
 mod cpu;
 mod entry;
 mod landing;
@@ -14,21 +15,27 @@ mod trap;
 mod user;
 
 use core::arch::asm;
+use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use fdt::node::FdtNode;
 
+pub use code::{CODE_SLOT, fault_of_code, user_code, user_code_until};
 pub use cpu::*;
 pub use landing::{attempt, escape};
 pub use mmu::{
-    Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, entry, map_page, set_entry, unmap_page,
+    Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, entry_for, map_page, set_entry, set_table,
+    unmap_page,
 };
 pub use timer::{
     has_sstc, now, on_timer, set_stimecmp, ticks_per_second, timer_at, timer_at_by_sbi, timer_off,
     turns,
 };
-pub use trap::{Fault, cause, clear_software, disable, enable, fault_of, interrupt, is_pending};
+pub use trap::{
+    Fault, cause, clear_software, disable, enable, fault_of, interrupt, is_pending,
+    with_many_vectors,
+};
 pub use user::{A0, User};
 
 pub use crate::xen::translated::{console_ring, frame_of, map_grant_frame, shared_info};
@@ -50,7 +57,16 @@ pub const IS_TRANSLATED: bool = true;
 
 static EVENT_SOURCES: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static GRANT_WINDOW: AtomicU64 = AtomicU64::new(0);
-static DTB: AtomicU64 = AtomicU64::new(0);
+
+/// A copy of the device tree, which is safe from what cases do to memory outside the image.
+#[repr(C, align(8))]
+struct Tree(UnsafeCell<[u8; TREE_BYTES]>);
+
+// SAFETY: written by the first CPU before anything reads it.
+unsafe impl Sync for Tree {}
+
+const TREE_BYTES: usize = 64 * 1024;
+static TREE: Tree = Tree(UnsafeCell::new([0; TREE_BYTES]));
 
 unsafe extern "C" {
     static _head: u8;
@@ -223,16 +239,24 @@ pub fn command_line() -> &'static str {
 
 /// The device tree that the guest was given.
 pub fn device_tree() -> fdt::Fdt<'static> {
-    // SAFETY: the address came in a1, and nothing writes there.
-    match unsafe { fdt::Fdt::from_ptr(DTB.load(Ordering::Relaxed) as *const u8) } {
+    // SAFETY: it was copied at the start, and nothing writes there any more.
+    match fdt::Fdt::new(unsafe { &*TREE.0.get() }) {
         Ok(tree) => tree,
         Err(_) => panic!("the device tree does not parse"),
     }
 }
 
+/// Keeps the device tree that is at `address`.
+fn keep_tree(address: u64) {
+    const LENGTH: u64 = 4;
+    let bytes = (read32(address + LENGTH).swap_bytes() as usize).min(TREE_BYTES);
+    // SAFETY: the tree is that long, and only this CPU runs.
+    unsafe { (address as *const u8).copy_to_nonoverlapping(TREE.0.get().cast(), bytes) };
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn guest_primary(hart: u64, dtb: u64) -> ! {
-    DTB.store(dtb, Ordering::Relaxed);
+    keep_tree(dtb);
     let tree = device_tree();
     mmu::build();
     for bank in tree.memory().regions() {

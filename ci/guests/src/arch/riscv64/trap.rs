@@ -104,6 +104,21 @@ pub fn fault_of(f: impl FnOnce()) -> Option<Fault> {
     })
 }
 
+/// Runs `f` with a vector for each interrupt; exceptions go to the first.
+pub fn with_many_vectors(f: impl FnOnce()) {
+    unsafe extern "C" {
+        static guest_vectors: u8;
+    }
+    const VECTORED: u64 = 1;
+    let many = (&raw const guest_vectors) as u64 | VECTORED;
+    let before: u64;
+    // SAFETY: these vectors are aligned, and lead to where the other one does.
+    unsafe { asm!("csrrw {}, stvec, {}", out(reg) before, in(reg) many, options(nostack)) };
+    f();
+    // SAFETY: puts the vector back.
+    unsafe { asm!("csrw stvec, {}", in(reg) before, options(nostack)) };
+}
+
 /// Bytes of the instruction at an address of the guest's code.
 fn length_at(pc: u64) -> u64 {
     if super::read16(pc) & 3 == 3 { 4 } else { 2 }

@@ -1,0 +1,86 @@
+//! Remote fences: what one CPU changed in tables and code, the others see after the call.
+#![allow(unsafe_code)] // One case runs bytes that are no function.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use xenolith_guests::arch::sbi::{self, extension, rfence};
+use xenolith_guests::arch::{self, Access, MAX_CPUS};
+use xenolith_guests::buffer::Page;
+use xenolith_guests::report::Outcome;
+use xenolith_guests::{cpus, ensure, expect};
+
+use super::Case;
+
+pub(crate) const MAPPINGS: Case = ("fences.of_mappings", mappings);
+pub(crate) const INSTRUCTIONS: Case = ("fences.of_instructions", instructions);
+
+const ROUNDS: u64 = 50;
+const SLOT: usize = 3;
+static AT: AtomicU64 = AtomicU64::new(0);
+static SEEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Has each other CPU run `work`, which leaves what it saw in `SEEN`; expects `wanted` of all.
+fn all_see(work: fn(usize), wanted: u64) -> Outcome {
+    for index in cpus::others() {
+        ensure!(cpus::run(index, work), "cpu {index} hangs");
+        let seen = SEEN[index].load(Ordering::SeqCst);
+        expect!(seen, wanted, "cpu {index}");
+    }
+    Ok(())
+}
+
+/// The page under an address changes, again and again; the fence is asked for in each of its forms.
+fn mappings() -> Outcome {
+    let pages = [Page::take(), Page::take()];
+    for (number, page) in (1u64..).zip(pages) {
+        page.write(0, number);
+    }
+    for round in 0..ROUNDS {
+        let page = pages[round as usize % 2];
+        let at = arch::map_page(SLOT, page.address(), Access::ReadWrite);
+        AT.store(at, Ordering::SeqCst);
+        for (function, start, size) in [
+            (rfence::SFENCE_VMA, at, 4096),
+            (rfence::SFENCE_VMA, 0, 0),
+            (rfence::SFENCE_VMA_ASID, at, 4096),
+        ] {
+            let everybody = [0, u64::MAX, start, size, 0];
+            let answer = sbi::call(extension::RFENCE, function, everybody);
+            expect!(answer.error, 0, "function {function}");
+        }
+        let read: fn(usize) = |own| {
+            let got = arch::read64(AT.load(Ordering::SeqCst));
+            SEEN[own].store(got, Ordering::SeqCst);
+        };
+        all_see(read, round % 2 + 1)?;
+    }
+    arch::unmap_page(SLOT);
+    Ok(())
+}
+
+/// A function that gives another number each time.
+fn instructions() -> Outcome {
+    // LI a0, n; RET.
+    let code = |number: u32| u64::from(number << 20 | 0x513) | 0x8067 << 32;
+    let page = Page::take();
+    page.write(0, code(0));
+    let at = arch::map_page(SLOT, page.address(), Access::Execute);
+    AT.store(at, Ordering::SeqCst);
+    for round in 1..=ROUNDS {
+        page.write(0, code(round as u32));
+        let everybody = [0, u64::MAX, 0, 0, 0];
+        let answer = sbi::call(extension::RFENCE, rfence::FENCE_I, everybody);
+        expect!(answer.error, 0);
+        let run: fn(usize) = |own| {
+            let got: u64;
+            let at = AT.load(Ordering::SeqCst);
+            // SAFETY: the function gives a number in a0.
+            unsafe { asm!("jalr {}", in(reg) at, out("a0") got, clobber_abi("C")) };
+            SEEN[own].store(got, Ordering::SeqCst);
+        };
+        all_see(run, round)?;
+    }
+    arch::unmap_page(SLOT);
+    Ok(())
+}
