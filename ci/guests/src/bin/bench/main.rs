@@ -57,6 +57,15 @@ fn ticks(operation: &mut impl FnMut()) -> u64 {
     arch::now() - start
 }
 
+/// Has each round of a measurement begin at another place in a tick of the counter. A tick may be a hundred instructions here,
+/// and rounds that take whole ticks would all be wrong by the same.
+fn shift_in_tick(round: u64) {
+    const TURNS_OF_A_TICK: u64 = 50;
+    if cfg!(target_arch = "riscv64") {
+        arch::turns(1 + round % TURNS_OF_A_TICK);
+    }
+}
+
 /// Measures `operation` and prints instructions for one.
 fn measure(name: &str, mut operation: impl FnMut()) {
     if !report::is_wanted(name) {
