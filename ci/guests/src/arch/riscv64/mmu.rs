@@ -87,19 +87,21 @@ pub(super) fn map_ram(start: u64, size: u64) {
 
 /// Maps page `slot` of the test window on physical page `address`; gives the virtual address.
 pub fn map_page(slot: usize, address: u64, access: Access) -> u64 {
+    let at = map_page_here(slot, address, access);
+    flush();
+    at
+}
+
+/// As `map_page`, but only this CPU is told.
+pub fn map_page_here(slot: usize, address: u64, access: Access) -> u64 {
     let bits = match access {
         Access::ReadWrite => READ | WRITE,
         Access::ReadOnly => READ,
         Access::Execute => READ | WRITE | EXECUTE,
         Access::User => READ | WRITE | EXECUTE | USER,
     };
-    set_entry(slot, leaf(address) | VALID | USED | bits)
-}
-
-/// Sets the entry of page `slot` of the test window as it is; gives its virtual address.
-pub fn set_entry(slot: usize, entry: u64) -> u64 {
-    set(&WINDOW0, slot, entry);
-    flush();
+    set(&WINDOW0, slot, leaf(address) | VALID | USED | bits);
+    flush_here();
     WINDOW + slot as u64 * PAGE
 }
 
@@ -118,13 +120,19 @@ pub fn set_table(index: usize, entry: u64) -> u64 {
 
 /// Empties page `slot` of the test window; gives its virtual address.
 pub fn unmap_page(slot: usize) -> u64 {
-    set_entry(slot, 0)
+    set(&WINDOW0, slot, 0);
+    flush();
+    WINDOW + slot as u64 * PAGE
+}
+
+fn flush_here() {
+    // SAFETY: TLB and fetch maintenance only.
+    unsafe { asm!("sfence.vma", "fence.i", options(nostack)) };
 }
 
 /// On all CPUs that run.
 fn flush() {
-    // SAFETY: TLB and fetch maintenance only.
-    unsafe { asm!("sfence.vma", "fence.i", options(nostack)) };
+    flush_here();
     if cpu::others_are_online() {
         let everybody = [0, u64::MAX, 0, u64::MAX, 0];
         sbi::call(sbi::extension::RFENCE, sbi::rfence::SFENCE_VMA, everybody);

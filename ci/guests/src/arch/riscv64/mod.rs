@@ -25,8 +25,8 @@ pub use code::{CODE_SLOT, fault_of_code, user_code, user_code_until};
 pub use cpu::*;
 pub use landing::{attempt, escape};
 pub use mmu::{
-    Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, entry_for, map_page, set_entry, set_table,
-    unmap_page,
+    Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, entry_for, map_page, map_page_here,
+    set_table, unmap_page,
 };
 pub use timer::{
     has_sstc, now, on_timer, set_stimecmp, ticks_per_second, timer_at, timer_at_by_sbi, timer_off,
