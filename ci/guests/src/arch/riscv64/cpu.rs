@@ -19,6 +19,10 @@ pub struct PerCpu {
     pub expecting: AtomicU32,
     /// 1 when the expected fault came.
     pub faulted: AtomicU32,
+    /// 1 while `is_pending` waits for an interrupt.
+    pub probing: AtomicU32,
+    /// 1 when it came.
+    pub noticed: AtomicU32,
     /// scause, stval and sepc of the last expected fault.
     pub cause: AtomicU64,
     /// See `cause`.
@@ -37,6 +41,8 @@ static GUEST_CPUS: [PerCpu; MAX_CPUS] = [const {
         stamp: AtomicU64::new(0),
         expecting: AtomicU32::new(0),
         faulted: AtomicU32::new(0),
+        probing: AtomicU32::new(0),
+        noticed: AtomicU32::new(0),
         cause: AtomicU64::new(0),
         value: AtomicU64::new(0),
         pc: AtomicU64::new(0),
