@@ -1,5 +1,6 @@
 //! Where result lines go: the PL011 that the hypervisor emulates when the architecture finds one,
-//! else the hypervisor's console by hypercall, else the domain's PV console ring.
+//! else the hypervisor's console by hypercall, else the domain's PV console ring; without a hypervisor what
+//! the architecture has.
 //! A line is put together first and handed over whole, so that CPUs do not mix theirs.
 
 use core::fmt::{self, Write};
@@ -21,6 +22,7 @@ const RING_OUT_PRODUCER: u64 = 3084;
 const BY_HYPERCALL: u32 = 0;
 const BY_UART: u32 = 1;
 const BY_RING: u32 = 2;
+const BY_FUNCTION: u32 = 3;
 
 static KIND: AtomicU32 = AtomicU32::new(BY_HYPERCALL);
 static BASE: AtomicU64 = AtomicU64::new(0);
@@ -57,6 +59,13 @@ pub(crate) fn init(uart: Option<u64>) {
     }
 }
 
+/// Makes a function of the architecture's the console.
+#[cfg(target_arch = "riscv64")]
+pub(crate) fn by(write: fn(&[u8])) {
+    BASE.store(write as usize as u64, Ordering::Relaxed);
+    KIND.store(BY_FUNCTION, Ordering::Relaxed);
+}
+
 /// Prints one line.
 pub fn line(arguments: fmt::Arguments) {
     let mut text = Text {
@@ -69,6 +78,7 @@ pub fn line(arguments: fmt::Arguments) {
     match KIND.load(Ordering::Relaxed) {
         BY_UART => locked(|| uart_write(bytes)),
         BY_RING => locked(|| ring_write(bytes)),
+        BY_FUNCTION => locked(|| function_write(bytes)),
         _ => {
             xen::console_write(bytes);
         }
@@ -81,6 +91,13 @@ fn locked(f: impl FnOnce()) {
     }
     f();
     LOCK.store(0, Ordering::Release);
+}
+
+fn function_write(bytes: &[u8]) {
+    let function = BASE.load(Ordering::Relaxed) as usize;
+    // SAFETY: only `by` has this kind of console, and stores a function of this type.
+    let function: fn(&[u8]) = unsafe { core::mem::transmute(function) };
+    function(bytes);
 }
 
 fn uart_write(bytes: &[u8]) {

@@ -16,6 +16,10 @@
 pub mod aarch64;
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
+#[cfg(target_arch = "riscv64")]
+pub mod riscv64;
+#[cfg(target_arch = "riscv64")]
+pub use riscv64::*;
 #[cfg(all(target_arch = "x86_64", not(pv)))]
 pub mod x86_64;
 #[cfg(all(target_arch = "x86_64", pv))]

@@ -55,6 +55,8 @@ pub fn power_off() -> ! {
     arch::irq_off();
     loop {
         call(nr::SCHED_OP, op::SHUTDOWN, &mut reason);
+        #[cfg(target_arch = "riscv64")]
+        arch::sbi::end_bare_machine(reboots);
         arch::wait_and_take();
     }
 }

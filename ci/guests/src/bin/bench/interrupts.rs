@@ -7,7 +7,7 @@ use xenolith_guests::count::instructions;
 use xenolith_guests::report::{self, value};
 use xenolith_guests::xen::{event, shared};
 
-use super::{LOOPS, ticks};
+use super::{LOOPS, shift_in_tick, ticks};
 
 static SEEN: AtomicU64 = AtomicU64::new(0);
 static PORT: AtomicU32 = AtomicU32::new(0);
@@ -57,6 +57,7 @@ fn to_handler(name: &str, raise: impl Fn()) {
     let mut round_trip = 0;
     let mut once = || {
         let count = SEEN.load(Ordering::Relaxed);
+        shift_in_tick(count);
         let start = arch::now();
         raise();
         while SEEN.load(Ordering::Relaxed) == count {

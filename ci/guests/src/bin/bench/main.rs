@@ -37,6 +37,9 @@ fn main() {
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
 mod arch_operations;
+#[cfg(target_arch = "riscv64")]
+#[path = "riscv64.rs"]
+mod arch_operations;
 #[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64.rs"]
 mod arch_operations;
@@ -52,6 +55,15 @@ fn ticks(operation: &mut impl FnMut()) -> u64 {
         core::hint::black_box(());
     }
     arch::now() - start
+}
+
+/// Has each round of a measurement begin at another place in a tick of the counter. A tick may be a hundred instructions here,
+/// and rounds that take whole ticks would all be wrong by the same.
+fn shift_in_tick(round: u64) {
+    const TURNS_OF_A_TICK: u64 = 50;
+    if cfg!(target_arch = "riscv64") {
+        arch::turns(1 + round % TURNS_OF_A_TICK);
+    }
 }
 
 /// Measures `operation` and prints instructions for one.

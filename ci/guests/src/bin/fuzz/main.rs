@@ -25,6 +25,9 @@ use xenolith_guests::{arch, bootargs, console, ensure, expect, guest};
 mod choice;
 #[cfg(pv)]
 mod confine_pv;
+#[cfg(target_arch = "riscv64")]
+#[path = "riscv64.rs"]
+mod special;
 #[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64.rs"]
 mod special;
@@ -52,7 +55,7 @@ fn main() {
     report.case("fuzz.hypervisor_still_answers", still_answers);
     #[cfg(pv)]
     report.cases(ways_in::CASES);
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "riscv64", target_arch = "x86_64"))]
     report.cases(special::CASES);
     report.finish()
 }

@@ -137,7 +137,7 @@ impl Words {
             3 => u64::MAX - self.below(16),
             4 => arch::UNMAPPED + self.below(PAGE),
             5 => end,
-            6 => arch::UPPER_HALF + self.random() % (1 << 40),
+            6 => arch::UPPER_HALF | self.random() % (1 << 40),
             _ => arch::NON_CANONICAL ^ self.random() % (1 << 30),
         }
     }

@@ -10,6 +10,9 @@ use xenolith_guests::report::Report;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/mod.rs"]
 mod special;
+#[cfg(target_arch = "riscv64")]
+#[path = "riscv64/mod.rs"]
+mod special;
 #[cfg(all(target_arch = "x86_64", not(pv)))]
 #[path = "x86_64/mod.rs"]
 mod special;
