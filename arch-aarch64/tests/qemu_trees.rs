@@ -9,7 +9,7 @@ use xenolith_arch_aarch64::domain_build::{
 use xenolith_core::boot::{
     PhysRange, cmdline, console,
     fdt::Tree,
-    image::Kernel,
+    image::{Format, Kernel},
     memory::BootMemory,
     modules::BootInfo,
     placement::{Load, Source, plan_dom0},
@@ -95,7 +95,7 @@ fn from_tree_to_dom0(gic: u32) {
     used.for_each(|range| memory.occupy(range));
 
     let file = image();
-    let kernel = Kernel::parse(&file).unwrap();
+    let kernel = Kernel::parse(&file, Format::Arm64).unwrap();
     let dom0 = info.dom0.as_ref().unwrap();
     assert_eq!(dom0.bootargs, "console=hvc0");
     let load = Load {

@@ -20,10 +20,8 @@ mod paging;
 pub mod second_level;
 mod supply;
 mod transmit;
-mod unsupported;
 
 pub use direct::{Direct, RamFrame, add_bank, is_in_largest_bank, is_ram};
 pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source, with_room};
 pub use paging::{Access, Entry, Image, Paging, Tables};
 pub use supply::FrameSource;
-pub use unsupported::NoP2m;

@@ -1,12 +1,23 @@
 //! The machine as the core sees it.
 
-use xenolith_arch_common::{NoP2m, RamFrame, heap_use};
-use xenolith_hal::{AtomicOp, CpuId, Fault, GuestVirt, Hal, HeapUse, Mfn, Nanos, Order};
+use core::sync::atomic::Ordering::Relaxed;
+
+use xenolith_arch_common::{RamFrame, heap_use};
+use xenolith_hal::{
+    ArchTimer, AtomicOp, CpuId, Fault, GuestPhys, GuestVirt, Hal, HeapUse, Mfn, Nanos, Order,
+};
 
 use crate::{
     console,
-    cpu::{self, percpu},
-    mm::hyp::Direct,
+    cpu::{
+        self,
+        percpu::{self, PerCpu},
+    },
+    guest::{
+        interrupts,
+        vcpu::{ArchDomain, ArchVcpu},
+    },
+    mm::{fences::GStage, guest_access, hyp::Direct},
     sbi, timer,
 };
 
@@ -14,14 +25,24 @@ use crate::{
 #[derive(Clone, Copy, Default)]
 pub struct Riscv64;
 
-/// State of a guest, of which there is none yet: no value of this type is ever made.
-pub enum NoGuest {}
+/// Whether the vCPU's context is in this CPU's registers.
+#[inline]
+fn is_loaded_here(vcpu: &ArchVcpu) -> bool {
+    PerCpu::try_current()
+        .and_then(|cpu| {
+            let loaded = cpu.loaded.try_borrow().ok()?;
+            Some(core::ptr::eq(&loaded.as_ref()?.vcpu().arch, vcpu))
+        })
+        .unwrap_or(false)
+}
 
 impl Hal for Riscv64 {
-    type Vcpu = NoGuest;
-    type Domain = NoGuest;
-    type P2m = NoP2m;
+    type Vcpu = ArchVcpu;
+    type Domain = ArchDomain;
+    type P2m = GStage;
     type Frame = RamFrame;
+
+    const CAPABILITIES: &'static str = "xen-3.0-riscv64 ";
 
     #[inline(always)]
     fn cpu(&self) -> CpuId {
@@ -111,36 +132,61 @@ impl Hal for Riscv64 {
         Direct::word8(frame, offset, op)
     }
 
+    #[inline(always)]
     fn copy_from_guest(
         &self,
-        vcpu: &NoGuest,
-        _: &NoP2m,
-        _: GuestVirt,
-        _: &mut [u8],
+        _: &ArchVcpu,
+        _: &GStage,
+        from: GuestVirt,
+        buf: &mut [u8],
     ) -> Result<(), Fault> {
-        match *vcpu {}
+        guest_access::copy_from(from, buf)
     }
 
+    #[inline(always)]
     fn copy_to_guest(
         &self,
-        vcpu: &NoGuest,
-        _: &NoP2m,
-        _: GuestVirt,
-        _: &[u8],
+        _: &ArchVcpu,
+        _: &GStage,
+        to: GuestVirt,
+        buf: &[u8],
     ) -> Result<(), Fault> {
-        match *vcpu {}
+        guest_access::copy_to(to, buf)
     }
 
-    fn raise_upcall(&self, domain: &NoGuest, _: &NoGuest) {
-        match *domain {}
+    fn raise_upcall(&self, domain: &ArchDomain, vcpu: &ArchVcpu) {
+        interrupts::raise_event(domain, vcpu);
     }
 
-    fn has_deliverable_interrupt(&self, domain: &NoGuest, _: &NoGuest, _: bool) -> bool {
-        match *domain {}
+    fn has_deliverable_interrupt(&self, domain: &ArchDomain, vcpu: &ArchVcpu, _: bool) -> bool {
+        interrupts::is_deliverable(domain, vcpu, is_loaded_here(vcpu))
     }
 
-    fn release_domain(&self, domain: &NoGuest) {
-        match *domain {}
+    fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) -> Option<Nanos> {
+        // Where the CPU has the guest's timer, it says so itself once the vCPU is loaded.
+        if !timer::is_guests_own() {
+            vcpu.waiting.set_timer_line(true);
+        }
+        None
+    }
+
+    fn enable_upcalls(&self, _: &ArchDomain, vcpu: &ArchVcpu) {
+        vcpu.take_interrupts.store(true, Relaxed);
+    }
+
+    fn guest_phys(
+        &self,
+        _: &ArchVcpu,
+        p2m: &GStage,
+        address: GuestVirt,
+    ) -> Result<GuestPhys, Fault> {
+        guest_access::guest_phys(p2m, address)
+    }
+
+    fn release_domain(&self, _: &ArchDomain) {}
+
+    fn dump_registers(&self, vcpu: &ArchVcpu, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        vcpu.dump_registers(out)
     }
 
     fn heap_use(&self) -> Option<HeapUse> {
@@ -152,12 +198,14 @@ impl Hal for Riscv64 {
     }
 
     fn power_off(&self) -> ! {
+        console::flush();
         sbi::system_off();
         log::error!("the firmware cannot power the machine off");
         cpu::fault::halt()
     }
 
     fn restart(&self) -> ! {
+        console::flush();
         sbi::system_reset();
         log::error!("the firmware cannot restart the machine");
         cpu::fault::halt()

@@ -1,7 +1,8 @@
 //! The RISC-V backend: HS-mode on OpenSBI or another SBI firmware.
 //!
-//! So far it comes up as far as the core reaches without a guest: page tables, memory, all CPUs. What is pure (page-table
-//! entries) builds and is tested on the host; what touches the CPU is behind `cfg(target_arch = "riscv64")`.
+//! It runs the domains that the device tree describes, in VS-mode. What is pure (page-table entries, decoding of traps and
+//! instructions, the guests' interrupt controller and device tree) builds and is tested on the host; what touches the CPU is
+//! behind `cfg(target_arch = "riscv64")`.
 #![no_std]
 #![allow(
     unsafe_code,
@@ -12,7 +13,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod domain_build;
+pub mod guest;
 pub mod mm;
+pub mod vplic;
 
 #[cfg(target_arch = "riscv64")]
 pub mod boot;
@@ -22,6 +26,8 @@ pub mod console;
 pub mod cpu;
 #[cfg(target_arch = "riscv64")]
 pub mod hal;
+#[cfg(target_arch = "riscv64")]
+pub mod plic;
 #[cfg(target_arch = "riscv64")]
 pub mod sbi;
 #[cfg(target_arch = "riscv64")]

@@ -50,6 +50,30 @@ pub fn set_timer(ticks: u64) {
     let _ = sbi_rt::set_timer(ticks);
 }
 
+/// On return no CPU uses what it had of a domain's translation of these guest-physical addresses. What was stored into tables
+/// before is seen by all walks.
+pub fn fence_guest_physical(start: u64, size: u64, vmid: u16) {
+    // SAFETY: orders memory accesses.
+    unsafe { core::arch::asm!("fence rw, rw", options(nostack, preserves_flags)) }
+    let all = sbi_rt::HartMask::all();
+    let _ = sbi_rt::remote_hfence_gvma_vmid(all, start as usize, size as usize, usize::from(vmid));
+}
+
+/// On return no CPU uses what it had of the loaded domain's own translation of these addresses, in one of its address spaces
+/// or all.
+pub fn fence_guest_virtual(start: u64, size: u64, asid: Option<u64>) {
+    let (all, start, size) = (sbi_rt::HartMask::all(), start as usize, size as usize);
+    let _ = match asid {
+        Some(asid) => sbi_rt::remote_hfence_vvma_asid(all, start, size, asid as usize),
+        None => sbi_rt::remote_hfence_vvma(all, start, size),
+    };
+}
+
+/// On return every CPU fetches what was stored before.
+pub fn fence_instructions() {
+    let _ = sbi_rt::remote_fence_i(sbi_rt::HartMask::all());
+}
+
 /// Powers the machine off; returns when the firmware cannot.
 pub fn system_off() {
     let _ = sbi_rt::system_reset(sbi_rt::Shutdown, sbi_rt::NoReason);

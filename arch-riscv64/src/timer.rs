@@ -1,32 +1,87 @@
-//! Time: the `time` counter gives it, the firmware's timer gives the hypervisor's deadlines.
+//! Time: the `time` counter gives it. Deadlines of the hypervisor and of guests are the CPU's own business where it has Sstc,
+//! else the firmware's and, for guests, the hypervisor's.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use xenolith_hal::Nanos;
 
-use crate::{cpu::regs::read, sbi};
+use crate::{
+    cpu::{
+        percpu::PerCpu,
+        regs::{exists, read, set, write},
+    },
+    sbi,
+};
 
 static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
 /// Factors between ticks and nanoseconds, as 32.32 fixed point numbers.
 static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 static TICKS_PER_NANO: AtomicU64 = AtomicU64::new(0);
+/// The boot CPU has `stimecmp`, and so should the others.
+static OWN_COMPARE: AtomicBool = AtomicBool::new(false);
+/// Guests have it too.
+static GUESTS_COMPARE: AtomicBool = AtomicBool::new(false);
+
+/// `henvcfg.STCE`: VS-mode has `stimecmp`.
+const STCE: u64 = 1 << 63;
+/// `hcounteren.TM`: guests read `time`.
+const TM: u64 = 1 << 1;
 
 fn scale(value: u64, factor: u64) -> u64 {
     ((u128::from(value) * u128::from(factor)) >> 32) as u64
 }
 
-/// Time starts now; the counter ticks `hz` times a second (not 0).
+/// Time starts now; the counter ticks `hz` times a second (not 0). On the boot CPU.
 pub fn init(hz: u64) {
     NANOS_PER_TICK.store((1_000_000_000u64 << 32) / hz, Relaxed);
     TICKS_PER_NANO.store(((u128::from(hz) << 32) / 1_000_000_000) as u64, Relaxed);
-    BOOT_TICKS.store(read!("time"), Relaxed);
+    BOOT_TICKS.store(ticks(), Relaxed);
+    let own = exists!("stimecmp");
+    OWN_COMPARE.store(own, Relaxed);
+    GUESTS_COMPARE.store(own && give_compare(), Relaxed);
+}
+
+/// Gives guests `stimecmp`; whether they have it now.
+fn give_compare() -> bool {
+    if !exists!("henvcfg") {
+        return false;
+    }
+    set!("henvcfg", STCE);
+    read!("henvcfg") & STCE != 0
+}
+
+/// Per CPU: guests read the clock, and have a timer of their own where the boot CPU had one to give.
+pub fn init_cpu() {
+    write!("hcounteren", TM);
+    if is_guests_own() {
+        give_compare();
+        write!("vstimecmp", u64::MAX);
+    }
+}
+
+/// Whether the CPU keeps a guest's timer itself.
+#[inline]
+pub fn is_guests_own() -> bool {
+    GUESTS_COMPARE.load(Relaxed)
+}
+
+/// The counter now.
+#[inline(always)]
+pub fn ticks() -> u64 {
+    read!("time")
 }
 
 /// Time since start-up.
 #[inline]
 pub fn now() -> Nanos {
-    let ticks = read!("time").wrapping_sub(BOOT_TICKS.load(Relaxed));
+    let ticks = ticks().wrapping_sub(BOOT_TICKS.load(Relaxed));
     Nanos(scale(ticks, NANOS_PER_TICK.load(Relaxed)))
+}
+
+/// The point in time at which the counter has a value, rounded up.
+pub fn nanos_at(ticks: u64) -> Nanos {
+    let since = ticks.saturating_sub(BOOT_TICKS.load(Relaxed));
+    Nanos(scale(since, NANOS_PER_TICK.load(Relaxed)).saturating_add(1))
 }
 
 /// Programs this hart's timer.
@@ -38,5 +93,24 @@ pub fn set(deadline: Option<Nanos>) {
             .saturating_add(ticks)
             .saturating_add(1)
     });
-    sbi::set_timer(ticks);
+    if PerCpu::try_current().is_some_and(|cpu| cpu.timer.replace(ticks) == ticks) {
+        return;
+    }
+    compare(ticks);
+}
+
+fn compare(ticks: u64) {
+    if OWN_COMPARE.load(Relaxed) {
+        write!("stimecmp", ticks);
+    } else {
+        sbi::set_timer(ticks);
+    }
+}
+
+/// The hypervisor's timer interrupt came: silence it until the next deadline is set.
+pub fn fired() {
+    compare(u64::MAX);
+    if let Some(cpu) = PerCpu::try_current() {
+        cpu.timer.set(u64::MAX);
+    }
 }

@@ -66,11 +66,25 @@ pub(crate) fn compile(source: &str, output: &Path) -> Result<()> {
     .map(drop)
 }
 
-fn chosen(dom0: &Dom0, layout: &Layout) -> String {
+fn modules(dom0: &Dom0, layout: &Layout) -> String {
     let mut nodes = node("multiboot,kernel", layout.kernel, &dom0.words);
     if let Some(place) = layout.initrd {
         nodes.push_str(&node("multiboot,ramdisk", place, ""));
     }
+    nodes
+}
+
+/// The first domain, with control, of so many processors and MiB, where there is no dom0 of another kind.
+pub(crate) fn first_domain(dom0: &Dom0, layout: &Layout, cpus: u32, memory: u64) -> String {
+    let (nodes, kib) = (modules(dom0, layout), memory << 10);
+    format!(
+        "/ {{ chosen {{ domU0 {{\n  compatible = \"xen,domain\";\n  #address-cells = <2>;\n  #size-cells = <2>;\n  \
+         cpus = <{cpus}>;\n  memory = <0x0 {kib:#x}>;\n  vpl011;\n  xen,enhanced = \"enabled\";\n  capabilities = <3>;\n{nodes}}}; }}; }};\n"
+    )
+}
+
+fn chosen(dom0: &Dom0, layout: &Layout) -> String {
+    let nodes = modules(dom0, layout);
     format!("/ {{\n chosen {{\n  #address-cells = <2>;\n  #size-cells = <2>;\n{nodes} }};\n}};\n")
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use crate::arch::Arch;
 use crate::boards::Modules;
 use crate::emulator::{self, Boot, Machine};
 use crate::layout::{BOUNDARY, Place};
@@ -31,6 +32,11 @@ pub(crate) fn add(machine: &mut Machine, domains: &[Domain], name: &str) -> Resu
     if let Modules::Multiboot = machine.board.modules {
         return add_to_list(machine, domains, name);
     }
+    // On ARM a guest knows where Xen's interfaces are, told or not.
+    let further = match machine.board.arch {
+        Arch::Riscv64 => "  vpl011;\n  xen,enhanced = \"enabled\";\n",
+        _ => "  vpl011;\n",
+    };
     let mut end = machine.modules_end()?;
     let mut tree = machine.own_tree(name)?;
     for (number, domain) in domains.iter().enumerate() {
@@ -40,7 +46,7 @@ pub(crate) fn add(machine: &mut Machine, domains: &[Domain], name: &str) -> Resu
             size,
         };
         let module = device_tree::node("multiboot,kernel", place, &domain.words);
-        let text = node(number + 1, domain, "  vpl011;\n", &module);
+        let text = node(number + 1, domain, further, &module);
         tree.amendments.push_str(&text);
         machine.extra.extend([
             "-device".to_string(),

@@ -274,15 +274,40 @@ impl Machine {
             return Ok(());
         }
         let layout = self.place(files, dom0)?;
+        if let Modules::Domain = self.board.modules {
+            return self.first_domain(qemu, dom0, &layout, name);
+        }
         if let Some(tree) = &self.tree {
             return loaded(qemu, tree, dom0, &layout, name);
         }
         match &self.board.modules {
             Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
             Modules::DeviceTree { .. } => loaded(qemu, &self.own_tree(name)?, dom0, &layout, name)?,
-            Modules::Multiboot => {}
-            Modules::None => bail!("no domain runs on board {} yet", self.board.name),
+            Modules::Multiboot | Modules::Domain => {}
         }
+        Ok(())
+    }
+
+    /// The kernel as the first domain of the machine's own tree, with half of the memory.
+    fn first_domain(
+        &self,
+        qemu: &mut Command,
+        dom0: &Dom0,
+        layout: &Layout,
+        name: &str,
+    ) -> Result<()> {
+        let mut tree = match &self.tree {
+            Some(tree) => tree.clone(),
+            None => self.own_tree(name)?,
+        };
+        let memory = (self.memory / 2).min(1024);
+        let node = device_tree::first_domain(dom0, layout, self.cpus, memory);
+        // The first node is the first domain.
+        tree.amendments.insert_str(0, &node);
+        let file = paths::work().join(format!("{name}.dtb"));
+        tree.write(None, &file)?;
+        qemu.arg("-dtb").arg(&file);
+        load_modules(qemu, dom0, layout);
         Ok(())
     }
 }
@@ -342,11 +367,15 @@ fn loaded(qemu: &mut Command, tree: &Tree, dom0: &Dom0, layout: &Layout, name: &
     let file = paths::work().join(format!("{name}.dtb"));
     tree.write(Some((dom0, layout)), &file)?;
     qemu.arg("-dtb").arg(&file);
+    load_modules(qemu, dom0, layout);
+    Ok(())
+}
+
+fn load_modules(qemu: &mut Command, dom0: &Dom0, layout: &Layout) {
     load(qemu, layout.kernel.address, &dom0.kernel);
     if let (Some(place), Some(initrd)) = (layout.initrd, &dom0.initrd) {
         load(qemu, place.address, initrd);
     }
-    Ok(())
 }
 
 fn load(qemu: &mut Command, address: u64, file: &Path) {

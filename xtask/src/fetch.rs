@@ -41,12 +41,14 @@ impl Debian {
 
     /// The kernel as it is in the package.
     pub(crate) fn kernel(&self) -> Result<PathBuf> {
-        self.one_in("boot", "vmlinuz-")
+        self.one_in("boot", "vmlinu")
     }
 
     /// The statically linked busybox.
     pub(crate) fn busybox(&self) -> PathBuf {
-        self.folder.join("bin/busybox")
+        let places = ["bin/busybox", "usr/bin/busybox"];
+        let [old, new] = places.map(|place| self.folder.join(place));
+        if old.exists() { old } else { new }
     }
 
     /// Debian's Xen, in the form that a boot loader starts.
@@ -111,17 +113,20 @@ struct Wanted {
     kernel: &'static str,
     /// Members of the kernel's package.
     kernel_members: &'static [&'static str],
-    /// Debian's Xen.
-    xen: &'static str,
-    /// Members of Xen's package.
-    xen_members: &'static [&'static str],
+    /// Debian's Xen, where there is one, and members of its package.
+    xen: Option<(&'static str, &'static [&'static str])>,
 }
 
 const ARM64: Wanted = Wanted {
     kernel: "linux-image-arm64",
     kernel_members: &["./boot/vmlinuz-*", "./usr/lib/linux-image-*/xilinx/*.dtb"],
-    xen: "xen-hypervisor-4.17-arm64",
-    xen_members: &["./boot/xen-4.17-arm64"],
+    xen: Some(("xen-hypervisor-4.17-arm64", &["./boot/xen-4.17-arm64"])),
+};
+
+const RISCV64: Wanted = Wanted {
+    kernel: "linux-image-riscv64",
+    kernel_members: &["./boot/vmlinu*-*"],
+    xen: None,
 };
 
 const AMD64: Wanted = Wanted {
@@ -142,43 +147,36 @@ const AMD64: Wanted = Wanted {
         "./lib/modules/*/kernel/lib/crc*.ko",
         "./lib/modules/*/kernel/net/core/failover.ko",
     ],
-    xen: "xen-hypervisor-4.17-amd64",
-    xen_members: &["./boot/xen-4.17-amd64.gz"],
+    xen: Some(("xen-hypervisor-4.17-amd64", &["./boot/xen-4.17-amd64.gz"])),
 };
 
-fn wanted(arch: Arch) -> Option<Wanted> {
+const fn wanted(arch: Arch) -> &'static Wanted {
     match arch {
-        Arch::Aarch64 => Some(ARM64),
-        Arch::X86_64 => Some(AMD64),
-        Arch::Riscv64 => None,
+        Arch::Aarch64 => &ARM64,
+        Arch::X86_64 => &AMD64,
+        Arch::Riscv64 => &RISCV64,
     }
 }
 
 /// What is taken out of the kernel's package: a cache from before another list is not complete.
 fn listed(arch: Arch) -> String {
-    wanted(arch).map_or(String::new(), |wanted| wanted.kernel_members.join("\n"))
+    wanted(arch).kernel_members.join("\n")
 }
 
 fn fill(arch: Arch, folder: &Path) -> Result<()> {
-    let wanted = match wanted(arch) {
-        Some(wanted) => wanted,
-        None => bail!(
-            "no domain runs on {} yet, so there is nothing to fetch for it",
-            arch.name()
-        ),
-    };
+    let wanted = wanted(arch);
     let root = PrivateRoot::new(arch)?;
     let kernel = root.behind_meta_package(wanted.kernel, "linux-image-6.")?;
-    let names = [kernel.as_str(), "busybox-static", wanted.xen];
+    let mut parts: Vec<(&str, &[&str])> = vec![
+        (kernel.as_str(), wanted.kernel_members),
+        ("busybox-static", &["./*bin/busybox"]),
+    ];
+    parts.extend(wanted.xen);
+    let names: Vec<&str> = parts.iter().map(|part| part.0).collect();
     let downloads = paths::cache().join("packages");
     let files = root.download(&names, &downloads)?;
-    let wanted: [&[&str]; 3] = [
-        wanted.kernel_members,
-        &["./bin/busybox"],
-        wanted.xen_members,
-    ];
     let _ = fs::remove_dir_all(folder);
-    for (package, members) in files.iter().zip(wanted) {
+    for (package, (_, members)) in files.iter().zip(parts) {
         unpack(package, members, folder)?;
     }
     gunzip_xen(&folder.join("boot"))?;

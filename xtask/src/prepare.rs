@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
-use crate::boards::{self, Board, Modules, Stage};
+use crate::boards::{self, Board, Modules};
 use crate::emulator::{Boot, Dom0, Emulator, Files, Machine};
 use crate::fetch::Debian;
 use crate::verbs::build::{self, Features};
@@ -118,18 +118,10 @@ impl MachineArgs {
     /// The files that the machine boots, and their command lines.
     pub(crate) fn files(&self, board: &'static Board) -> Result<Files> {
         let hypervisor = self.hypervisor(board)?;
-        let dom0 = match (&board.stage, &self.kernel) {
-            (Stage::Hypervisor(_), None) => None,
-            (Stage::Hypervisor(_), Some(_)) => bail!(
-                "no domain runs on board {} yet: leave --kernel out",
-                board.name
-            ),
-            (Stage::Dom0, _) => Some(self.dom0(board)?),
-        };
         Ok(Files {
             hypervisor,
-            words: self.words(board, dom0.is_some()),
-            dom0,
+            words: self.words(board, true),
+            dom0: Some(self.dom0(board)?),
         })
     }
 
@@ -169,7 +161,7 @@ impl MachineArgs {
         Ok(Dom0 {
             kernel,
             initrd: Some(initrd),
-            words: joined(&["console=hvc0", self.append.as_deref().unwrap_or("")]),
+            words: joined(&[board.stage.console(), self.append.as_deref().unwrap_or("")]),
         })
     }
 
@@ -177,7 +169,8 @@ impl MachineArgs {
     fn words(&self, board: &Board, dom0: bool) -> String {
         let given = self.xen_append.as_deref().unwrap_or("");
         let share = (self.memory.unwrap_or(board.memory) / 2).min(1024);
-        let memory = if !dom0 || given.contains("dom0_mem=") {
+        let told = given.contains("dom0_mem=") || matches!(board.modules, Modules::Domain);
+        let memory = if !dom0 || told {
             String::new()
         } else {
             format!("dom0_mem={share}M")
@@ -198,8 +191,8 @@ impl MachineArgs {
 }
 
 /// Whether the root, and so its prompt, is the one that xtask makes.
-pub(crate) fn has_our_root(args: &MachineArgs, board: &Board) -> bool {
-    args.initrd.is_none() && !matches!(board.modules, Modules::None)
+pub(crate) fn has_our_root(args: &MachineArgs) -> bool {
+    args.initrd.is_none()
 }
 
 fn existing(file: &std::path::Path) -> Result<PathBuf> {

@@ -23,7 +23,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 # The first process of dom0.
 /bin/busybox mount -t proc proc /proc
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/ TERM="${TERM:-vt100}"
+export PATH=/bin HOME=/root TERM="${TERM:-vt100}"
 # For measuring: off again as soon as user space is there.
 grep -qw xtask.poweroff /proc/cmdline && poweroff -f
 mount -t sysfs sysfs /sys

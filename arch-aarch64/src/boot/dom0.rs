@@ -7,7 +7,7 @@ use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
         PhysRange, RangeSet,
-        image::Kernel,
+        image::{Format, Kernel},
         modules::Dom0,
         placement::{DomainPlan, Load, dom0_memory, plan_dom0},
     },
@@ -37,8 +37,8 @@ pub(super) fn build(
     let gic = build::gic()?;
     // SAFETY: nobody writes the module before its domain runs.
     let file = unsafe { memory::bytes(dom0.kernel.range) };
-    let kernel =
-        Kernel::parse(file).map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
+    let kernel = Kernel::parse(file, Format::Arm64)
+        .map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
     if let Some(warning) = build::ramdisk_warning("dom0", dom0.ramdisk.as_ref(), dom0.bootargs) {
         log::warn!("{warning}");
     }

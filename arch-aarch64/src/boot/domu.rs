@@ -6,7 +6,7 @@ use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
         PhysRange,
-        image::Kernel,
+        image::{Format, Kernel},
         modules::{DomainSpec, Enhanced},
         placement::{DomainPlan, GuestLayout, Load, plan_domu},
     },
@@ -51,8 +51,8 @@ pub(super) fn build(
     let gic = build::gic()?;
     // SAFETY: nobody writes the module before its domain runs.
     let file = unsafe { memory::bytes(spec.kernel.range) };
-    let kernel =
-        Kernel::parse(file).map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
+    let kernel = Kernel::parse(file, Format::Arm64)
+        .map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
     if spec.ramdisk.is_some()
         && let Some(warning) = build::ramdisk_warning(name, spec.ramdisk.as_ref(), spec.bootargs)
     {

@@ -1,9 +1,11 @@
 //! The first look at the host's device tree: map it, find the console.
 
+use alloc::vec::Vec;
+
 use xenolith_arch_common::Access;
 use xenolith_core::boot::{
     PhysRange,
-    fdt::{Node, Tree, TreeError, blob_size},
+    fdt::{Node, NodeId, Tree, TreeError, blob_size},
 };
 use xenolith_drivers::UartKind;
 use xenolith_hal::HostPhys;
@@ -34,8 +36,8 @@ pub(super) fn map_tree(at: HostPhys) -> Result<&'static [u8], TreeError> {
     Ok(unsafe { core::slice::from_raw_parts(va as *const u8, size) })
 }
 
-/// Starts the UART that the tree names as its console, or else its first one.
-pub(super) fn start_console(tree: &Tree<'_>) {
+/// Starts the UART that the tree names as its console, or else its first one, and tells which it is.
+pub(super) fn start_console(tree: &Tree<'_>) -> Option<NodeId> {
     let named = tree
         .node("/chosen")
         .and_then(|chosen| chosen.text("stdout-path"))
@@ -44,9 +46,9 @@ pub(super) fn start_console(tree: &Tree<'_>) {
         tree.nodes()
             .find(|node| node.is_enabled() && uart_of(node).is_some())
     });
-    if let Some((kind, range)) = node.as_ref().and_then(uart_of) {
-        console::init(kind, range.base(), range.size());
-    }
+    let node = node?;
+    let (kind, range) = uart_of(&node)?;
+    console::init(kind, range.base(), range.size()).then(|| node.id())
 }
 
 fn uart_of(node: &Node<'_, '_>) -> Option<(UartKind, PhysRange)> {
@@ -57,14 +59,41 @@ fn uart_of(node: &Node<'_, '_>) -> Option<(UartKind, PhysRange)> {
     Some((kind, *node.physical_ranges().first()?))
 }
 
-/// Ticks a second of the `time` counter, and the numbers of the harts that can be started.
-pub(super) fn cpus(tree: &Tree<'_>) -> (Option<u32>, alloc::vec::Vec<u64>) {
-    let Some(cpus) = tree.node("/cpus") else {
-        return (None, alloc::vec::Vec::new());
+/// What the tree says of the machine's harts.
+pub(super) struct Harts<'a> {
+    /// Ticks a second of the `time` counter; 0 where it does not say.
+    pub(super) hz: u32,
+    /// Those that can be started.
+    pub(super) numbers: Vec<u64>,
+    /// What the first one can do.
+    pub(super) isa: &'a str,
+    /// Its address translation.
+    pub(super) mmu: &'a str,
+}
+
+/// Reads `/cpus`.
+pub(super) fn harts<'a>(tree: &Tree<'a>) -> Harts<'a> {
+    let mut harts = Harts {
+        hz: 0,
+        numbers: Vec::new(),
+        isa: "rv64imac",
+        mmu: "riscv,sv39",
     };
-    let harts = cpus
+    let Some(cpus) = tree.node("/cpus") else {
+        return harts;
+    };
+    harts.hz = cpus.u32("timebase-frequency").unwrap_or(0);
+    let all = cpus
         .children()
-        .filter(|cpu| cpu.text("device_type") == Some("cpu") && cpu.is_enabled())
-        .filter_map(|cpu| Some(cpu.reg()?.first()?.0));
-    (cpus.u32("timebase-frequency"), harts.collect())
+        .filter(|cpu| cpu.text("device_type") == Some("cpu") && cpu.is_enabled());
+    for cpu in all {
+        if harts.numbers.is_empty() {
+            harts.isa = cpu.text("riscv,isa").unwrap_or(harts.isa);
+            harts.mmu = cpu.text("mmu-type").unwrap_or(harts.mmu);
+        }
+        harts
+            .numbers
+            .extend(cpu.reg().and_then(|reg| Some(reg.first()?.0)));
+    }
+    harts
 }

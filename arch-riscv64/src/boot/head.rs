@@ -140,7 +140,7 @@ image_level0:   .skip 4096
 
     .section .bss.boot_stack, "aw", %nobits
     .balign 16
-    .skip   32768
+    .skip   131072                      // start-up passes whole domains by value; below is data
 boot_stack_top:
     "#,
     pointer = const pte::POINTER,

@@ -1,20 +1,34 @@
-//! Start-up of the machine: from the first Rust instruction to all CPUs.
+//! Start-up of the machine: from the first Rust instruction to the first guest.
 
+mod build;
+mod domains;
 mod early;
 mod head;
+mod interrupts;
 mod smp;
 
 use xenolith_arch_common::{boot_memory, console::hand_over, set_source};
 use xenolith_core::{
     Hypervisor,
-    boot::{PhysRange, fdt::Tree, memory::BootMemory},
+    boot::{
+        PhysRange,
+        cmdline::{self, LogLevel, Options},
+        fdt::Tree,
+        memory::BootMemory,
+        modules::BootInfo,
+    },
     memory::Place,
 };
-use xenolith_hal::{CpuId, Hal, HostPhys};
+use xenolith_hal::{CpuId, HostPhys};
 
 use crate::{
     Riscv64, console, cpu,
-    mm::hyp::{self, Sv39},
+    domain_build::{Device, devices},
+    mm::{
+        fences,
+        gstage::Mode,
+        hyp::{self, Sv39},
+    },
     sbi, timer,
 };
 
@@ -47,25 +61,46 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
     cpu::fault::stop()
 }
 
+/// What start-up learned of the machine.
+struct Machine<'a> {
+    /// What of it a domain can have.
+    devices: alloc::vec::Vec<Device>,
+    harts: early::Harts<'a>,
+    boot: BootInfo<'a>,
+    mode: Mode,
+}
+
 fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
-    early::start_console(tree);
-    let (hz, harts) = early::cpus(tree);
-    let Some(hz) = hz.filter(|hz| *hz != 0) else {
+    let console = early::start_console(tree);
+    let harts = early::harts(tree);
+    if harts.hz == 0 {
         refuse(format_args!(
             "device tree: /cpus has no timebase-frequency: add the rate of the time counter"
         ))
-    };
-    timer::init(u64::from(hz));
+    }
+    timer::init(u64::from(harts.hz));
     log::info!(
         "Xenolith {} on RISC-V, timer {} kHz, {}",
         env!("CARGO_PKG_VERSION"),
-        hz / 1000,
+        harts.hz / 1000,
         sbi::Firmware
     );
+    let Some(mode) = fences::probe() else {
+        refuse(format_args!(
+            "this CPU has neither Sv39x4 nor Sv48x4 for guests, which Xenolith needs"
+        ))
+    };
     let image = boot_memory::image::<Sv39>();
     let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let blob = blob.unwrap_or_default();
     ram.occupy(image);
-    ram.occupy(blob.unwrap_or_default());
+    ram.occupy(blob);
+    // Modules are read only after RAM is mapped; where they are can be known now.
+    if let Ok(info) = BootInfo::from_tree(tree, &|_| None) {
+        for module in info.modules().into_iter().chain(&info.unused) {
+            ram.occupy(module.range);
+        }
+    }
     boot_memory::report(&ram);
     let own =
         boot_memory::map_ram::<Sv39>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
@@ -81,20 +116,56 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     });
     set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
-    smp::join(hv, CpuId(0), hart);
-    smp::start_others(hv, &harts, hart);
-    for bank in ram.free().iter() {
-        hv.memory
-            .release_at_boot(bank.base().frame(), bank.size() >> 12);
+    let boot = BootInfo::from_tree(tree, &build::first_word)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let (options, warnings) = cmdline::parse(boot.command_line);
+    apply(hv, &options, boot.command_line);
+    for warning in warnings {
+        log::warn!("{warning}");
     }
+    if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
+        refuse(format_args!("{error}"));
+    }
+    let boot_cpu = smp::join(hv, CpuId(0), hart);
+    interrupts::start(tree, hart, console).unwrap_or_else(|e| log::warn!("{e}"));
+    smp::start_others(hv, &harts.numbers, hart, options.max_cpus);
     log::info!(
-        "{} CPUs, {} MiB of RAM, {} MiB free",
+        "{} CPUs, {} MiB of RAM, {}-bit guest addresses, {} VMIDs",
         hv.sched.online_cpus().len(),
         hv.memory.table().frames() >> 8,
-        hv.memory.free_frames() >> 8
+        mode.shape().bits,
+        fences::vmids(),
     );
-    log::info!("no guest runs on RISC-V yet: powering off");
-    hv.hal.power_off()
+    let machine = Machine {
+        devices: devices(tree, console),
+        harts,
+        boot,
+        mode,
+    };
+    domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let stack = boot_memory::stack::<Sv39>(&hv.memory, 0)
+        .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
+    cpu::run::run_on(stack, boot_cpu)
+}
+
+/// Options that take effect at once.
+fn apply(hv: &Hypervisor<Riscv64>, options: &Options, line: &str) {
+    hv.command_line.call_once(|| line.into());
+    hv.console.levels.set_own(level(options.log_level));
+    hv.console.levels.set_guests(level(options.guest_log_level));
+    // What nobody wants to see is not even formatted.
+    log::set_max_level(level(options.log_level).max(level(options.guest_log_level)));
+    hv.console.set_switch(options.console_switch.code);
+}
+
+fn level(level: LogLevel) -> log::LevelFilter {
+    match level {
+        LogLevel::None => log::LevelFilter::Off,
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warning => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Trace,
+    }
 }
 
 static HV: spin::Once<&'static Hypervisor<Riscv64>> = spin::Once::new();

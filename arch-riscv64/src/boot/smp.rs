@@ -1,5 +1,6 @@
 //! Bringing the harts up.
 
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use xenolith_arch_common::boot_memory;
@@ -10,7 +11,10 @@ use super::head;
 use crate::{
     Riscv64,
     cpu::{self, percpu::PerCpu},
-    mm::hyp::{Hyp, Sv39},
+    mm::{
+        fences,
+        hyp::{Hyp, Sv39},
+    },
     sbi, timer,
 };
 
@@ -28,19 +32,30 @@ pub(super) fn join(hv: &'static Hypervisor<Riscv64>, id: CpuId, hart: u64) -> &'
         hart,
         hv,
         work: hv.sched.work(id),
+        loaded: RefCell::new(None),
+        fp_in_use: Cell::new(false),
+        timer: Cell::new(u64::MAX),
     });
     cpu.install();
     sbi::set_hart(id, hart);
+    cpu::run::init();
     cpu::interrupts_wake();
     cpu
 }
 
 /// Starts every other hart and waits until each has joined or is given up.
-pub(super) fn start_others(hv: &'static Hypervisor<Riscv64>, harts: &[u64], own: u64) {
+/// `most` is how many there shall be at most, with the boot hart.
+pub(super) fn start_others(
+    hv: &'static Hypervisor<Riscv64>,
+    harts: &[u64],
+    own: u64,
+    most: Option<u32>,
+) {
     HV.call_once(|| hv);
+    let most = most.map_or(MAX_CPUS, |most| MAX_CPUS.min(most as usize));
     let mut next = 1u16;
     for hart in harts.iter().copied().filter(|hart| *hart != own) {
-        if usize::from(next) >= MAX_CPUS {
+        if usize::from(next) >= most {
             break;
         }
         let Some(stack_top) = boot_memory::stack::<Sv39>(&hv.memory, u64::from(next)) else {
@@ -77,6 +92,10 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     let Some(hv) = HV.get() else {
         cpu::fault::halt()
     };
+    if !cpu::has_hypervisor_extension() || fences::probe().is_none() {
+        log::warn!("hart {} cannot run guests and stays off", sbi::hart(id));
+        cpu::fault::halt()
+    }
     let cpu = join(hv, id, sbi::hart(id));
     ONLINE.fetch_add(1, SeqCst);
     cpu::run::run(cpu)

@@ -1,13 +1,16 @@
 //! What each hart keeps for itself; the thread pointer (tp) points to it.
 
-use core::sync::atomic::AtomicU32;
+use core::{
+    cell::{Cell, RefCell},
+    sync::atomic::AtomicU32,
+};
 
-use xenolith_core::Hypervisor;
+use xenolith_core::{Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
 use crate::Riscv64;
 
-/// Data of one CPU. Only that CPU touches it.
+/// Data of one CPU. Only that CPU touches it, so cells are enough.
 pub struct PerCpu {
     /// Its number.
     pub id: CpuId,
@@ -15,8 +18,14 @@ pub struct PerCpu {
     pub hart: u64,
     /// The hypervisor.
     pub hv: &'static Hypervisor<Riscv64>,
-    /// The work flags of the scheduler for this CPU.
+    /// The work flags of the scheduler for this CPU; zero means "enter the guest".
     pub work: &'static AtomicU32,
+    /// The vCPU whose VS-mode context is in this CPU's registers.
+    pub loaded: RefCell<Option<VcpuRef<Riscv64>>>,
+    /// The loaded vCPU has used floating point since it was loaded.
+    pub fp_in_use: Cell<bool>,
+    /// The timer deadline that the hardware holds, in counter ticks.
+    pub timer: Cell<u64>,
 }
 
 impl PerCpu {

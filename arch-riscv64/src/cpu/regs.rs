@@ -23,7 +23,54 @@ macro_rules! write {
     }};
 }
 
-pub(crate) use {read, write};
+/// Sets bits of a control register, as [`write!`].
+macro_rules! set {
+    ($name:literal, $bits:expr) => {{
+        let bits: u64 = $bits;
+        // SAFETY: see the macro's contract.
+        unsafe {
+            core::arch::asm!(concat!("csrs ", $name, ", {}"), in(reg) bits, options(nostack, preserves_flags));
+        }
+    }};
+}
+
+/// Clears bits of a control register, as [`write!`].
+macro_rules! clear {
+    ($name:literal, $bits:expr) => {{
+        let bits: u64 = $bits;
+        // SAFETY: see the macro's contract.
+        unsafe {
+            core::arch::asm!(concat!("csrc ", $name, ", {}"), in(reg) bits, options(nostack, preserves_flags));
+        }
+    }};
+}
+
+/// Whether the CPU has a control register and lets HS-mode read it.
+macro_rules! exists {
+    ($name:literal) => {{
+        let missing: u64;
+        // SAFETY: the trap vector points behind the read while it is tried, and is put back; a trap in between changes only
+        // the trap registers, which nobody reads here.
+        unsafe {
+            core::arch::asm!(
+                "lla   {next}, 2f",
+                "csrrw {old}, stvec, {next}",
+                "li    {missing}, 1",
+                concat!("csrr  {next}, ", $name),
+                "li    {missing}, 0",
+                ".balign 4",
+                "2: csrw stvec, {old}",
+                next = out(reg) _,
+                old = out(reg) _,
+                missing = out(reg) missing,
+                options(nostack),
+            );
+        }
+        missing == 0
+    }};
+}
+
+pub(crate) use {clear, exists, read, set, write};
 
 /// Sleeps until an interrupt that `sie` lets through is pending, masked or not.
 #[inline(always)]

@@ -7,16 +7,16 @@ pub const LEVELS: u32 = 3;
 /// log2 bytes of the largest block: 1 GiB.
 pub const LARGEST_SHIFT: u32 = 30;
 
-const VALID: u64 = 1 << 0;
-const READ: u64 = 1 << 1;
-const WRITE: u64 = 1 << 2;
-const EXECUTE: u64 = 1 << 3;
+pub(super) const VALID: u64 = 1 << 0;
+pub(super) const READ: u64 = 1 << 1;
+pub(super) const WRITE: u64 = 1 << 2;
+pub(super) const EXECUTE: u64 = 1 << 3;
 const GLOBAL: u64 = 1 << 5;
 // CPUs may fault instead of setting these two themselves, so they are set from the start.
-const ACCESSED: u64 = 1 << 6;
-const DIRTY: u64 = 1 << 7;
-const PPN_SHIFT: u32 = 10;
-const PPN: u64 = 0x003f_ffff_ffff_fc00;
+pub(super) const ACCESSED: u64 = 1 << 6;
+pub(super) const DIRTY: u64 = 1 << 7;
+pub(super) const PPN_SHIFT: u32 = 10;
+pub(super) const PPN: u64 = 0x003f_ffff_ffff_fc00;
 
 /// Text of the image.
 pub const TEXT: u64 = VALID | READ | EXECUTE | GLOBAL | ACCESSED;

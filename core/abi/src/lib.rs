@@ -31,6 +31,7 @@ pub mod narrow;
 pub mod physdev;
 pub mod platform;
 pub mod pv_start_info;
+pub mod riscv;
 pub mod runstate;
 pub mod sched;
 pub mod shared_info;

@@ -1,7 +1,7 @@
 //! Kernel images: what a kernel file is, what memory it wants, and how its bytes get there.
 //!
-//! The arm64 `Image` header follows Linux's booting document (section "Call the kernel image"); an image may be packed
-//! with gzip. Formats of other architectures join [`Format`].
+//! The arm64 `Image` header follows Linux's booting document (section "Call the kernel image"), that of RISC-V its
+//! boot-image-header document; an image may be packed with gzip.
 
 use core::fmt;
 
@@ -16,16 +16,42 @@ pub enum Packing {
     Gzip,
 }
 
-/// What kind of kernel it is, with what its header says.
+/// What kind of kernel a machine starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// The arm64 `Image`.
-    Arm64(Arm64Header),
+    Arm64,
+    /// The RISC-V `Image`.
+    Riscv64,
 }
 
-/// The header of an arm64 `Image`.
+impl Format {
+    /// What stands at offset 56 of its header.
+    const fn magic(self) -> &'static [u8; 4] {
+        match self {
+            Self::Arm64 => b"ARM\x64",
+            Self::Riscv64 => b"RSC\x05",
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Arm64 => "arm64",
+            Self::Riscv64 => "riscv",
+        }
+    }
+
+    const fn other(self) -> (Self, &'static str) {
+        match self {
+            Self::Arm64 => (Self::Riscv64, "an Image for RISC-V"),
+            Self::Riscv64 => (Self::Arm64, "an Image for arm64"),
+        }
+    }
+}
+
+/// The header of an `Image`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arm64Header {
+pub struct Header {
     /// Distance of the image from a multiple of 2 MiB, in bytes.
     pub text_offset: u64,
     /// Memory that the image takes from its start, in bytes, what it clears itself included.
@@ -38,8 +64,8 @@ pub struct Arm64Header {
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel<'a> {
     file: &'a [u8],
-    /// What it is.
-    pub format: Format,
+    /// What its header says.
+    pub header: Header,
     /// How it is packed.
     pub packing: Packing,
     /// Length of the unpacked file in bytes; as its trailer claims when it is packed.
@@ -49,10 +75,10 @@ pub struct Kernel<'a> {
 /// Why a file is no kernel that can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageError {
-    /// Not a format that is known here.
-    Unknown,
+    /// Not a format that is known here, where this one is wanted.
+    Unknown(Format),
     /// A format that is known, and not for this.
-    Foreign(&'static str),
+    Foreign(&'static str, Format),
     /// Shorter than its header says.
     Truncated {
         /// Bytes that the headers ask for.
@@ -70,11 +96,17 @@ impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel: ")?;
         match self {
-            Self::Unknown => write!(
-                f,
-                "no arm64 Image (plain or gzip) found; give arch/arm64/boot/Image or vmlinuz"
-            ),
-            Self::Foreign(what) => write!(f, "it is {what}; give a plain or gzip arm64 Image"),
+            Self::Unknown(wanted) => {
+                let name = wanted.name();
+                write!(
+                    f,
+                    "no {name} Image (plain or gzip) found; give arch/{name}/boot/Image or vmlinuz"
+                )
+            }
+            Self::Foreign(what, wanted) => {
+                let name = wanted.name();
+                write!(f, "it is {what}; give a plain or gzip {name} Image")
+            }
             Self::Truncated { needed, present } => write!(
                 f,
                 "truncated: {needed} bytes needed, {present} present; load the whole file and check the module's size"
@@ -97,12 +129,13 @@ impl From<GzipError> for ImageError {
 }
 
 /// Images are placed at a multiple of this plus `text_offset`.
-pub const ARM64_ALIGN: u64 = 2 << 20;
+pub const IMAGE_ALIGN: u64 = 2 << 20;
 /// What text_offset is when a header is too old to tell image_size.
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 /// No kernel is larger; the limit keeps a damaged header from asking for all memory.
 const MAX_IMAGE: u64 = 1 << 30;
 const HEADER: usize = 64;
+const MAGIC: core::ops::Range<usize> = 56..60;
 
 fn le32(data: &[u8], at: usize) -> Option<u32> {
     let bytes = data.get(at..at.checked_add(4)?)?;
@@ -115,29 +148,32 @@ fn le64(data: &[u8], at: usize) -> Option<u64> {
     Some(u64::from(high) << 32 | u64::from(low))
 }
 
-impl Arm64Header {
-    /// Reads the header from the first bytes of an image.
-    pub fn parse(start: &[u8]) -> Result<Self, ImageError> {
+impl Header {
+    /// Reads the header from the first bytes of an image of this format.
+    pub fn parse(start: &[u8], wanted: Format) -> Result<Self, ImageError> {
         let short = ImageError::Truncated {
             needed: HEADER as u64,
             present: start.len() as u64,
         };
-        if start.get(56..60) != Some(b"ARM\x64") {
+        if start.get(MAGIC) != Some(wanted.magic()) {
+            let (other, its_name) = wanted.other();
+            let foreign = |what| ImageError::Foreign(what, wanted);
             return Err(match start {
-                [0x27, 0x05, 0x19, 0x56, ..] => ImageError::Foreign("a U-Boot uImage"),
-                [0xd0, 0x0d, 0xfe, 0xed, ..] => ImageError::Foreign("a device tree or FIT image"),
-                [0x7f, b'E', b'L', b'F', ..] => ImageError::Foreign("an ELF file"),
-                [0xfd, b'7', b'z', b'X', b'Z', ..] => ImageError::Foreign("packed with xz"),
-                [0x28, 0xb5, 0x2f, 0xfd, ..] => ImageError::Foreign("packed with zstd"),
+                [0x27, 0x05, 0x19, 0x56, ..] => foreign("a U-Boot uImage"),
+                [0xd0, 0x0d, 0xfe, 0xed, ..] => foreign("a device tree or FIT image"),
+                [0x7f, b'E', b'L', b'F', ..] => foreign("an ELF file"),
+                [0xfd, b'7', b'z', b'X', b'Z', ..] => foreign("packed with xz"),
+                [0x28, 0xb5, 0x2f, 0xfd, ..] => foreign("packed with zstd"),
                 [0x04, 0x22, 0x4d, 0x18, ..] | [0x02, 0x21, 0x4c, 0x18, ..] => {
-                    ImageError::Foreign("packed with lz4")
+                    foreign("packed with lz4")
                 }
-                [0x1f, 0x8b, ..] => ImageError::Foreign("packed twice"),
+                [0x1f, 0x8b, ..] => foreign("packed twice"),
                 [b'M', b'Z', _, _, b'z', b'i', b'm', b'g', ..] => {
-                    ImageError::Foreign("a self-unpacking EFI image")
+                    foreign("a self-unpacking EFI image")
                 }
+                _ if start.get(MAGIC) == Some(other.magic()) => foreign(its_name),
                 _ if start.len() < HEADER => short,
-                _ => ImageError::Unknown,
+                _ => ImageError::Unknown(wanted),
             });
         }
         let field = |at| le64(start, at).ok_or(short);
@@ -146,10 +182,13 @@ impl Arm64Header {
             image_size: field(16)?,
             flags: field(24)?,
         };
-        if header.image_size == 0 {
-            header.text_offset = OLD_TEXT_OFFSET;
+        match wanted {
+            // Where RAM begins it says; anywhere else any multiple will do.
+            Format::Riscv64 => header.text_offset = 0,
+            Format::Arm64 if header.image_size == 0 => header.text_offset = OLD_TEXT_OFFSET,
+            Format::Arm64 => {}
         }
-        if header.text_offset >= ARM64_ALIGN || !header.text_offset.is_multiple_of(4096) {
+        if header.text_offset >= IMAGE_ALIGN || !header.text_offset.is_multiple_of(4096) {
             return Err(ImageError::Header("text_offset", header.text_offset));
         }
         if header.image_size > MAX_IMAGE {
@@ -160,10 +199,10 @@ impl Arm64Header {
 }
 
 impl<'a> Kernel<'a> {
-    /// Looks at a file. A packed one is unpacked only as far as its header.
-    pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+    /// Looks at a file, which must be of this format. A packed one is unpacked only as far as its header.
+    pub fn parse(file: &'a [u8], wanted: Format) -> Result<Self, ImageError> {
         if !gzip::is_gzip(file) {
-            let header = Arm64Header::parse(file)?;
+            let header = Header::parse(file, wanted)?;
             let needed = sections_end(file).unwrap_or(0);
             let length = file.len() as u64;
             if needed > length {
@@ -176,14 +215,14 @@ impl<'a> Kernel<'a> {
         }
         let mut start = [0; HEADER];
         let count = gzip::unpack_start(file, &mut start)?;
-        let header = Arm64Header::parse(start.get(..count).unwrap_or_default())?;
+        let header = Header::parse(start.get(..count).unwrap_or_default(), wanted)?;
         let length = gzip::claimed_length(file).map_or(0, u64::from);
         Self::new(file, header, Packing::Gzip, length)
     }
 
     fn new(
         file: &'a [u8],
-        header: Arm64Header,
+        header: Header,
         packing: Packing,
         length: u64,
     ) -> Result<Self, ImageError> {
@@ -192,7 +231,7 @@ impl<'a> Kernel<'a> {
         }
         Ok(Self {
             file,
-            format: Format::Arm64(header),
+            header,
             packing,
             length,
         })
@@ -201,22 +240,13 @@ impl<'a> Kernel<'a> {
     /// Memory that the kernel takes from its load address on, in bytes.
     #[must_use]
     pub fn memory_size(&self) -> u64 {
-        let Format::Arm64(header) = self.format;
-        header.image_size.max(self.length)
+        self.header.image_size.max(self.length)
     }
 
-    /// Distance of its load address from a multiple of [`ARM64_ALIGN`].
+    /// Distance of its load address from a multiple of [`IMAGE_ALIGN`].
     #[must_use]
     pub fn offset(&self) -> u64 {
-        let Format::Arm64(header) = self.format;
-        header.text_offset
-    }
-
-    /// Distance of its entry from its load address.
-    #[must_use]
-    pub fn entry_offset(&self) -> u64 {
-        let Format::Arm64(_) = self.format;
-        0
+        self.header.text_offset
     }
 
     /// Hands the unpacked bytes to `sink`, in order from the load address on.
@@ -259,7 +289,10 @@ fn sections_end(file: &[u8]) -> Option<u64> {
 
 /// Fuzzing: any bytes as a kernel file.
 pub fn fuzz_image(bytes: &[u8]) {
-    if let Ok(kernel) = Kernel::parse(bytes) {
+    for wanted in [Format::Arm64, Format::Riscv64] {
+        let Ok(kernel) = Kernel::parse(bytes, wanted) else {
+            continue;
+        };
         let mut taken = 0u64;
         let _ = kernel.load(&mut |chunk: &[u8]| {
             taken += chunk.len() as u64;
@@ -300,7 +333,7 @@ pub(super) mod tests {
     #[test]
     fn a_plain_image_is_read_and_loaded() {
         let file = image(0, 0x20_0000, 4096);
-        let kernel = Kernel::parse(&file).unwrap();
+        let kernel = Kernel::parse(&file, Format::Arm64).unwrap();
         assert_eq!(kernel.packing, Packing::Plain);
         assert_eq!(kernel.memory_size(), 0x20_0000);
         let mut out = Vec::new();
@@ -316,7 +349,7 @@ pub(super) mod tests {
     fn a_packed_image_loads_as_the_plain_one() {
         let file = image(0x8_0000, 0x10_0000, 100_000);
         let packed = gzip::tests::pack(&file);
-        let kernel = Kernel::parse(&packed).unwrap();
+        let kernel = Kernel::parse(&packed, Format::Arm64).unwrap();
         assert_eq!((kernel.packing, kernel.offset()), (Packing::Gzip, 0x8_0000));
         let mut out = Vec::new();
         let mut sink = |bytes: &[u8]| {
@@ -330,8 +363,8 @@ pub(super) mod tests {
     #[test]
     fn a_cut_image_is_noticed_by_its_sections() {
         let file = with_pe(image(0, 0x20_0000, 8192), 8192);
-        assert!(Kernel::parse(&file).is_ok());
-        let error = Kernel::parse(&file[..8000]).unwrap_err();
+        assert!(Kernel::parse(&file, Format::Arm64).is_ok());
+        let error = Kernel::parse(&file[..8000], Format::Arm64).unwrap_err();
         assert_eq!(
             error.to_string(),
             "kernel: truncated: 8192 bytes needed, 8000 present; load the whole file and check the module's size"
@@ -347,17 +380,31 @@ pub(super) mod tests {
         ] {
             let mut file = vec![0; 4096];
             file[..4].copy_from_slice(start);
-            let text = Kernel::parse(&file).unwrap_err().to_string();
+            let text = Kernel::parse(&file, Format::Arm64).unwrap_err().to_string();
             assert!(text.contains(word), "{text}");
         }
-        assert!(Kernel::parse(&[]).is_err());
+        assert!(Kernel::parse(&[], Format::Arm64).is_err());
+    }
+
+    #[test]
+    fn each_machine_takes_its_own_images() {
+        let mut file = image(0x20_0000, 0x40_0000, 4096);
+        let error = Kernel::parse(&file, Format::Riscv64).unwrap_err();
+        assert!(error.to_string().contains("an Image for arm64; give"));
+        file[56..60].copy_from_slice(b"RSC\x05");
+        let error = Kernel::parse(&file, Format::Arm64).unwrap_err();
+        assert!(error.to_string().contains("an Image for RISC-V; give"));
+        let kernel = Kernel::parse(&file, Format::Riscv64).unwrap();
+        assert_eq!((kernel.offset(), kernel.memory_size()), (0, 0x40_0000));
+        let error = Kernel::parse(&[7; 64], Format::Riscv64).unwrap_err();
+        assert!(error.to_string().contains("give arch/riscv/boot/Image"));
     }
 
     #[test]
     fn impossible_headers_are_refused() {
-        assert!(Kernel::parse(&image(3 << 20, 4096, 64)).is_err());
-        assert!(Kernel::parse(&image(0, 1 << 40, 64)).is_err());
-        assert!(Kernel::parse(&image(12, 4096, 64)).is_err());
+        assert!(Kernel::parse(&image(3 << 20, 4096, 64), Format::Arm64).is_err());
+        assert!(Kernel::parse(&image(0, 1 << 40, 64), Format::Arm64).is_err());
+        assert!(Kernel::parse(&image(12, 4096, 64), Format::Arm64).is_err());
     }
 
     proptest! {

@@ -84,7 +84,7 @@ pub struct DomainSpec<'a> {
     pub device_tree: Option<Module<'a>>,
     /// Its command line.
     pub bootargs: &'a str,
-    /// Whether it gets an emulated PL011 UART on the hypervisor's console.
+    /// Whether it gets an emulated UART on the hypervisor's console. ARM's is a PL011, hence the name.
     pub vpl011: bool,
     /// Number of shared peripheral interrupts, when given.
     pub nr_spis: Option<u32>,
@@ -94,6 +94,26 @@ pub struct DomainSpec<'a> {
     pub enhanced: Enhanced,
     /// How it runs, where the node says so and the architecture leaves a choice (`mode` of Xen's hyperlaunch design).
     pub mode: Option<DomainMode>,
+    /// What it may do beyond itself, where the architecture lets others than dom0.
+    pub capabilities: Capabilities,
+}
+
+/// What a domain may do, as its node says (`capabilities` of Xen's booting document, from 4.20 on).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities(pub u32);
+
+impl Capabilities {
+    /// It controls other domains and the machine.
+    #[must_use]
+    pub const fn has_control(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// It has the machine's devices.
+    #[must_use]
+    pub const fn has_hardware(self) -> bool {
+        self.0 & 2 != 0
+    }
 }
 
 /// How a domain runs, as its node says.
@@ -432,6 +452,7 @@ fn domain<'a>(
         direct_map: node.has("direct-map"),
         enhanced,
         mode: node.u32("mode").map(DomainMode),
+        capabilities: Capabilities(node.u32("capabilities").unwrap_or(0)),
     };
     Ok((spec, files.other))
 }

@@ -9,7 +9,7 @@ use core::fmt;
 
 use super::{
     cmdline::Dom0Memory,
-    image::{ARM64_ALIGN, Kernel, Packing},
+    image::{IMAGE_ALIGN, Kernel, Packing},
     range::{PhysRange, RangeSet, align_down, align_up},
 };
 
@@ -189,7 +189,7 @@ impl Load<'_> {
     fn kernel_in_place(&self) -> Option<PhysRange> {
         let start = self.kernel_at.start();
         let fits =
-            self.kernel.packing == Packing::Plain && start % ARM64_ALIGN == self.kernel.offset();
+            self.kernel.packing == Packing::Plain && start % IMAGE_ALIGN == self.kernel.offset();
         fits.then(|| PhysRange::new(start, self.kernel_size()))?
     }
 }
@@ -384,7 +384,7 @@ fn place(
         None => {
             let offset = load.kernel.offset();
             let size = load.kernel_size().saturating_add(offset);
-            let space = rest.lowest_fit(size, ARM64_ALIGN).ok_or(fragmented)?;
+            let space = rest.lowest_fit(size, IMAGE_ALIGN).ok_or(fragmented)?;
             Placed {
                 at: PhysRange::between(space.start().saturating_add(offset), space.end()),
                 source: load.kernel_source(),
@@ -420,7 +420,7 @@ fn place(
         .or_else(|| tree_place(&rest, load.tree_size()))
         .ok_or(fragmented)?;
     Ok(DomainPlan {
-        entry: kernel.at.start().saturating_add(load.kernel.entry_offset()),
+        entry: kernel.at.start(),
         banks: banks
             .iter()
             .map(|guest| Bank {
@@ -436,7 +436,7 @@ fn place(
 
 /// A place for the device tree, not across a multiple of 2 MiB: kernels map it in blocks of that size.
 fn tree_place(rest: &RangeSet, size: u64) -> Option<PhysRange> {
-    let block = ARM64_ALIGN;
+    let block = IMAGE_ALIGN;
     if size > block {
         return None;
     }

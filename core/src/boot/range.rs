@@ -74,6 +74,12 @@ impl PhysRange {
         self.start <= other.start && other.end <= self.end
     }
 
+    /// Whether the byte at an address is in this range.
+    #[must_use]
+    pub const fn contains_address(&self, address: u64) -> bool {
+        self.start <= address && address < self.end
+    }
+
     /// The bytes in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {

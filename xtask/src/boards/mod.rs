@@ -71,8 +71,9 @@ pub(crate) enum Modules {
     },
     /// As modules of a Multiboot loader, which QEMU is.
     Multiboot,
-    /// None yet: the port does not start domains.
-    None,
+    /// Plain loading, and the machine's own device tree with a `xen,domain` for the kernel: the port has no dom0 of another
+    /// kind.
+    Domain,
 }
 
 /// How far a port has come, which decides what `smoke` asks of it.
@@ -80,9 +81,18 @@ pub(crate) enum Modules {
 pub(crate) enum Stage {
     /// Debian Linux runs as dom0.
     Dom0,
-    /// The hypervisor comes up by itself: these texts appear on the console, in this order. `{cpus}` stands for the
-    /// number of processors.
-    Hypervisor(&'static [&'static str]),
+    /// Debian Linux runs as the first domain and knows of no Xen: no kernel for this architecture does.
+    Domain,
+}
+
+impl Stage {
+    /// The word that gives Linux its console.
+    pub(crate) const fn console(&self) -> &'static str {
+        match self {
+            Self::Dom0 => "console=hvc0",
+            Self::Domain => "console=ttyS0",
+        }
+    }
 }
 
 /// How U-Boot on the board reads the disk image.

@@ -6,7 +6,7 @@ use crate::arch::Arch;
 pub(super) const BOARD: Board = Board {
     name: "qemu-virt-riscv64",
     arch: Arch::Riscv64,
-    summary: "QEMU virt, RISC-V with H extension, OpenSBI (hypervisor start only)",
+    summary: "QEMU virt, RISC-V with H extension, OpenSBI",
     drivers: &[],
     qemu: &["-machine", "virt,aclint=on", "-bios", "default"],
     cpu: Some("rv64"),
@@ -15,13 +15,7 @@ pub(super) const BOARD: Board = Board {
     memory: 2048,
     memory_start: 0x8000_0000,
     words: "",
-    modules: Modules::None,
-    stage: Stage::Hypervisor(&[
-        "Xenolith",
-        " on RISC-V, ",
-        "RAM 0x",
-        " {cpus} CPUs, ",
-        "powering off",
-    ]),
+    modules: Modules::Domain,
+    stage: Stage::Domain,
     uboot: None,
 };

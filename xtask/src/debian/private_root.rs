@@ -14,6 +14,11 @@ use crate::debian::progress;
 use crate::debian::sources::{Sources, Suites};
 use crate::{paths, process};
 
+/// Releases that have no packages for RISC-V.
+const WITHOUT_RISCV: &[&str] = &["bullseye", "bookworm"];
+/// The first that has.
+const FIRST_WITH_RISCV: &str = "trixie";
+
 /// A private apt root for one architecture, named as Debian names it.
 pub(crate) struct PrivateRoot {
     arch: String,
@@ -21,11 +26,18 @@ pub(crate) struct PrivateRoot {
 }
 
 impl PrivateRoot {
-    /// Packages of the machine's release for `arch`.
+    /// Packages of the machine's release for `arch`, or of the first release that knows the architecture.
     pub(crate) fn new(arch: Arch) -> Result<PrivateRoot> {
-        let codename = codename()?;
+        let own = codename()?;
         let folder = format!("apt-{}", arch.debian());
-        PrivateRoot::make(arch.debian(), Suites::Release(&codename), &folder)
+        let suites = match arch {
+            Arch::Riscv64 if WITHOUT_RISCV.contains(&own.as_str()) => Suites::Other {
+                own: &own,
+                wanted: FIRST_WITH_RISCV,
+            },
+            _ => Suites::Release(&own),
+        };
+        PrivateRoot::make(arch.debian(), suites, &folder)
     }
 
     /// Newer packages for the machine itself: the backports of its release.

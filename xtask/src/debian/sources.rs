@@ -14,6 +14,13 @@ pub(crate) enum Suites<'a> {
     Release(&'a str),
     /// Its backports, which lie where the release itself lies.
     Backports(&'a str),
+    /// Another release, which lies where the machine's own does.
+    Other {
+        /// The machine's.
+        own: &'a str,
+        /// The one that is wanted.
+        wanted: &'a str,
+    },
 }
 
 impl std::fmt::Display for Suites<'_> {
@@ -21,6 +28,7 @@ impl std::fmt::Display for Suites<'_> {
         match self {
             Suites::Release(codename) => write!(f, "Debian {codename}"),
             Suites::Backports(codename) => write!(f, "Debian {codename}-backports"),
+            Suites::Other { wanted, .. } => write!(f, "Debian {wanted}"),
         }
     }
 }
@@ -33,6 +41,7 @@ impl Suites<'_> {
             Suites::Backports(codename) => {
                 (suite == codename).then(|| format!("{codename}-backports"))
             }
+            Suites::Other { own, wanted } => (suite == own).then(|| wanted.to_string()),
         }
     }
 }
@@ -245,5 +254,15 @@ mod tests {
             classic("deb mirror://x bookworm main\n", backports),
             "deb mirror://x bookworm-backports main\n"
         );
+    }
+
+    #[test]
+    fn another_release_takes_the_place_of_the_machines_own() {
+        let other = Suites::Other {
+            own: "bookworm",
+            wanted: "trixie",
+        };
+        let text = "deb mirror://x bookworm main\ndeb mirror://x bookworm-updates main\n";
+        assert_eq!(classic(text, other), "deb mirror://x trixie main\n");
     }
 }

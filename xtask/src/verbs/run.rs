@@ -12,7 +12,6 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::boards::{Board, Stage};
 use crate::console::{self, Console, Echo};
 use crate::emulator::{Emulator, Machine, Terminal};
 use crate::prepare::{self, MachineArgs};
@@ -81,7 +80,7 @@ fn unattended(args: &RunArgs, machine: &Machine) -> Result<()> {
         Emulator::Bochs => BOCHS_LIMIT,
     });
     let mut console = Console::start(&mut command, "run", limit, Echo::Stdout)?;
-    if types_at_the_prompt(args, machine.board) {
+    if types_at_the_prompt(args) {
         type_lines(&mut console)?;
     }
     console.wait_for_power_off()
@@ -99,8 +98,8 @@ fn announce(machine: &Machine) {
     );
 }
 
-fn types_at_the_prompt(args: &RunArgs, board: &Board) -> bool {
-    matches!(board.stage, Stage::Dom0) && !args.gdb && prepare::has_our_root(&args.machine, board)
+fn types_at_the_prompt(args: &RunArgs) -> bool {
+    !args.gdb && prepare::has_our_root(&args.machine)
 }
 
 /// Types the lines of standard input, each when the shell waits for one, and then leaves the shell.

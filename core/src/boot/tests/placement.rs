@@ -1,7 +1,7 @@
 use super::super::{
     cmdline::{self, Dom0Memory},
     gzip,
-    image::{Kernel, tests::image},
+    image::{Format, Kernel, tests::image},
     placement::{
         DomainPlan, GuestLayout, Load, PlacementError, Source, dom0_memory, plan_dom0, plan_domu,
     },
@@ -53,7 +53,7 @@ impl Case {
     }
 
     fn plan(&self) -> Result<DomainPlan, PlacementError> {
-        let kernel = Kernel::parse(&self.kernel).unwrap();
+        let kernel = Kernel::parse(&self.kernel, Format::Arm64).unwrap();
         let load = Load {
             kernel: &kernel,
             kernel_at: range(self.kernel_at, self.kernel.len() as u64),
@@ -213,7 +213,7 @@ const GUEST: [PhysRange; 2] = [
 #[test]
 fn a_small_guest_is_placed_in_a_few_pages() {
     let file = image(0, 0x4_0000, 4096);
-    let kernel = Kernel::parse(&file).unwrap();
+    let kernel = Kernel::parse(&file, Format::Arm64).unwrap();
     let load = Load {
         kernel: &kernel,
         kernel_at: range(0x4900_0000, 4096),
@@ -245,7 +245,7 @@ proptest! {
             case.free.remove(range(0x4000_0000 + at * MIB, size * MIB));
         }
         let file = case.kernel.clone();
-        let kernel = Kernel::parse(&file).unwrap();
+        let kernel = Kernel::parse(&file, Format::Arm64).unwrap();
         let load = Load {
             kernel: &kernel, kernel_at: kernel_range, ramdisk_at: case.ramdisk_at, device_tree_size: 0x7000,
         };

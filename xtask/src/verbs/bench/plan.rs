@@ -1,6 +1,6 @@
 //! What is measured and which ratio is the goal: the data file `xtask/data/bench-ARCH.json`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::arch::Arch;
@@ -8,6 +8,7 @@ use crate::emulator::Emulator;
 use crate::verbs::bench::table::Goal;
 
 const AARCH64: &str = include_str!("../../../data/bench-aarch64.json");
+const RISCV64: &str = include_str!("../../../data/bench-riscv64.json");
 const X86_64: &str = include_str!("../../../data/bench-x86_64.json");
 
 /// The data file.
@@ -87,7 +88,7 @@ impl Plan {
         let text = match arch {
             Arch::Aarch64 => AARCH64,
             Arch::X86_64 => X86_64,
-            Arch::Riscv64 => bail!("no domain runs on riscv64 yet, so there is nothing to measure"),
+            Arch::Riscv64 => RISCV64,
         };
         let file: Value = serde_json::from_str(text)?;
         parse(&file).with_context(|| {
@@ -178,7 +179,7 @@ mod tests {
         );
         assert!(figures.any(|figure| figure.goal.is_none()));
         assert!(!Plan::read(Arch::X86_64).unwrap().runs.is_empty());
-        assert!(Plan::read(Arch::Riscv64).is_err());
+        assert!(!Plan::read(Arch::Riscv64).unwrap().runs.is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::arch::Arch;
-use crate::boards::{self, Board, Stage};
+use crate::boards::{self, Board};
 use crate::bochs;
 use crate::emulator::Emulator;
 use crate::guest::{self, Kind, On, PARAVIRTUAL_RUNS, Run};
@@ -204,10 +204,8 @@ const fn isolated(guest: &'static str, cpus: u32, words: &'static str) -> Plan {
 
 /// One test per guest and board, and per guest in Bochs.
 pub(crate) fn cases() -> Result<Vec<Case>> {
-    let boards = boards::ALL
+    let in_qemu = boards::ALL
         .iter()
-        .filter(|board| matches!(board.stage, Stage::Dom0));
-    let in_qemu = boards
         .flat_map(|board| PLANS.iter().map(move |plan| (*board, plan)))
         .filter(|(board, plan)| plan.on.includes(board.arch, Emulator::Qemu))
         .filter(|(board, plan)| match Kind::of(plan.guest) {
@@ -276,6 +274,9 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
         },
     };
     let ours = guest::run(guest, On::Xenolith, &here)?;
+    if board.arch == Arch::Riscv64 {
+        return all_pass(&ours);
+    }
     let mut theirs = on_xen(guest, &how)?;
     if board.arch == Arch::X86_64 {
         spoilt_by_qemu(&mut theirs);
@@ -295,6 +296,20 @@ fn compare(board: &'static Board, emulator: Emulator, plan: &Plan) -> Result<()>
             ours.cases.len(),
             found.join("\n")
         );
+    }
+    Ok(())
+}
+
+/// Where there is no Xen to compare with, each case must hold.
+fn all_pass(ours: &Results) -> Result<()> {
+    let failed: Vec<&str> = ours
+        .cases
+        .iter()
+        .filter(|(_, outcome)| **outcome != Outcome::Ok)
+        .map(|(case, _)| case.as_str())
+        .collect();
+    if !failed.is_empty() {
+        bail!("{} cases failed: {}", failed.len(), failed.join(", "));
     }
     Ok(())
 }

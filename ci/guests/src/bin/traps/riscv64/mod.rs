@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // Every case is an instruction that no safe function offers.
 
 mod calls;
+mod clock;
 mod devices;
 mod fp;
 mod instructions;
@@ -25,6 +26,7 @@ pub(crate) const TABLES: &[&[Case]] = &[
     user::CASES,
     fp::CASES,
     sleep::CASES,
+    clock::CASES,
     calls::CASES,
 ];
 

@@ -1,0 +1,287 @@
+//! Makes one domain that a `xen,domain` node describes.
+
+use alloc::{format, string::String, vec::Vec};
+
+use xenolith_core::{
+    DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
+    boot::{
+        PhysRange,
+        gzip::SinkFull,
+        image::{Format, Kernel},
+        initrd,
+        modules::{DomainSpec, Enhanced},
+        placement::{DomainPlan, GuestLayout, Load, Source, plan_domu},
+    },
+    console::Focus,
+    domain::{Destroyed, DomainConfig, GuestKind},
+};
+use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE, TableFrames};
+
+use super::Machine;
+use crate::{
+    Riscv64,
+    domain_build::{
+        Device, EVENT_SOURCE, GUEST_BANKS, MOST_VCPUS, Request, guest_isa, tree, tree_room,
+    },
+    guest::vcpu::{ArchDomain, ArchVcpu},
+    mm::{
+        fences::{self, GStage, Tables},
+        gstage::Mode,
+        hyp::Direct,
+    },
+    plic, timer,
+};
+
+/// The bytes of a module.
+///
+/// # Safety
+/// The range is RAM, and nobody writes it while the bytes are in use.
+unsafe fn bytes(range: PhysRange) -> &'static [u8] {
+    let at = Direct::address(range.base()) as *const u8;
+    // SAFETY: the caller's promise; RAM is mapped for ever.
+    unsafe { core::slice::from_raw_parts(at, range.size() as usize) }
+}
+
+/// The first four bytes of something in RAM.
+pub(super) fn first_word(range: PhysRange) -> Option<u32> {
+    // SAFETY: modules lie untouched until the domains are built.
+    let bytes = unsafe { bytes(range) };
+    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// Gives whole frames of a range to the allocator.
+pub(super) fn release(hv: &Hypervisor<Riscv64>, range: PhysRange) {
+    let inner = range.aligned_inner(PAGE_SIZE as u64);
+    hv.memory
+        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
+}
+
+/// Makes one domain.
+pub(super) fn build(
+    hv: &'static Hypervisor<Riscv64>,
+    machine: &Machine<'_>,
+    spec: &DomainSpec<'_>,
+    id: DomId,
+) -> Result<(), String> {
+    let name = spec.name;
+    if u32::from(id.0) + 1 >= fences::vmids() {
+        return Err(format!(
+            "{name}: the TLBs tell only {} domains apart",
+            fences::vmids() - 1
+        ));
+    }
+    if spec.cpus == 0 || spec.cpus > MOST_VCPUS {
+        return Err(format!(
+            "{name}: cpus = {} is not possible, 1 to {MOST_VCPUS} are",
+            spec.cpus
+        ));
+    }
+    // SAFETY: nobody writes the module before its domain runs.
+    let file = unsafe { bytes(spec.kernel.range) };
+    let kernel = Kernel::parse(file, Format::Riscv64)
+        .map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
+    if let Some(ramdisk) = &spec.ramdisk {
+        // SAFETY: as above.
+        let file = (ramdisk.range, unsafe { bytes(ramdisk.range) });
+        if let Some(warning) = initrd::warning(name, Some(file), spec.bootargs) {
+            log::warn!("{warning}");
+        }
+    }
+    let isa = guest_isa(machine.harts.isa, timer::is_guests_own());
+    // Only one domain can have them.
+    let devices = match id {
+        DomId(0) if spec.capabilities.has_hardware() => machine.devices.as_slice(),
+        _ => &[],
+    };
+    let load = Load {
+        kernel: &kernel,
+        kernel_at: spec.kernel.range,
+        ramdisk_at: spec.ramdisk.as_ref().map(|module| module.range),
+        device_tree_size: tree_room(spec.cpus, spec.bootargs, &isa, devices),
+    };
+    let layout = GuestLayout {
+        banks: &GUEST_BANKS,
+    };
+    let free = hv.memory.free_frames() << PAGE_SHIFT;
+    let plan = plan_domu(layout, spec.memory, free, &load).map_err(|e| format!("{name}: {e}"))?;
+    if spec.direct_map {
+        log::warn!("{name}: direct-map is not supported; its memory is anywhere");
+    }
+    let request = Request {
+        plan: &plan,
+        bootargs: spec.bootargs,
+        vcpus: spec.cpus,
+        uart: spec.vpl011,
+        hypervisor: spec.enhanced != Enhanced::Disabled,
+        timer_frequency: machine.harts.hz,
+        isa: &isa,
+        mmu: machine.harts.mmu,
+        devices,
+    };
+    let tree = tree(&request).map_err(|e| format!("{name}: {e}"))?;
+    let domain = create(hv, machine.mode, spec, id, &plan, !devices.is_empty())?;
+    let made = fill(hv, &domain, spec, &kernel, &plan, &tree)
+        .and_then(|()| give_devices(hv, &domain, devices));
+    if let Err(error) = made {
+        // Nothing of it ran: it goes in one piece unless interrupts come in between.
+        while hv.destroy(&domain) == Destroyed::NotYet {}
+        return Err(error);
+    }
+    log::info!(
+        "{name}: domain {}{}, {} MiB, {} vCPUs",
+        id.0,
+        if domain.config.privileged {
+            " (control)"
+        } else {
+            ""
+        },
+        plan.memory() >> 20,
+        spec.cpus
+    );
+    start(hv, &domain, &plan)
+}
+
+/// Makes a domain with nothing in it.
+fn create(
+    hv: &'static Hypervisor<Riscv64>,
+    mode: Mode,
+    spec: &DomainSpec<'_>,
+    id: DomId,
+    plan: &DomainPlan,
+    has_devices: bool,
+) -> Result<DomainRef<Riscv64>, String> {
+    let vcpus: Vec<ArchVcpu> = (0..spec.cpus as usize).map(ArchVcpu::new).collect();
+    // Its time begins at zero.
+    let time_delta = timer::ticks().wrapping_neg();
+    let mut arch = ArchDomain::new(vcpus.len(), EVENT_SOURCE, time_delta, has_devices);
+    if spec.vpl011 {
+        arch = arch.with_uart();
+    }
+    let config = DomainConfig {
+        id,
+        vcpus: spec.cpus as u16,
+        privileged: id == DomId(0),
+        max_frames: plan.memory() >> PAGE_SHIFT,
+        direct_map: false,
+        kind: GuestKind::Translated,
+    };
+    let domain = hv
+        .create_domain(config, arch, vcpus, |tables| {
+            new_tables(mode, tables, id.0 + 1)
+        })
+        .map_err(|e| format!("{} cannot be made: {}", spec.name, e.name()))?;
+    hv.update_wallclock(&domain);
+    Ok(domain)
+}
+
+/// Empty second-level tables.
+fn new_tables(mode: Mode, tables: &dyn TableFrames, vmid: u16) -> Result<GStage, NoMemory> {
+    let shape = mode.shape();
+    let root = tables.allocate_block(shape.root_order())?;
+    Ok(GStage::new(Tables::new(vmid, mode), shape, root))
+}
+
+/// Writes bytes into a domain's memory.
+fn write_guest(domain: &DomainRef<Riscv64>, at: u64, bytes: &[u8]) -> Result<(), SinkFull> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let address = at + done as u64;
+        let offset = address as usize % PAGE_SIZE;
+        let entry = domain
+            .p2m
+            .lookup(Gfn(address >> PAGE_SHIFT))
+            .ok_or(SinkFull)?;
+        let piece = (PAGE_SIZE - offset).min(bytes.len() - done);
+        let part = bytes.get(done..done + piece).ok_or(SinkFull)?;
+        Direct::write(entry.mfn, offset, part).map_err(|_| SinkFull)?;
+        done += piece;
+    }
+    Ok(())
+}
+
+/// Gives a new domain its memory and puts kernel, ramdisk and device tree into it. The modules are free then.
+fn fill(
+    hv: &'static Hypervisor<Riscv64>,
+    domain: &DomainRef<Riscv64>,
+    spec: &DomainSpec<'_>,
+    kernel: &Kernel<'_>,
+    plan: &DomainPlan,
+    tree: &[u8],
+) -> Result<(), String> {
+    let name = spec.name;
+    for bank in &plan.banks {
+        let (first, count) = (
+            bank.guest.start() >> PAGE_SHIFT,
+            bank.guest.size() >> PAGE_SHIFT,
+        );
+        hv.give_ram(domain, Gfn(first), count)
+            .map_err(|e| format!("{name}: {e}"))?;
+    }
+    let mut at = plan.kernel.at.start();
+    let mut sink = |bytes: &[u8]| {
+        write_guest(domain, at, bytes)?;
+        at += bytes.len() as u64;
+        Ok(())
+    };
+    kernel
+        .load(&mut sink)
+        .map_err(|e| format!("{name}'s kernel: {e}"))?;
+    if let Some(placed) = plan.ramdisk
+        && let Source::Copy(from) | Source::Unpack(from) = placed.source
+    {
+        // SAFETY: the module lies untouched until it is released, after this copy.
+        let bytes = unsafe { bytes(from) };
+        write_guest(domain, placed.at.start(), bytes)
+            .map_err(|_| format!("{name}'s ramdisk does not fit its place"))?;
+    }
+    write_guest(domain, plan.device_tree.start(), tree)
+        .map_err(|_| format!("{name}'s device tree does not fit its place"))?;
+    for module in [Some(&spec.kernel), spec.ramdisk.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        release(hv, module.range.page_outer().unwrap_or(module.range));
+    }
+    hv.console.offer_focus(domain.id());
+    Ok(())
+}
+
+/// Lets a domain have devices of the machine: their registers where they are, their interrupts by its own controller.
+fn give_devices(
+    hv: &'static Hypervisor<Riscv64>,
+    domain: &DomainRef<Riscv64>,
+    devices: &[Device],
+) -> Result<(), String> {
+    for device in devices {
+        let pages = device.registers.page_outer().unwrap_or_default();
+        let (first, count) = (pages.start() >> PAGE_SHIFT, pages.size() >> PAGE_SHIFT);
+        let (gfn, mfn) = (Gfn(first), Mfn(first));
+        domain
+            .p2m
+            .map(gfn, mfn, count, P2mType::MmioDirect, &hv.tables(domain))
+            .map_err(|e| format!("{} cannot be mapped: {e:?}", device.name))?;
+    }
+    plic::give_to(domain.id());
+    for source in devices.iter().flat_map(|device| &device.sources) {
+        plic::open(*source);
+    }
+    Ok(())
+}
+
+/// Lets a domain go: its first vCPU starts at the kernel with the device tree's address. Where there is no dom0, the first
+/// domain has the keyboard.
+fn start(
+    hv: &'static Hypervisor<Riscv64>,
+    domain: &DomainRef<Riscv64>,
+    plan: &DomainPlan,
+) -> Result<(), String> {
+    let boot_vcpu = VcpuRef::new(domain, VcpuId(0)).ok_or("a domain without vCPUs")?;
+    // SAFETY: the vCPU has never been up.
+    unsafe { boot_vcpu.arch.reset(plan.entry, plan.device_tree.start()) };
+    if domain.id() == DomId(1) && hv.domains.get(DomId(0)).is_none() {
+        hv.console.set_focus(Focus::Domain(domain.id()));
+    }
+    hv.domain_built(domain);
+    hv.vcpu_up(&boot_vcpu);
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! Makes every domain that the boot loader asked for.
+
+use alloc::string::String;
+
+use xenolith_core::{
+    DomId, Hypervisor,
+    boot::{PhysRange, memory::BootMemory},
+};
+
+use super::{Machine, build};
+use crate::{Riscv64, guest::uart};
+
+/// Makes the domains. One that cannot be made is left out with a line that says why; an error means that none could be made.
+pub(super) fn build_all(
+    hv: &'static Hypervisor<Riscv64>,
+    machine: &Machine<'_>,
+    ram: &BootMemory,
+    blob: PhysRange,
+) -> Result<(), String> {
+    hv.console.set_device_input(uart::typed);
+    for range in ram.free().iter() {
+        build::release(hv, range);
+    }
+    let mut last = Ok(());
+    if machine.boot.dom0.is_some() {
+        last = Err(String::from(
+            "there is no dom0 on RISC-V yet: describe the kernel as a \"xen,domain\"",
+        ));
+    }
+    if let Err(error) = &last {
+        log::error!("{error}");
+    }
+    let mut made = 0;
+    // The control domain has number 0, as on every machine.
+    let first = machine.boot.domains.first();
+    let has_control = first.is_some_and(|spec| spec.capabilities.has_control());
+    for (spec, id) in machine.boot.domains.iter().zip(u16::from(!has_control)..) {
+        if id != 0 && spec.capabilities.has_control() {
+            log::warn!("{}: only the first domain can have control", spec.name);
+        }
+        match build::build(hv, machine, spec, DomId(id)) {
+            Ok(()) => made += 1,
+            Err(error) => {
+                log::error!("{error}");
+                last = Err(error);
+            }
+        }
+    }
+    build::release(hv, blob);
+    for module in &machine.boot.unused {
+        build::release(hv, module.range);
+    }
+    if made == 0 { last } else { Ok(()) }
+}

@@ -1,0 +1,230 @@
+//! The device tree of a domain that is made at boot: harts, memory, an interrupt controller, and what Xen's interfaces need.
+//!
+//! Pure code. No public header states where things are for RISC-V guests: the places are those that QEMU's `virt` board has,
+//! and a guest must read them from its tree.
+
+use alloc::{format, vec::Vec};
+use core::fmt;
+
+use xenolith_core::boot::{PhysRange, fdt::Writer, placement::DomainPlan};
+
+use crate::{guest::vuart, vplic};
+
+mod devices;
+
+pub use devices::{Device, devices};
+
+/// Where a domain's memory may be.
+pub const GUEST_BANKS: [PhysRange; 1] = [PhysRange::between(0x8000_0000, 0x80_0000_0000)];
+/// The interrupt controller's registers.
+pub const PLIC: PhysRange = PhysRange::between(0x0c00_0000, 0x0c00_0000 + vplic::SIZE);
+/// Where the guest may map its grant table.
+pub const GRANT_REGION: PhysRange = PhysRange::between(0x3800_0000, 0x3900_0000);
+/// The emulated UART.
+pub const UART: PhysRange = PhysRange::between(0x1000_0000, 0x1000_0000 + vuart::SIZE);
+/// Its source.
+pub const UART_SOURCE: u32 = 10;
+/// The source of the first vCPU's events; those of the machine's devices are below.
+pub const EVENT_SOURCE: u32 = 96;
+/// vCPUs of a domain at most: each has a source for its events.
+pub const MOST_VCPUS: u32 = vplic::SOURCES - EVENT_SOURCE;
+
+const PLIC_PHANDLE: u32 = 1;
+const FIRST_CPU_PHANDLE: u32 = 16;
+/// Number of the external interrupt of a hart's S-mode.
+const EXTERNAL: u32 = 9;
+
+/// What the tree says.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'r> {
+    /// Where its parts are.
+    pub plan: &'r DomainPlan,
+    /// Its command line.
+    pub bootargs: &'r str,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Whether it has an emulated UART.
+    pub uart: bool,
+    /// Whether it is told of Xen's interfaces.
+    pub hypervisor: bool,
+    /// Ticks of `time` a second.
+    pub timer_frequency: u32,
+    /// What its harts can do, as the `riscv,isa` of a device tree says it.
+    pub isa: &'r str,
+    /// Which address translation they have, as `mmu-type` says it.
+    pub mmu: &'r str,
+    /// The machine's devices that it gets.
+    pub devices: &'r [Device],
+}
+
+/// A tree does not fit the room that the plan has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    size: usize,
+    room: u64,
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, room } = self;
+        write!(
+            f,
+            "device tree for the domain: {size} bytes do not fit the {room} planned"
+        )
+    }
+}
+
+/// Bytes that [`tree`] may need: the plan's room for the tree.
+#[must_use]
+pub fn tree_room(vcpus: u32, bootargs: &str, isa: &str, devices: &[Device]) -> u64 {
+    let each = 512u64.saturating_add(isa.len() as u64);
+    u64::from(vcpus)
+        .saturating_mul(each)
+        .saturating_add(bootargs.len() as u64)
+        .saturating_add(devices.len() as u64 * 512)
+        .saturating_add(3072)
+        .next_multiple_of(4096)
+}
+
+/// What guests are told of the machine's instruction set: vectors and the hypervisor extension are not there for them, nor is
+/// their own timer register where the machine cannot give it.
+#[must_use]
+pub fn guest_isa(machine: &str, sstc: bool) -> alloc::string::String {
+    let mut parts = machine.split('_');
+    let base: alloc::string::String = parts
+        .next()
+        .unwrap_or("rv64imac")
+        .chars()
+        .enumerate()
+        .filter(|(at, letter)| *at < 4 || !matches!(letter, 'h' | 'v'))
+        .map(|(_, letter)| letter)
+        .collect();
+    // Extensions that need registers which are not switched, or an environment that guests do not have.
+    let kept = parts.filter(|part| match *part {
+        "sstc" => sstc,
+        "sscofpmf" | "smaia" | "ssaia" | "svpbmt" | "svnapot" | "svinval" | "smstateen"
+        | "ssstateen" | "zicbom" | "zicboz" | "zkr" | "zvfh" | "zvfhmin" => false,
+        part => !part.starts_with("zv") && !part.starts_with("sh") && !part.starts_with("sm"),
+    });
+    kept.fold(base, |isa, part| isa + "_" + part)
+}
+
+/// Writes the tree; it goes to `plan.device_tree`.
+pub fn tree(request: &Request<'_>) -> Result<Vec<u8>, TooLarge> {
+    let mut writer = Writer::new();
+    writer.begin("");
+    writer.texts("compatible", &["xen,xenvm-4.17", "xen,xenvm"]);
+    writer.text("model", "XENVM-4.17");
+    writer.u32("#address-cells", 2);
+    writer.u32("#size-cells", 2);
+    write_chosen(&mut writer, request);
+    write_cpus(&mut writer, request);
+    for bank in &request.plan.banks {
+        writer.begin(&format!("memory@{:x}", bank.guest.start()));
+        writer.text("device_type", "memory");
+        writer.reg("reg", (2, 2), &[bank.guest]);
+        writer.end();
+    }
+    writer.begin("soc");
+    writer.text("compatible", "simple-bus");
+    writer.u32("#address-cells", 2);
+    writer.u32("#size-cells", 2);
+    writer.flag("ranges");
+    // Not at the root: the harts' own controllers would have it as their parent.
+    writer.u32("interrupt-parent", PLIC_PHANDLE);
+    write_plic(&mut writer, request.vcpus);
+    if request.uart {
+        writer.begin(&format!("serial@{:x}", UART.start()));
+        writer.text("compatible", "ns16550a");
+        writer.reg("reg", (2, 2), &[UART]);
+        writer.cells("interrupts", &[UART_SOURCE]);
+        writer.u32("clock-frequency", 3_686_400);
+        writer.end();
+    }
+    for device in request.devices {
+        write_device(&mut writer, device);
+    }
+    writer.end();
+    if request.hypervisor {
+        let sources: Vec<u32> = (0..request.vcpus).map(|vcpu| EVENT_SOURCE + vcpu).collect();
+        writer.begin("hypervisor");
+        writer.texts("compatible", &["xen,xen-4.17", "xen,xen"]);
+        writer.reg("reg", (2, 2), &[GRANT_REGION]);
+        writer.u32("interrupt-parent", PLIC_PHANDLE);
+        writer.cells("interrupts", &sources);
+        writer.end();
+    }
+    let (blob, room) = (writer.finish(), request.plan.device_tree.size());
+    if blob.len() as u64 > room {
+        let size = blob.len();
+        return Err(TooLarge { size, room });
+    }
+    Ok(blob)
+}
+
+fn write_device(writer: &mut Writer, device: &Device) {
+    let names: Vec<&str> = device.compatible.iter().map(|name| name.as_str()).collect();
+    writer.begin(&device.name);
+    writer.texts("compatible", &names);
+    writer.reg("reg", (2, 2), &[device.registers]);
+    if !device.sources.is_empty() {
+        writer.cells("interrupts", &device.sources);
+    }
+    writer.end();
+}
+
+fn write_chosen(writer: &mut Writer, request: &Request<'_>) {
+    writer.begin("chosen");
+    writer.text("bootargs", request.bootargs);
+    if request.uart {
+        writer.text("stdout-path", &format!("/soc/serial@{:x}", UART.start()));
+    }
+    if let Some(ramdisk) = request.plan.ramdisk {
+        writer.u64("linux,initrd-start", ramdisk.at.start());
+        writer.u64("linux,initrd-end", ramdisk.at.end());
+    }
+    writer.end();
+}
+
+fn write_cpus(writer: &mut Writer, request: &Request<'_>) {
+    writer.begin("cpus");
+    writer.u32("#address-cells", 1);
+    writer.u32("#size-cells", 0);
+    writer.u32("timebase-frequency", request.timer_frequency);
+    for vcpu in 0..request.vcpus {
+        writer.begin(&format!("cpu@{vcpu:x}"));
+        writer.text("device_type", "cpu");
+        writer.text("compatible", "riscv");
+        writer.text("status", "okay");
+        writer.u32("reg", vcpu);
+        writer.text("riscv,isa", request.isa);
+        writer.text("mmu-type", request.mmu);
+        writer.begin("interrupt-controller");
+        writer.text("compatible", "riscv,cpu-intc");
+        writer.u32("#interrupt-cells", 1);
+        writer.flag("interrupt-controller");
+        writer.u32("phandle", FIRST_CPU_PHANDLE + vcpu);
+        writer.end();
+        writer.end();
+    }
+    writer.end();
+}
+
+fn write_plic(writer: &mut Writer, vcpus: u32) {
+    let contexts: Vec<u32> = (0..vcpus)
+        .flat_map(|vcpu| [FIRST_CPU_PHANDLE + vcpu, EXTERNAL])
+        .collect();
+    writer.begin(&format!("plic@{:x}", PLIC.start()));
+    writer.texts("compatible", &["sifive,plic-1.0.0", "riscv,plic0"]);
+    writer.u32("#address-cells", 0);
+    writer.u32("#interrupt-cells", 1);
+    writer.flag("interrupt-controller");
+    writer.cells("interrupts-extended", &contexts);
+    writer.reg("reg", (2, 2), &[PLIC]);
+    writer.u32("riscv,ndev", vplic::SOURCES - 1);
+    writer.u32("phandle", PLIC_PHANDLE);
+    writer.end();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Interrupts on their way to a vCPU, and the domain's interrupt controller on this machine.
+//!
+//! Any CPU says here what a vCPU shall find pending; the CPU that runs it puts that into `hvip` before the next entry. The
+//! timer's interrupt comes from the CPU itself where it has Sstc.
+
+use core::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use xenolith_core::{DomainRef, Hypervisor};
+use xenolith_hal::{CpuId, Nanos};
+
+use super::{
+    context::VsContext,
+    vcpu::{ArchDomain, ArchVcpu},
+};
+use crate::{
+    Riscv64,
+    cpu::{
+        percpu::PerCpu,
+        regs::{clear, read, set},
+    },
+    plic, timer,
+    vplic::Touched,
+};
+
+/// `hvip.VSSIP`: another vCPU interrupts.
+pub const SOFTWARE: u64 = 1 << 2;
+/// `hvip.VSTIP`: the timer.
+pub const TIMER: u64 = 1 << 6;
+/// `hvip.VSEIP`: the interrupt controller.
+pub const EXTERNAL: u64 = 1 << 10;
+
+/// What waits for a vCPU.
+pub struct Waiting {
+    /// Something below changed since the last entry.
+    changed: AtomicBool,
+    /// Another vCPU sent an interrupt.
+    software: AtomicBool,
+    /// The line of the interrupt controller.
+    external: AtomicBool,
+    /// The line of the timer, where the CPU does not know it.
+    timer: AtomicBool,
+    /// When the guest's timer fires, in its own ticks.
+    pub deadline: AtomicU64,
+}
+
+impl Waiting {
+    /// Nothing.
+    pub const fn new() -> Self {
+        Self {
+            changed: AtomicBool::new(false),
+            software: AtomicBool::new(false),
+            external: AtomicBool::new(false),
+            timer: AtomicBool::new(false),
+            deadline: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Nothing waits any more but what the interrupt controller says.
+    pub fn reset(&self) {
+        self.software.store(false, Relaxed);
+        self.timer.store(false, Relaxed);
+        self.deadline.store(u64::MAX, Relaxed);
+        self.changed.store(true, Release);
+    }
+
+    /// Another vCPU interrupts.
+    pub fn send(&self) {
+        self.software.store(true, Relaxed);
+        self.changed.store(true, Release);
+    }
+
+    /// The timer's line.
+    pub fn set_timer_line(&self, up: bool) {
+        self.timer.store(up, Relaxed);
+        self.changed.store(true, Release);
+    }
+
+    fn set_external(&self, up: bool) {
+        if self.external.swap(up, Relaxed) != up {
+            self.changed.store(true, Release);
+        }
+    }
+
+    /// Bits of `hvip` that are to be set beside what is there.
+    fn bits(&self) -> u64 {
+        let bit = |flag: &AtomicBool, bit| if flag.load(Relaxed) { bit } else { 0 };
+        bit(&self.software, SOFTWARE) | bit(&self.external, EXTERNAL) | bit(&self.timer, TIMER)
+    }
+
+    /// Just before an entry.
+    #[inline(always)]
+    pub fn put(&self) {
+        if self.changed.load(Relaxed) {
+            self.put_changed();
+        }
+    }
+
+    #[inline(never)]
+    fn put_changed(&self) {
+        self.changed.store(false, Relaxed);
+        // Whoever says more from here on says again that something changed.
+        core::sync::atomic::fence(Acquire);
+        if self.software.swap(false, Relaxed) {
+            set!("hvip", SOFTWARE);
+        }
+        let lines = self.bits() & (EXTERNAL | TIMER);
+        set!("hvip", lines);
+        clear!("hvip", (EXTERNAL | TIMER) & !lines);
+    }
+
+    /// A vCPU that comes to a CPU must look.
+    pub fn look_again(&self) {
+        self.changed.store(true, Relaxed);
+    }
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether a vCPU has an interrupt that its guest has enabled. `loaded` says that this CPU has its context.
+pub fn is_deliverable(domain: &ArchDomain, vcpu: &ArchVcpu, loaded: bool) -> bool {
+    let pending = vcpu.waiting.bits();
+    let (there, enabled) = if loaded {
+        (read!("vsip") << 1, read!("vsie") << 1)
+    } else {
+        // SAFETY: volatile reads of two words inside the cell; another CPU that loads the vCPU at this moment looks itself.
+        unsafe {
+            let context: *const VsContext = vcpu.context_ptr();
+            (
+                (&raw const (*context).hvip).read_volatile(),
+                (&raw const (*context).vsie).read_volatile() << 1,
+            )
+        }
+    };
+    // The CPU itself knows of the loaded one's, where it has such a timer.
+    let known = loaded && timer::is_guests_own();
+    let due = vcpu.waiting.deadline.load(Relaxed);
+    let time = timer::ticks().wrapping_add(domain.time_delta);
+    let timer = if !known && due != u64::MAX && due <= time {
+        TIMER
+    } else {
+        0
+    };
+    (pending | there | timer) & enabled != 0
+}
+
+/// Looks again at the lines of the contexts that a change touched, and wakes those vCPUs that have something now. Called with
+/// the controller unlocked.
+pub fn update(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>, touched: Touched) {
+    let look = |index: usize| {
+        let Some(vcpu) = domain.vcpus.get(index) else {
+            return;
+        };
+        let up = line(&domain.arch, &vcpu.arch);
+        if up {
+            hv.notify_vcpu(domain, vcpu);
+        }
+    };
+    match touched {
+        Touched::None => {}
+        Touched::One(context) => look(context),
+        Touched::All => (0..domain.vcpus.len()).for_each(look),
+    }
+}
+
+/// Takes the line of a vCPU from the controller.
+fn line(domain: &ArchDomain, vcpu: &ArchVcpu) -> bool {
+    let plic = domain.plic.lock();
+    let up = plic.line(vcpu.index);
+    vcpu.waiting.set_external(up);
+    up
+}
+
+/// Makes the event source of a vCPU pending. The core notifies the vCPU.
+pub fn raise_event(domain: &ArchDomain, vcpu: &ArchVcpu) {
+    let mut plic = domain.plic.lock();
+    plic.raise(domain.event_source + vcpu.index as u32);
+    let up = plic.line(vcpu.index);
+    vcpu.waiting.set_external(up);
+}
+
+/// An interrupt of the machine's devices came.
+pub fn external(cpu: &'static PerCpu) {
+    plic::serve(cpu.id, |source| {
+        if crate::console::interrupt(cpu.hv, source) {
+            return plic::Then::Complete;
+        }
+        let Some(domain) = plic::owner(cpu.hv) else {
+            return plic::Then::Complete;
+        };
+        let touched = domain.arch.plic.lock().raise(source);
+        update(cpu.hv, &domain, touched);
+        plic::Then::GuestCompletes
+    });
+}
+
+/// When a guest's timer fires on the machine's clock.
+pub fn deadline_of(domain: &ArchDomain, vcpu: &ArchVcpu) -> Option<Nanos> {
+    let due = vcpu.waiting.deadline.load(Relaxed);
+    let at = due.wrapping_sub(domain.time_delta);
+    (due != u64::MAX).then(|| timer::nanos_at(at))
+}
+
+/// The CPU that takes the machine's device interrupts.
+pub const DEVICES_GO_TO: CpuId = CpuId(0);

@@ -1,0 +1,97 @@
+//! Guest page faults: the domain's interrupt controller, and addresses with nothing behind them.
+
+use xenolith_hal::{GuestPhys, P2m, P2mType};
+
+use super::{
+    cause::Tried,
+    decode::{self, Access, What},
+    exit::Context,
+    inject, interrupts, uart,
+};
+use crate::{
+    cpu::regs::read,
+    domain_build::{PLIC, UART, UART_SOURCE},
+    mm::{fences, guest_access},
+    plic,
+};
+
+/// The G-stage had no translation, or not with that right, when the guest tried.
+pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
+    let address = read!("stval");
+    let emulated: Option<fn(&mut Context<'_>, u64, Access) -> bool> = if PLIC.contains_address(at.0)
+    {
+        Some(|cx, offset, access| controller(cx, offset - PLIC.start(), access))
+    } else if UART.contains_address(at.0) && cx.vcpu.domain().arch.uart.is_some() {
+        Some(|cx, offset, access| uart::access(cx, offset - UART.start(), access))
+    } else {
+        None
+    };
+    if let Some(device) = emulated {
+        return emulate(cx, tried, at, address, device);
+    }
+    let now = cx.vcpu.domain().p2m.with_entry(at.frame(), |entry| {
+        entry.is_some_and(|entry| match tried {
+            Tried::Fetch => matches!(entry.kind, P2mType::RamRw | P2mType::RamRo),
+            Tried::Load => true,
+            Tried::Store => entry.kind.writable(),
+        })
+    });
+    if now {
+        // Another CPU has mapped it meanwhile; this one may still remember that nothing was there.
+        return fences::forget_guests();
+    }
+    inject::access_fault(cx.regs, tried, address);
+}
+
+/// Has a device serve an access. What is no load or store that is known, or not one that the device has, faults.
+fn emulate(
+    mut cx: Context<'_>,
+    tried: Tried,
+    at: GuestPhys,
+    address: u64,
+    device: fn(&mut Context<'_>, u64, Access) -> bool,
+) {
+    let htinst = read!("htinst");
+    if decode::is_walk(htinst) {
+        return inject::access_fault(cx.regs, tried, address);
+    }
+    let access = decode::transformed(htinst).or_else(|| {
+        let word = guest_access::instruction(cx.regs.pc)?;
+        decode::instruction(word)
+    });
+    match access {
+        Some(access) if device(&mut cx, at.0, access) => {
+            cx.regs.pc = cx.regs.pc.wrapping_add(access.length.into());
+        }
+        _ => inject::access_fault(cx.regs, tried, address),
+    }
+}
+
+/// The interrupt controller, whose registers are words.
+fn controller(cx: &mut Context<'_>, offset: u64, access: Access) -> bool {
+    const WORD: u8 = 2;
+    if access.size != WORD || !offset.is_multiple_of(4) {
+        return false;
+    }
+    let domain = cx.vcpu.domain();
+    let touched = match access.what {
+        What::Load { register, signed } => {
+            let (value, touched) = domain.arch.plic.lock().read(offset);
+            let value = decode::extend(value.into(), WORD, signed);
+            cx.regs.set(register.into(), value);
+            touched
+        }
+        What::Store { register } => {
+            let value = cx.regs.get(register.into()) as u32;
+            let (completed, touched) = domain.arch.plic.lock().write(offset, value);
+            match completed {
+                Some(UART_SOURCE) => uart::completed(domain),
+                Some(source) if domain.arch.has_devices => plic::complete_for_guest(source),
+                _ => {}
+            }
+            touched
+        }
+    };
+    interrupts::update(cx.hv(), domain, touched);
+    true
+}

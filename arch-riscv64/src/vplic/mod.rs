@@ -1,0 +1,234 @@
+//! The interrupt controller that a domain sees: a PLIC (RISC-V Platform-Level Interrupt Controller specification 1.0.0) with
+//! one context a vCPU, for its S-mode.
+//!
+//! Sources come by edges: [`VPlic::raise`] makes one pending until it is claimed. What a device of the machine signals by level
+//! is passed on like that, and its own controller holds it back until the guest has completed it.
+//!
+//! Pure: whoever changes something is told of which contexts the line may have changed.
+
+use alloc::{boxed::Box, vec, vec::Vec};
+
+/// Bytes of its registers.
+pub const SIZE: u64 = 0x60_0000;
+/// Sources are below this; 0 is none.
+pub const SOURCES: u32 = 128;
+const WORDS: usize = (SOURCES / 32) as usize;
+/// The highest priority.
+const MOST_PRIORITY: u32 = 7;
+
+const PENDING: u64 = 0x1000;
+const ENABLE: u64 = 0x2000;
+const ENABLE_STRIDE: u64 = 0x80;
+const CONTEXT: u64 = 0x20_0000;
+const CONTEXT_STRIDE: u64 = 0x1000;
+
+/// Contexts whose line may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// None.
+    None,
+    /// This one.
+    One(usize),
+    /// Any.
+    All,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Context {
+    enabled: [u32; WORDS],
+    threshold: u32,
+}
+
+/// Registers of one domain's controller.
+#[derive(Clone, Debug)]
+pub struct VPlic {
+    priorities: [u8; SOURCES as usize],
+    pending: [u32; WORDS],
+    /// Claimed and not completed.
+    claimed: [u32; WORDS],
+    contexts: Box<[Context]>,
+}
+
+/// A register by its offset.
+enum Register {
+    Priority(u32),
+    Pending(usize),
+    Enable(usize, usize),
+    Threshold(usize),
+    Claim(usize),
+}
+
+impl VPlic {
+    /// As after reset, for so many vCPUs.
+    #[must_use]
+    pub fn new(vcpus: usize) -> Self {
+        let contexts: Vec<Context> = vec![Context::default(); vcpus];
+        Self {
+            priorities: [0; SOURCES as usize],
+            pending: [0; WORDS],
+            claimed: [0; WORDS],
+            contexts: contexts.into_boxed_slice(),
+        }
+    }
+
+    /// Whether the line of a context is up.
+    #[must_use]
+    pub fn line(&self, context: usize) -> bool {
+        self.best(context).is_some()
+    }
+
+    /// A source signals.
+    pub fn raise(&mut self, source: u32) -> Touched {
+        if source == 0 || source >= SOURCES {
+            return Touched::None;
+        }
+        set(&mut self.pending, source, true);
+        Touched::All
+    }
+
+    /// A read of four bytes.
+    pub fn read(&mut self, offset: u64) -> (u32, Touched) {
+        let value = match self.register(offset) {
+            Some(Register::Priority(source)) => {
+                let priority = self.priorities.get(source as usize);
+                priority.copied().unwrap_or(0).into()
+            }
+            Some(Register::Pending(word)) => self.pending.get(word).copied().unwrap_or(0),
+            Some(Register::Enable(context, word)) => {
+                let context = self.contexts.get(context);
+                context
+                    .and_then(|c| c.enabled.get(word).copied())
+                    .unwrap_or(0)
+            }
+            Some(Register::Threshold(context)) => {
+                self.contexts.get(context).map_or(0, |c| c.threshold)
+            }
+            Some(Register::Claim(context)) => return self.claim(context),
+            None => 0,
+        };
+        (value, Touched::None)
+    }
+
+    /// A write of four bytes. The source that it completed, if any.
+    pub fn write(&mut self, offset: u64, value: u32) -> (Option<u32>, Touched) {
+        match self.register(offset) {
+            Some(Register::Priority(source)) => {
+                if let Some(priority) = self.priorities.get_mut(source as usize) {
+                    *priority = (value & MOST_PRIORITY) as u8;
+                }
+                (None, Touched::All)
+            }
+            Some(Register::Enable(context, word)) => {
+                // Source 0 does not exist.
+                let exist = if word == 0 { !1 } else { !0 };
+                if let Some(enabled) = self
+                    .contexts
+                    .get_mut(context)
+                    .and_then(|c| c.enabled.get_mut(word))
+                {
+                    *enabled = value & exist;
+                }
+                (None, Touched::One(context))
+            }
+            Some(Register::Threshold(context)) => {
+                if let Some(context) = self.contexts.get_mut(context) {
+                    context.threshold = value & MOST_PRIORITY;
+                }
+                (None, Touched::One(context))
+            }
+            Some(Register::Claim(context)) => self.complete(context, value),
+            Some(Register::Pending(_)) | None => (None, Touched::None),
+        }
+    }
+
+    fn register(&self, offset: u64) -> Option<Register> {
+        if !offset.is_multiple_of(4) {
+            return None;
+        }
+        if offset < PENDING {
+            let source = (offset / 4) as u32;
+            return (source != 0 && source < SOURCES).then_some(Register::Priority(source));
+        }
+        if offset < ENABLE {
+            let word = ((offset - PENDING) / 4) as usize;
+            return (word < WORDS).then_some(Register::Pending(word));
+        }
+        let (context, register) = if offset < CONTEXT {
+            let at = offset - ENABLE;
+            let word = (at % ENABLE_STRIDE / 4) as usize;
+            let context = (at / ENABLE_STRIDE) as usize;
+            if word >= WORDS {
+                return None;
+            }
+            (context, Register::Enable(context, word))
+        } else {
+            let at = offset - CONTEXT;
+            let context = (at / CONTEXT_STRIDE) as usize;
+            match at % CONTEXT_STRIDE {
+                0 => (context, Register::Threshold(context)),
+                4 => (context, Register::Claim(context)),
+                _ => return None,
+            }
+        };
+        (context < self.contexts.len()).then_some(register)
+    }
+
+    /// The source with the highest priority that a context would get, the lowest number among equals.
+    fn best(&self, context: usize) -> Option<u32> {
+        let context = self.contexts.get(context)?;
+        let mut best = None;
+        let mut above = context.threshold;
+        for word in 0..WORDS {
+            let [pending, claimed, enabled] =
+                [&self.pending, &self.claimed, &context.enabled].map(|bits| bits[word]);
+            let mut waiting = pending & enabled & !claimed;
+            while waiting != 0 {
+                let source = word as u32 * 32 + waiting.trailing_zeros();
+                waiting &= waiting - 1;
+                let priority = u32::from(self.priorities[source as usize]);
+                if priority > above {
+                    above = priority;
+                    best = Some(source);
+                }
+            }
+        }
+        best
+    }
+
+    fn claim(&mut self, context: usize) -> (u32, Touched) {
+        let Some(source) = self.best(context) else {
+            return (0, Touched::None);
+        };
+        set(&mut self.pending, source, false);
+        set(&mut self.claimed, source, true);
+        (source, Touched::All)
+    }
+
+    /// A completion counts only where the context has the source enabled.
+    fn complete(&mut self, context: usize, source: u32) -> (Option<u32>, Touched) {
+        let enabled = self
+            .contexts
+            .get(context)
+            .is_some_and(|c| is_set(&c.enabled, source));
+        if !enabled || !is_set(&self.claimed, source) {
+            return (None, Touched::None);
+        }
+        set(&mut self.claimed, source, false);
+        (Some(source), Touched::All)
+    }
+}
+
+fn is_set(bits: &[u32; WORDS], source: u32) -> bool {
+    let word = bits.get(source as usize / 32);
+    word.is_some_and(|word| word >> (source % 32) & 1 != 0)
+}
+
+fn set(bits: &mut [u32; WORDS], source: u32, on: bool) {
+    if let Some(word) = bits.get_mut(source as usize / 32) {
+        let bit = 1 << (source % 32);
+        *word = if on { *word | bit } else { *word & !bit };
+    }
+}
+
+#[cfg(test)]
+mod tests;

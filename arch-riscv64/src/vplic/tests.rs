@@ -1,0 +1,120 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn enable(plic: &mut VPlic, context: usize, source: u32, priority: u32) {
+    plic.write(u64::from(source) * 4, priority);
+    let at = ENABLE + context as u64 * ENABLE_STRIDE + u64::from(source / 32) * 4;
+    let old = plic.read(at).0;
+    plic.write(at, old | 1 << (source % 32));
+}
+
+fn claim_at(context: usize) -> u64 {
+    CONTEXT + context as u64 * CONTEXT_STRIDE + 4
+}
+
+#[test]
+fn a_source_is_claimed_once_and_comes_again_after_its_completion() {
+    let mut plic = VPlic::new(2);
+    enable(&mut plic, 1, 40, 1);
+    assert_eq!(plic.raise(40), Touched::All);
+    assert!(plic.line(1) && !plic.line(0));
+    assert_eq!(plic.read(claim_at(0)).0, 0, "not enabled there");
+    assert_eq!(plic.read(claim_at(1)).0, 40);
+    assert!(!plic.line(1));
+    // It comes again while it is served: that waits.
+    plic.raise(40);
+    assert!(!plic.line(1));
+    assert_eq!(plic.read(claim_at(1)).0, 0);
+    assert_eq!(plic.write(claim_at(0), 40).0, None, "not enabled there");
+    assert_eq!(plic.write(claim_at(1), 40).0, Some(40));
+    assert!(plic.line(1));
+    assert_eq!(plic.read(claim_at(1)).0, 40);
+}
+
+#[test]
+fn the_highest_priority_comes_first_and_the_lowest_number_among_equals() {
+    let mut plic = VPlic::new(1);
+    for (source, priority) in [(70, 2), (3, 2), (5, 3), (9, 0)] {
+        enable(&mut plic, 0, source, priority);
+        plic.raise(source);
+    }
+    let order: [u32; 4] = core::array::from_fn(|_| plic.read(claim_at(0)).0);
+    assert_eq!(order, [5, 3, 70, 0], "priority 0 never comes");
+}
+
+#[test]
+fn the_threshold_holds_back() {
+    let mut plic = VPlic::new(1);
+    enable(&mut plic, 0, 3, 2);
+    plic.raise(3);
+    let threshold = claim_at(0) - 4;
+    plic.write(threshold, 2);
+    assert!(!plic.line(0));
+    assert_eq!(plic.read(claim_at(0)).0, 0);
+    plic.write(threshold, 1);
+    assert!(plic.line(0));
+    assert_eq!(plic.read(threshold).0, 1);
+}
+
+#[test]
+fn registers_that_do_not_exist_read_as_zero() {
+    let mut plic = VPlic::new(1);
+    for at in [
+        0,
+        SOURCES as u64 * 4,
+        PENDING + 64,
+        ENABLE + 0x40,
+        ENABLE + ENABLE_STRIDE,
+        claim_at(1),
+        CONTEXT + 8,
+        2,
+    ] {
+        plic.write(at, !0);
+        assert_eq!(plic.read(at).0, 0, "{at:#x}");
+    }
+    plic.write(ENABLE, !0);
+    assert_eq!(plic.read(ENABLE).0, !1, "source 0 is none");
+    plic.write(PENDING, !0);
+    assert_eq!(plic.read(PENDING).0, 0, "not the guest's to write");
+    assert_eq!(plic.raise(0), Touched::None);
+    assert_eq!(plic.raise(SOURCES), Touched::None);
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_guest_does_every_claim_was_raised_and_completions_free(
+        steps in prop::collection::vec((0u8..4, 0u64..SIZE + 16, any::<u32>()), 1..200)
+    ) {
+        let mut plic = VPlic::new(3);
+        let mut open = std::collections::BTreeSet::new();
+        for (step, offset, value) in steps {
+            match step {
+                0 => {
+                    let (value, _) = plic.read(offset);
+                    prop_assert!(offset % 4 == 0 || value == 0);
+                    if value != 0 && offset >= CONTEXT && offset % CONTEXT_STRIDE == 4 {
+                        prop_assert!(open.insert(value), "claimed twice");
+                    }
+                }
+                1 => {
+                    if let (Some(done), _) = plic.write(offset, value) {
+                        prop_assert!(open.remove(&done));
+                    }
+                }
+                2 => {
+                    enable(&mut plic, value as usize % 3, value / 3 % SOURCES, 1 + value % 7);
+                    plic.raise(value / 3 % SOURCES);
+                }
+                _ => {
+                    let context = value as usize % 3;
+                    let (line, claimed) = (plic.line(context), plic.read(claim_at(context)).0);
+                    prop_assert_eq!(line, claimed != 0);
+                    if claimed != 0 {
+                        prop_assert!(open.insert(claimed), "claimed twice");
+                    }
+                }
+            }
+        }
+    }
+}
