@@ -86,8 +86,34 @@ pub fn tree_room(vcpus: u32, bootargs: &str, isa: &str, devices: &[Device]) -> u
         .next_multiple_of(4096)
 }
 
-/// What guests are told of the machine's instruction set: vectors and the hypervisor extension are not there for them, nor is
-/// their own timer register where the machine cannot give it.
+/// Extensions that need nothing of an environment but what guests have, and no register that is not switched.
+const KNOWN: &[&str] = &[
+    "zicsr",
+    "zifencei",
+    "zihintpause",
+    "zihintntl",
+    "zicond",
+    "zimop",
+    "zcmop",
+    "zacas",
+    "zabha",
+    "zba",
+    "zbb",
+    "zbc",
+    "zbs",
+    "zbkb",
+    "zbkc",
+    "zbkx",
+    "zfa",
+    "zfh",
+    "zfhmin",
+    "zca",
+    "zcb",
+    "zcd",
+];
+
+/// What guests are told of the machine's instruction set: what is known here, and their own timer register where the machine
+/// can give it.
 #[must_use]
 pub fn guest_isa(machine: &str, sstc: bool) -> alloc::string::String {
     let mut parts = machine.split('_');
@@ -99,13 +125,7 @@ pub fn guest_isa(machine: &str, sstc: bool) -> alloc::string::String {
         .filter(|(at, letter)| *at < 4 || !matches!(letter, 'h' | 'v'))
         .map(|(_, letter)| letter)
         .collect();
-    // Extensions that need registers which are not switched, or an environment that guests do not have.
-    let kept = parts.filter(|part| match *part {
-        "sstc" => sstc,
-        "sscofpmf" | "smaia" | "ssaia" | "svpbmt" | "svnapot" | "svinval" | "smstateen"
-        | "ssstateen" | "zicbom" | "zicboz" | "zkr" | "zvfh" | "zvfhmin" => false,
-        part => !part.starts_with("zv") && !part.starts_with("sh") && !part.starts_with("sm"),
-    });
+    let kept = parts.filter(|part| KNOWN.contains(part) || *part == "sstc" && sstc);
     kept.fold(base, |isa, part| isa + "_" + part)
 }
 

@@ -162,12 +162,13 @@ impl Hal for Riscv64 {
         interrupts::is_deliverable(domain, vcpu, is_loaded_here(vcpu))
     }
 
-    fn virtual_timer_fired(&self, _: &ArchDomain, vcpu: &ArchVcpu, _: ArchTimer) -> Option<Nanos> {
-        // Where the CPU has the guest's timer, it says so itself once the vCPU is loaded.
-        if !timer::is_guests_own() {
-            vcpu.waiting.set_timer_line(true);
-        }
-        None
+    fn virtual_timer_fired(
+        &self,
+        domain: &ArchDomain,
+        vcpu: &ArchVcpu,
+        _: ArchTimer,
+    ) -> Option<Nanos> {
+        interrupts::timer_fired(domain, vcpu)
     }
 
     fn enable_upcalls(&self, _: &ArchDomain, vcpu: &ArchVcpu) {

@@ -50,28 +50,47 @@ pub fn set_timer(ticks: u64) {
     let _ = sbi_rt::set_timer(ticks);
 }
 
+/// Whether the firmware makes fences on other harts.
+pub fn has_fences() -> bool {
+    sbi_rt::probe_extension(sbi_rt::Fence).is_available()
+}
+
+/// A fence that was not made leaves a guest memory that is not its own any more: nothing may go on.
+fn made(result: sbi_rt::SbiRet) {
+    if result.error != 0 {
+        let error = result.error.cast_signed();
+        log::error!("the firmware does not fence other CPUs: SBI error {error}");
+        crate::cpu::fault::stop()
+    }
+}
+
 /// On return no CPU uses what it had of a domain's translation of these guest-physical addresses. What was stored into tables
 /// before is seen by all walks.
 pub fn fence_guest_physical(start: u64, size: u64, vmid: u16) {
     // SAFETY: orders memory accesses.
     unsafe { core::arch::asm!("fence rw, rw", options(nostack, preserves_flags)) }
-    let all = sbi_rt::HartMask::all();
-    let _ = sbi_rt::remote_hfence_gvma_vmid(all, start as usize, size as usize, usize::from(vmid));
+    let (all, vmid) = (sbi_rt::HartMask::all(), usize::from(vmid));
+    let (start, size) = (start as usize, size as usize);
+    made(sbi_rt::remote_hfence_gvma_vmid(all, start, size, vmid));
 }
 
 /// On return no CPU uses what it had of the loaded domain's own translation of these addresses, in one of its address spaces
-/// or all.
+/// or all. The guest chose the numbers: for what the firmware refuses, everything is fenced.
 pub fn fence_guest_virtual(start: u64, size: u64, asid: Option<u64>) {
-    let (all, start, size) = (sbi_rt::HartMask::all(), start as usize, size as usize);
-    let _ = match asid {
+    let all = sbi_rt::HartMask::all();
+    let (start, size) = (start as usize, size as usize);
+    let told = match asid {
         Some(asid) => sbi_rt::remote_hfence_vvma_asid(all, start, size, asid as usize),
         None => sbi_rt::remote_hfence_vvma(all, start, size),
     };
+    if told.error != 0 {
+        made(sbi_rt::remote_hfence_vvma(all, 0, usize::MAX));
+    }
 }
 
 /// On return every CPU fetches what was stored before.
 pub fn fence_instructions() {
-    let _ = sbi_rt::remote_fence_i(sbi_rt::HartMask::all());
+    made(sbi_rt::remote_fence_i(sbi_rt::HartMask::all()));
 }
 
 /// Powers the machine off; returns when the firmware cannot.

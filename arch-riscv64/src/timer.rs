@@ -8,15 +8,16 @@ use xenolith_hal::Nanos;
 use crate::{
     cpu::{
         percpu::PerCpu,
-        regs::{exists, read, set, write},
+        regs::{exists, read, write},
     },
     sbi,
 };
 
 static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
-/// Factors between ticks and nanoseconds, as 32.32 fixed point numbers.
+/// Ticks a second.
+static HZ: AtomicU64 = AtomicU64::new(1);
+/// Nanoseconds of a tick, as a 32.32 fixed point number.
 static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
-static TICKS_PER_NANO: AtomicU64 = AtomicU64::new(0);
 /// The boot CPU has `stimecmp`, and so should the others.
 static OWN_COMPARE: AtomicBool = AtomicBool::new(false);
 /// Guests have it too.
@@ -27,14 +28,23 @@ const STCE: u64 = 1 << 63;
 /// `hcounteren.TM`: guests read `time`.
 const TM: u64 = 1 << 1;
 
+/// What is beyond all time is the end of it.
 fn scale(value: u64, factor: u64) -> u64 {
-    ((u128::from(value) * u128::from(factor)) >> 32) as u64
+    u64::try_from((u128::from(value) * u128::from(factor)) >> 32).unwrap_or(u64::MAX)
+}
+
+/// The tick since start-up at which a time has come, never an earlier one.
+fn ticks_until(at: Nanos) -> u64 {
+    let ticks = (u128::from(at.0) * u128::from(HZ.load(Relaxed))).div_ceil(1_000_000_000);
+    // The clock that is read rounds down.
+    u64::try_from(ticks + 1).unwrap_or(u64::MAX)
 }
 
 /// Time starts now; the counter ticks `hz` times a second (not 0). On the boot CPU.
 pub fn init(hz: u64) {
-    NANOS_PER_TICK.store((1_000_000_000u64 << 32) / hz, Relaxed);
-    TICKS_PER_NANO.store(((u128::from(hz) << 32) / 1_000_000_000) as u64, Relaxed);
+    HZ.store(hz, Relaxed);
+    // Rounded up: a tick that `ticks_until` gave is not read as a time before.
+    NANOS_PER_TICK.store((1_000_000_000u64 << 32).div_ceil(hz), Relaxed);
     BOOT_TICKS.store(ticks(), Relaxed);
     let own = exists!("stimecmp");
     OWN_COMPARE.store(own, Relaxed);
@@ -46,7 +56,8 @@ fn give_compare() -> bool {
     if !exists!("henvcfg") {
         return false;
     }
-    set!("henvcfg", STCE);
+    // Nothing else that firmware may have left on: guests are not told of it.
+    write!("henvcfg", STCE);
     read!("henvcfg") & STCE != 0
 }
 
@@ -87,11 +98,7 @@ pub fn nanos_at(ticks: u64) -> Nanos {
 /// Programs this hart's timer.
 pub fn set(deadline: Option<Nanos>) {
     let ticks = deadline.map_or(u64::MAX, |at| {
-        let ticks = scale(at.0, TICKS_PER_NANO.load(Relaxed));
-        BOOT_TICKS
-            .load(Relaxed)
-            .saturating_add(ticks)
-            .saturating_add(1)
+        BOOT_TICKS.load(Relaxed).saturating_add(ticks_until(at))
     });
     if PerCpu::try_current().is_some_and(|cpu| cpu.timer.replace(ticks) == ticks) {
         return;

@@ -170,7 +170,7 @@ impl<H: Hal> Domain<H> {
 
 const SHARDS: usize = 64;
 
-type Shard<H> = spin::RwLock<Vec<DomainRef<H>>>;
+type Shard<H> = spin::rwlock::RwLock<Vec<DomainRef<H>>, xenolith_hal::sync::Relax>;
 
 /// Every domain by number. Sharded by number, so that look-ups of unrelated domains do not meet on one lock.
 pub struct DomainTable<H: Hal> {
@@ -181,7 +181,7 @@ impl<H: Hal> DomainTable<H> {
     /// No domain.
     pub fn new() -> Self {
         Self {
-            shards: [const { spin::RwLock::new(Vec::new()) }; SHARDS],
+            shards: [const { Shard::new(Vec::new()) }; SHARDS],
         }
     }
 

@@ -32,8 +32,8 @@ pub fn relax() {
     }
 }
 
-/// How the locks of `spin` wait.
-struct Relax;
+/// How locks of `spin` wait: as [`relax`] does, so that who waits still answers requests of other CPUs.
+pub struct Relax;
 
 impl spin::RelaxStrategy for Relax {
     #[inline]

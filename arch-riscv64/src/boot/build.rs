@@ -44,9 +44,11 @@ unsafe fn bytes(range: PhysRange) -> &'static [u8] {
 
 /// The first four bytes of something in RAM.
 pub(super) fn first_word(range: PhysRange) -> Option<u32> {
-    // SAFETY: modules lie untouched until the domains are built.
-    let bytes = unsafe { bytes(range) };
-    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
+    let mut word = [0; 4];
+    let offset = range.start() as usize % PAGE_SIZE;
+    // A module may be said to be where no RAM is.
+    Direct::read(Mfn(range.start() >> PAGE_SHIFT), offset, &mut word).ok()?;
+    Some(u32::from_le_bytes(word))
 }
 
 /// Gives whole frames of a range to the allocator.

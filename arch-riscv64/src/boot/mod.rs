@@ -85,6 +85,11 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         harts.hz / 1000,
         sbi::Firmware
     );
+    if !sbi::has_fences() {
+        refuse(format_args!(
+            "this firmware makes no fences on other harts (the SBI's RFENCE extension), which Xenolith needs"
+        ))
+    }
     let Some(mode) = fences::probe() else {
         refuse(format_args!(
             "this CPU has neither Sv39x4 nor Sv48x4 for guests, which Xenolith needs"

@@ -11,6 +11,7 @@ use super::head;
 use crate::{
     Riscv64,
     cpu::{self, percpu::PerCpu},
+    guest::interrupts::DEVICES_GO_TO,
     mm::{
         fences,
         hyp::{Hyp, Sv39},
@@ -39,7 +40,7 @@ pub(super) fn join(hv: &'static Hypervisor<Riscv64>, id: CpuId, hart: u64) -> &'
     cpu.install();
     sbi::set_hart(id, hart);
     cpu::run::init();
-    cpu::interrupts_wake();
+    cpu::interrupts_wake(id == DEVICES_GO_TO);
     cpu
 }
 

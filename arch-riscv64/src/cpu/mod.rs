@@ -14,9 +14,11 @@ pub fn has_hypervisor_extension() -> bool {
 }
 
 /// Lets the hypervisor's interrupts end a `wfi` and a guest's time; they stay masked otherwise.
-pub fn interrupts_wake() {
+/// Those of devices come to one CPU.
+pub fn interrupts_wake(devices: bool) {
     const SOFTWARE: u64 = 1 << 1;
     const TIMER: u64 = 1 << 5;
     const EXTERNAL: u64 = 1 << 9;
-    regs::write!("sie", SOFTWARE | TIMER | EXTERNAL);
+    let external = if devices { EXTERNAL } else { 0 };
+    regs::write!("sie", SOFTWARE | TIMER | external);
 }

@@ -42,6 +42,7 @@ pub fn init() {
     write!("hideleg", SOFTWARE | TIMER | EXTERNAL);
     write!("hie", 0);
     write!("hvip", 0);
+    write!("vsatp", 0);
     regs::clear!("sstatus", FS);
     timer::init_cpu();
 }
@@ -159,6 +160,8 @@ fn switch(cpu: &'static PerCpu, next: Option<&VcpuRef<Riscv64>>) {
     if let Some(new) = next {
         load(cpu, new);
         *loaded = Some(new.clone());
+    } else {
+        write!("hgatp", 0);
     }
 }
 
@@ -166,6 +169,8 @@ fn save(cpu: &'static PerCpu, vcpu: &VcpuRef<Riscv64>) {
     // SAFETY: the vCPU is loaded on this CPU and not running, so its cells are this CPU's to use.
     unsafe { (*vcpu.arch.context_ptr()).save() };
     write!("hvip", 0);
+    // Not walked any more, and gone before another root of the G-stage comes ("Virtual Machine Address Translation").
+    write!("vsatp", 0);
     if cpu.fp_in_use.replace(false) {
         // SAFETY: as above.
         unsafe {

@@ -8,10 +8,10 @@ use xenolith_core::boot::{
     fdt::{Node, NodeId, Tree},
 };
 
-use super::{EVENT_SOURCE, GRANT_REGION, GUEST_BANKS, PLIC, UART};
+use super::{EVENT_SOURCE, GRANT_REGION, GUEST_BANKS, PLIC, UART, UART_SOURCE};
 
 /// Devices of that kind.
-const WITHOUT_DMA: &[&str] = &["google,goldfish-rtc", "ns16550a", "sifive,gpio0"];
+const WITHOUT_DMA: &[&str] = &["google,goldfish-rtc"];
 
 /// A device that a domain gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,11 @@ impl Device {
         let sources: Option<Vec<u32>> = interrupts
             .iter()
             .map(|interrupt| match interrupt.cells() {
-                [source @ 1..EVENT_SOURCE] if interrupt.controller == plic => Some(*source),
+                [source @ 1..EVENT_SOURCE]
+                    if interrupt.controller == plic && *source != UART_SOURCE =>
+                {
+                    Some(*source)
+                }
                 _ => None,
             })
             .collect();
@@ -118,6 +122,7 @@ mod tests {
             (0x8000_0000, 11),
             (PLIC.start(), 11),
             (0x10_1000, EVENT_SOURCE),
+            (0x10_1000, UART_SOURCE),
         ] {
             let blob = tree(at, source);
             assert_eq!(

@@ -93,7 +93,7 @@ fn a_tree_that_does_not_fit_is_an_error() {
 
 #[test]
 fn guests_are_told_of_what_they_can_use() {
-    let machine = "rv64imafdcvh_zicsr_zifencei_zihintpause_zba_zbb_zbs_sstc_svinval_zvfh_smaia";
+    let machine = "rv64imafdcvh_zicntr_zicsr_zifencei_zihintpause_zawrs_zba_zbb_zbs_zcmt_sstc_ssnpm_svinval_zvfh_smaia";
     assert_eq!(
         guest_isa(machine, true),
         "rv64imafdc_zicsr_zifencei_zihintpause_zba_zbb_zbs_sstc"

@@ -100,9 +100,10 @@ impl Waiting {
 
     #[inline(never)]
     fn put_changed(&self) {
-        self.changed.store(false, Relaxed);
-        // Whoever says more from here on says again that something changed.
-        core::sync::atomic::fence(Acquire);
+        // One operation: whoever says more from here on says again that something changed, and what was said before is seen.
+        if !self.changed.swap(false, Acquire) {
+            return;
+        }
         if self.software.swap(false, Relaxed) {
             set!("hvip", SOFTWARE);
         }
@@ -203,8 +204,23 @@ pub fn external(cpu: &'static PerCpu) {
 /// When a guest's timer fires on the machine's clock.
 pub fn deadline_of(domain: &ArchDomain, vcpu: &ArchVcpu) -> Option<Nanos> {
     let due = vcpu.waiting.deadline.load(Relaxed);
-    let at = due.wrapping_sub(domain.time_delta);
-    (due != u64::MAX).then(|| timer::nanos_at(at))
+    let now = timer::ticks();
+    let left = due.saturating_sub(now.wrapping_add(domain.time_delta));
+    (due != u64::MAX).then(|| timer::nanos_at(now.saturating_add(left)))
+}
+
+/// A timer of the core fired: the guest's line goes up, if the time that the guest asked for has come.
+pub fn timer_fired(domain: &ArchDomain, vcpu: &ArchVcpu) -> Option<Nanos> {
+    // Where the CPU has the guest's timer, it says so itself once the vCPU is loaded.
+    if timer::is_guests_own() {
+        return None;
+    }
+    let due = vcpu.waiting.deadline.load(Relaxed);
+    if due <= timer::ticks().wrapping_add(domain.time_delta) {
+        vcpu.waiting.set_timer_line(true);
+        return None;
+    }
+    deadline_of(domain, vcpu)
 }
 
 /// The CPU that takes the machine's device interrupts.

@@ -29,6 +29,11 @@ pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
     if let Some(device) = emulated {
         return emulate(cx, tried, at, address, device);
     }
+    // A walk that would have noted something in the guest's own table stores, whatever the instruction does.
+    let tried = match read!("htinst") {
+        0x2020 | 0x3020 => Tried::Store,
+        _ => tried,
+    };
     let now = cx.vcpu.domain().p2m.with_entry(at.frame(), |entry| {
         entry.is_some_and(|entry| match tried {
             Tried::Fetch => matches!(entry.kind, P2mType::RamRw | P2mType::RamRo),

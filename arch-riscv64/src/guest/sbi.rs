@@ -102,6 +102,7 @@ fn base(function: u64, argument: u64) -> Answer {
                 | extension::HSM
                 | extension::SRST
                 | extension::DBCN
+                | xenolith_abi::riscv::HYPERCALL_EXTENSION
         )),
         // Vendor, architecture and implementation of the hart: none that anybody needs to work around.
         4..=6 => 0,

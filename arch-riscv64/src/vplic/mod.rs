@@ -74,7 +74,8 @@ impl VPlic {
     /// Whether the line of a context is up.
     #[must_use]
     pub fn line(&self, context: usize) -> bool {
-        self.best(context).is_some()
+        let threshold = self.contexts.get(context).map_or(0, |c| c.threshold);
+        self.best(context, threshold).is_some()
     }
 
     /// A source signals.
@@ -173,11 +174,10 @@ impl VPlic {
         (context < self.contexts.len()).then_some(register)
     }
 
-    /// The source with the highest priority that a context would get, the lowest number among equals.
-    fn best(&self, context: usize) -> Option<u32> {
+    /// The source with the highest priority above one that waits for a context, the lowest number among equals.
+    fn best(&self, context: usize, mut above: u32) -> Option<u32> {
         let context = self.contexts.get(context)?;
         let mut best = None;
-        let mut above = context.threshold;
         for word in 0..WORDS {
             let [pending, claimed, enabled] =
                 [&self.pending, &self.claimed, &context.enabled].map(|bits| bits[word]);
@@ -196,7 +196,8 @@ impl VPlic {
     }
 
     fn claim(&mut self, context: usize) -> (u32, Touched) {
-        let Some(source) = self.best(context) else {
+        // The threshold holds the line down, and is none for claims.
+        let Some(source) = self.best(context, 0) else {
             return (0, Touched::None);
         };
         set(&mut self.pending, source, false);

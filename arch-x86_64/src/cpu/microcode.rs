@@ -143,7 +143,11 @@ fn load_alone(
     kind: &Kind,
     patch: &Patch<'_>,
 ) -> Result<(), Errno> {
-    let (old, new) = (revision(kind.vendor), patch.revision);
+    // The CPU that is furthest behind decides: not all may have taken an earlier one.
+    let cpus = hv.sched.online_cpus();
+    let known = cpus.iter().filter_map(|cpu| REVISIONS.get(cpu.index()));
+    let old = known.map(|revision| revision.load(Relaxed)).min();
+    let (old, new) = (old.unwrap_or(0), patch.revision);
     if !is_wanted(kind.vendor, old, new) {
         log::info!("microcode: revision {old:#x} is in the CPU, and {new:#x} is not newer");
         return Err(Errno::EEXIST);
@@ -219,10 +223,9 @@ fn has_after_load() -> bool {
         };
         // Some CPUs of Intel's lose what their caches hold otherwise.
         write_back_caches();
+        // What counts is the revision afterwards: a thread of the same core may have loaded it.
         // SAFETY: the address is that of a whole patch for this CPU, which checks that it is genuine.
-        if unsafe { guarded::write(trigger, READY.address.load(SeqCst)) }.is_err() {
-            return false;
-        }
+        let _ = unsafe { guarded::write(trigger, READY.address.load(SeqCst)) };
     }
     revision(vendor) == wanted
 }

@@ -184,6 +184,9 @@ impl Header {
         };
         match wanted {
             // Where RAM begins it says; anywhere else any multiple will do.
+            Format::Riscv64 if header.image_size == 0 => {
+                return Err(ImageError::Header("image_size", 0));
+            }
             Format::Riscv64 => header.text_offset = 0,
             Format::Arm64 if header.image_size == 0 => header.text_offset = OLD_TEXT_OFFSET,
             Format::Arm64 => {}

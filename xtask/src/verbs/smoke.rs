@@ -204,7 +204,7 @@ fn domain(console: &mut Console, cpus: u32, echo: Echo) -> Result<()> {
         "the machine has {cpus} CPUs and the domain sees {processors}"
     );
     check_interrupts(&interrupts, &["riscv-timer", "ttyS0"], cpus)?;
-    // The machine's own clock, whose interrupt goes through both controllers.
+    // A device of the machine.
     answer(console, "hwclock -r -u", echo)?;
     console.send("exit\n")?;
     console.wait_for("Power down")?;

@@ -30,7 +30,8 @@ pub fn read(range: &mut ReadMemtype) -> Result<(), Errno> {
             let frames = mask >> 12 & FRAMES;
             (
                 base >> 12,
-                1 << frames.trailing_zeros(),
+                // A mask of no bits covers everything.
+                1_u64.checked_shl(frames.trailing_zeros()).unwrap_or(0),
                 (base & 0xff) as u32,
             )
         }
