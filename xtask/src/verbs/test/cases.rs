@@ -114,6 +114,16 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             ..MachineArgs::default()
         },
     ));
+    // More memory than Sv39 holds, so the hypervisor's own tables are Sv48, and the guest's have four levels too.
+    cases.push(smoke(
+        boards::find(None, Some(Arch::Riscv64))?,
+        "/large-memory",
+        MachineArgs {
+            memory: Some(160 << 10),
+            xen_append: Some("sv48x4".into()),
+            ..MachineArgs::default()
+        },
+    ));
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
