@@ -100,11 +100,10 @@ impl Stage {
 pub(crate) struct UBoot {
     /// U-Boot's name of the disk, as in `load INTERFACE 0:1 …`.
     pub(crate) interface: &'static str,
-    /// U-Boot's variable that holds the address of the device tree that the firmware made; none if the image carries
-    /// the tree.
+    /// U-Boot's variable that holds the address of the machine's device tree; none if the image carries the tree.
     pub(crate) tree_address: Option<&'static str>,
-    /// The firmware file for the emulator, below Debian's folder of U-Boots; none if the emulator cannot start it.
-    pub(crate) firmware: Option<&'static str>,
+    /// QEMU's word for the firmware, and its file below Debian's folder of U-Boots; none if the emulator cannot start it.
+    pub(crate) firmware: Option<(&'static str, &'static str)>,
     /// QEMU's words that attach the disk image `{image}`.
     pub(crate) disk: &'static [&'static str],
 }

@@ -24,11 +24,14 @@ pub(super) const BOARD: Board = Board {
 pub(super) const UBOOT: UBoot = UBoot {
     interface: "virtio",
     tree_address: Some("fdt_addr"),
-    firmware: Some("qemu_arm64/u-boot.bin"),
-    disk: &[
-        "-drive",
-        "if=none,id=disk,format=raw,file={image}",
-        "-device",
-        "virtio-blk-device,drive=disk",
-    ],
+    firmware: Some(("-bios", "qemu_arm64/u-boot.bin")),
+    disk: UBOOT_DISK,
 };
+
+/// The disk of [`UBOOT`].
+pub(super) const UBOOT_DISK: &[&str] = &[
+    "-drive",
+    "if=none,id=disk,format=raw,file={image}",
+    "-device",
+    "virtio-blk-device,drive=disk",
+];

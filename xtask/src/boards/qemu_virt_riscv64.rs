@@ -1,6 +1,6 @@
 //! QEMU's RISC-V `virt` machine, started by OpenSBI in HS-mode.
 
-use super::{Board, Modules, Stage};
+use super::{Board, Modules, Stage, UBoot, qemu_virt};
 use crate::arch::Arch;
 
 pub(super) const BOARD: Board = Board {
@@ -17,5 +17,11 @@ pub(super) const BOARD: Board = Board {
     words: "",
     modules: Modules::Domain,
     stage: Stage::Domain,
-    uboot: None,
+    uboot: Some(UBoot {
+        interface: "virtio",
+        tree_address: Some("fdtcontroladdr"),
+        // OpenSBI starts it.
+        firmware: Some(("-kernel", "qemu-riscv64_smode/uboot.elf")),
+        disk: qemu_virt::UBOOT_DISK,
+    }),
 };

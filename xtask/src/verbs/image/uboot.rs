@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::boards::{Board, Modules, UBoot};
 use crate::emulator::{self, Boot, Dom0, Files};
 use crate::fetch::Debian;
@@ -18,7 +19,7 @@ const UBOOTS: &str = "/usr/lib/u-boot";
 /// Makes the image for a run in the emulator, with the firmware that starts it.
 pub(super) fn boot(board: &'static Board, files: &Files, image: &Path) -> Result<Boot> {
     let uboot = uboot(board)?;
-    let Some(firmware) = uboot.firmware else {
+    let Some((word, firmware)) = uboot.firmware else {
         bail!(
             "no U-Boot starts board {} in the emulator; `cargo xtask image` makes the image for the real board",
             board.name
@@ -33,7 +34,7 @@ pub(super) fn boot(board: &'static Board, files: &Files, image: &Path) -> Result
     }
     write(board, files, image)?;
     let image = emulator::escaped(&image.display().to_string());
-    let mut words = vec!["-bios".to_string(), firmware.display().to_string()];
+    let mut words = vec![word.to_string(), firmware.display().to_string()];
     words.extend(
         uboot
             .disk
@@ -63,10 +64,14 @@ pub(super) fn write(board: &'static Board, files: &Files, output: &Path) -> Resu
     let source = output.with_extension("scr.txt");
     let compiled = output.with_extension("scr");
     paths::write(&source, text.as_bytes())?;
+    let arch = match board.arch {
+        Arch::Riscv64 => "riscv",
+        _ => "arm64",
+    };
     let mut mkimage = Command::new("mkimage");
     mkimage
         .args([
-            "-A", "arm64", "-T", "script", "-C", "none", "-n", "Xenolith", "-d",
+            "-A", arch, "-T", "script", "-C", "none", "-n", "Xenolith", "-d",
         ])
         .arg(&source)
         .arg(&compiled);
@@ -97,7 +102,11 @@ fn script(uboot: &UBoot, places: &DiskLayout, files: &Files, dom0: &Dom0) -> Str
     );
     text.push_str(&load(places.hypervisor, "xenolith.bin"));
     match uboot.tree_address {
-        Some(variable) => text.push_str(&format!("setenv tree ${{{variable}}}\n")),
+        // Where it is, U-Boot may have something behind it.
+        Some(variable) => text.push_str(&format!(
+            "setenv tree {:#x}\nfdt addr ${{{variable}}}\nfdt move ${{{variable}}} ${{tree}}\n",
+            places.tree
+        )),
         None => text.push_str(&format!(
             "setenv tree {:#x}\n{}",
             places.tree,
