@@ -57,7 +57,7 @@ impl ArchVcpu {
         // SAFETY: the caller holds the vCPU alone.
         unsafe {
             *self.regs.get() = GuestRegs::started(entry, self.index as u64, a1);
-            *self.context.get() = VsContext::default();
+            *self.context.get() = VsContext::started();
             *self.fp.get() = FpContext::default();
         }
         self.waiting.reset();
