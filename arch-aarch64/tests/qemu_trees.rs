@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use xenolith_arch_aarch64::domain_build::{
-    Devices, Dom0Request, GicVersion, Host, dom0_tree, dom0_tree_room,
+    Dom0Request, GicVersion, Host, devices, dom0_tree, dom0_tree_room,
 };
 use xenolith_core::boot::{
     PhysRange, cmdline, console,
@@ -110,8 +110,8 @@ fn from_tree_to_dom0(gic: u32) {
         (512 << 20, Source::InPlace)
     );
 
-    let devices = Devices::of(&tree, &host, Some(uart.id()), &memory.ram);
-    assert_eq!(devices.spis.len(), 38);
+    let devices = devices(&tree, &host, Some(uart.id()), &memory.ram);
+    assert_eq!(devices.interrupts.len(), 38);
     let made = dom0_tree(
         &tree,
         &host,

@@ -14,6 +14,7 @@ extern crate alloc;
 pub mod boot_memory;
 pub mod console;
 mod direct;
+pub mod dom0;
 mod heap;
 mod lent;
 mod paging;

@@ -4,15 +4,19 @@
 //! and a guest must read them from its tree.
 
 use alloc::{format, vec::Vec};
-use core::fmt;
 
+use xenolith_arch_common::dom0::{TreeTooLarge, fitting};
 use xenolith_core::boot::{PhysRange, fdt::Writer, placement::DomainPlan};
 
 use crate::{guest::vuart, vplic};
 
 mod devices;
+mod dom0;
+mod host;
 
 pub use devices::{Device, devices};
+pub use dom0::{Dom0Request, dom0_devices, dom0_tree, dom0_tree_room};
+pub use host::{Host, HostError, UartOfHost};
 
 /// Where a domain's memory may be.
 pub const GUEST_BANKS: [PhysRange; 1] = [PhysRange::between(0x8000_0000, 0x80_0000_0000)];
@@ -26,8 +30,36 @@ pub const UART: PhysRange = PhysRange::between(0x1000_0000, 0x1000_0000 + vuart:
 pub const UART_SOURCE: u32 = 10;
 /// The source of the first vCPU's events; those of the machine's devices are below.
 pub const EVENT_SOURCE: u32 = 96;
+/// Sources are below this.
+pub const SOURCES: u32 = 128;
 /// vCPUs of a domain at most: each has a source for its events.
-pub const MOST_VCPUS: u32 = vplic::SOURCES - EVENT_SOURCE;
+pub const MOST_VCPUS: u32 = SOURCES - EVENT_SOURCE;
+
+/// Where a domain sees what is emulated for it, and which sources that has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Its interrupt controller.
+    pub plic: PhysRange,
+    /// The controller's sources are below this.
+    pub sources: u32,
+    /// The source of its first vCPU's events; the next vCPUs have the next ones.
+    pub events: u32,
+    /// Its UART and the UART's source, if it has one.
+    pub uart: Option<(PhysRange, u32)>,
+}
+
+impl Places {
+    /// Those of a domain that sees nothing of the machine.
+    #[must_use]
+    pub fn of_guests(uart: bool) -> Self {
+        Self {
+            plic: PLIC,
+            sources: SOURCES,
+            events: EVENT_SOURCE,
+            uart: uart.then_some((UART, UART_SOURCE)),
+        }
+    }
+}
 
 const PLIC_PHANDLE: u32 = 1;
 const FIRST_CPU_PHANDLE: u32 = 16;
@@ -55,23 +87,6 @@ pub struct Request<'r> {
     pub mmu: &'r str,
     /// The machine's devices that it gets.
     pub devices: &'r [Device],
-}
-
-/// A tree does not fit the room that the plan has for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLarge {
-    size: usize,
-    room: u64,
-}
-
-impl fmt::Display for TooLarge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { size, room } = self;
-        write!(
-            f,
-            "device tree for the domain: {size} bytes do not fit the {room} planned"
-        )
-    }
 }
 
 /// Bytes that [`tree`] may need: the plan's room for the tree.
@@ -130,7 +145,7 @@ pub fn guest_isa(machine: &str, sstc: bool) -> alloc::string::String {
 }
 
 /// Writes the tree; it goes to `plan.device_tree`.
-pub fn tree(request: &Request<'_>) -> Result<Vec<u8>, TooLarge> {
+pub fn tree(request: &Request<'_>) -> Result<Vec<u8>, TreeTooLarge> {
     let mut writer = Writer::new();
     writer.begin("");
     writer.texts("compatible", &["xen,xenvm-4.17", "xen,xenvm"]);
@@ -174,12 +189,7 @@ pub fn tree(request: &Request<'_>) -> Result<Vec<u8>, TooLarge> {
         writer.cells("interrupts", &sources);
         writer.end();
     }
-    let (blob, room) = (writer.finish(), request.plan.device_tree.size());
-    if blob.len() as u64 > room {
-        let size = blob.len();
-        return Err(TooLarge { size, room });
-    }
-    Ok(blob)
+    fitting(writer.finish(), request.plan)
 }
 
 fn write_device(writer: &mut Writer, device: &Device) {
@@ -207,23 +217,51 @@ fn write_chosen(writer: &mut Writer, request: &Request<'_>) {
 }
 
 fn write_cpus(writer: &mut Writer, request: &Request<'_>) {
+    let cpus: Vec<Cpu> = (0..request.vcpus)
+        .map(|vcpu| Cpu {
+            phandle: None,
+            controller: FIRST_CPU_PHANDLE + vcpu,
+        })
+        .collect();
+    harts(
+        writer,
+        &cpus,
+        request.timer_frequency,
+        request.isa,
+        request.mmu,
+    );
+}
+
+/// References to a vCPU's node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// The phandle of its node, where something may refer to it.
+    pub phandle: Option<u32>,
+    /// That of its own interrupt controller.
+    pub controller: u32,
+}
+
+fn harts(writer: &mut Writer, cpus: &[Cpu], timer_frequency: u32, isa: &str, mmu: &str) {
     writer.begin("cpus");
     writer.u32("#address-cells", 1);
     writer.u32("#size-cells", 0);
-    writer.u32("timebase-frequency", request.timer_frequency);
-    for vcpu in 0..request.vcpus {
+    writer.u32("timebase-frequency", timer_frequency);
+    for (vcpu, cpu) in (0u32..).zip(cpus) {
         writer.begin(&format!("cpu@{vcpu:x}"));
         writer.text("device_type", "cpu");
         writer.text("compatible", "riscv");
         writer.text("status", "okay");
         writer.u32("reg", vcpu);
-        writer.text("riscv,isa", request.isa);
-        writer.text("mmu-type", request.mmu);
+        writer.text("riscv,isa", isa);
+        writer.text("mmu-type", mmu);
+        if let Some(phandle) = cpu.phandle {
+            writer.u32("phandle", phandle);
+        }
         writer.begin("interrupt-controller");
         writer.text("compatible", "riscv,cpu-intc");
         writer.u32("#interrupt-cells", 1);
         writer.flag("interrupt-controller");
-        writer.u32("phandle", FIRST_CPU_PHANDLE + vcpu);
+        writer.u32("phandle", cpu.controller);
         writer.end();
         writer.end();
     }
@@ -241,7 +279,7 @@ fn write_plic(writer: &mut Writer, vcpus: u32) {
     writer.flag("interrupt-controller");
     writer.cells("interrupts-extended", &contexts);
     writer.reg("reg", (2, 2), &[PLIC]);
-    writer.u32("riscv,ndev", vplic::SOURCES - 1);
+    writer.u32("riscv,ndev", SOURCES - 1);
     writer.u32("phandle", PLIC_PHANDLE);
     writer.end();
 }

@@ -3,6 +3,11 @@
 //! An interrupt of the hypervisor's own is completed when it was served. One that is passed on to a guest is completed when the
 //! guest completes it at its own controller: until then the source stays away, whatever its level is.
 
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Release},
+};
+
 use spin::Once;
 use xenolith_core::{DomId, DomainRef, Hypervisor};
 use xenolith_hal::{
@@ -10,7 +15,7 @@ use xenolith_hal::{
     sync::{Mutex, Rank},
 };
 
-use crate::Riscv64;
+use crate::{Riscv64, vplic::MOST_SOURCES};
 
 const ENABLE: usize = 0x2000;
 const ENABLE_STRIDE: usize = 0x80;
@@ -34,6 +39,9 @@ unsafe impl Sync for Plic {}
 
 static PLIC: Once<Plic> = Once::new();
 static OWNER: Once<DomId> = Once::new();
+/// Sources that were claimed and not completed, a bit each.
+static IN_SERVICE: [AtomicU32; MOST_SOURCES as usize / 32] =
+    [const { AtomicU32::new(0) }; MOST_SOURCES as usize / 32];
 static CHANGES: Mutex<()> = Mutex::new(Rank::VcpuInterrupts, ());
 
 /// What is done about a source that was served.
@@ -41,7 +49,7 @@ static CHANGES: Mutex<()> = Mutex::new(Rank::VcpuInterrupts, ());
 pub enum Then {
     /// It may come again.
     Complete,
-    /// It waits for [`complete_for_guest`].
+    /// It waits for [`complete`].
     GuestCompletes,
 }
 
@@ -127,15 +135,30 @@ pub fn serve(cpu: CpuId, mut serve: impl FnMut(u32) -> Then) {
         if source == 0 {
             return;
         }
+        // Before it is passed on: a guest may complete it at once.
+        if let Some(word) = served(source) {
+            word.fetch_or(bit(source), Release);
+        }
         if serve(source) == Then::Complete {
-            plic.write(plic.claim(), source);
+            complete(source);
         }
     }
 }
 
-/// A guest has completed a source that was passed on to it.
-pub fn complete_for_guest(source: u32) {
-    if let Some(plic) = PLIC.get() {
+fn served(source: u32) -> Option<&'static AtomicU32> {
+    IN_SERVICE.get(source as usize / 32)
+}
+
+const fn bit(source: u32) -> u32 {
+    1 << (source % 32)
+}
+
+/// A source was served, here or by the guest that it was passed on to. Nothing happens unless it waits for that.
+pub fn complete(source: u32) {
+    let waits = |word: &AtomicU32| word.fetch_and(!bit(source), AcqRel) & bit(source) != 0;
+    if let Some(plic) = PLIC.get()
+        && served(source).is_some_and(waits)
+    {
         plic.write(plic.claim(), source);
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     pub(crate) record: Option<PathBuf>,
     /// What starts it.
     pub(crate) boot: Boot,
+    /// Where the board's kernel is a domain with control otherwise: it is dom0 here.
+    pub(crate) has_dom0: bool,
     /// A device tree in place of the machine's own.
     pub(crate) tree: Option<Tree>,
     /// Wait for gdb on this TCP port before the first instruction.
@@ -129,6 +131,7 @@ impl Machine {
             icount: false,
             record: None,
             boot,
+            has_dom0: false,
             tree: None,
             gdb: None,
             extra: Vec::new(),
@@ -286,7 +289,7 @@ impl Machine {
             return Ok(());
         }
         let layout = self.place(files, dom0)?;
-        if let Modules::Domain = self.board.modules {
+        if matches!(self.board.modules, Modules::Domain) && !self.has_dom0 {
             return self.first_domain(qemu, dom0, &layout, name);
         }
         if let Some(tree) = &self.tree {
@@ -294,8 +297,10 @@ impl Machine {
         }
         match &self.board.modules {
             Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
-            Modules::DeviceTree { .. } => loaded(qemu, &self.own_tree(name)?, dom0, &layout, name)?,
-            Modules::Multiboot | Modules::Domain => {}
+            Modules::DeviceTree { .. } | Modules::Domain => {
+                loaded(qemu, &self.own_tree(name)?, dom0, &layout, name)?;
+            }
+            Modules::Multiboot => {}
         }
         Ok(())
     }

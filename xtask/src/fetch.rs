@@ -17,6 +17,9 @@ use crate::{paths, process};
 /// Tests of two architectures may ask at once, and apt has one set of lists.
 static FETCHING: Mutex<()> = Mutex::new(());
 
+/// Where packages have the kernel's modules: older and newer ones.
+const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
+
 /// Files from Debian's packages, unpacked.
 #[derive(Clone, Debug)]
 pub(crate) struct Debian {
@@ -63,8 +66,9 @@ impl Debian {
 
     /// A module of the kernel, by its file's name.
     pub(crate) fn module(&self, file: &str) -> Result<PathBuf> {
-        let folder = self.folder.join("lib/modules");
-        find(&folder, file).with_context(|| incomplete(&folder))
+        let places = MODULES.map(|place| self.folder.join(place));
+        let found = places.iter().find_map(|folder| find(folder, file));
+        found.with_context(|| incomplete(&self.folder))
     }
 
     fn one_in(&self, folder: &str, prefix: &str) -> Result<PathBuf> {
@@ -125,7 +129,17 @@ const ARM64: Wanted = Wanted {
 
 const RISCV64: Wanted = Wanted {
     kernel: "linux-image-riscv64",
-    kernel_members: &["./boot/vmlinu*-*"],
+    // Drivers as for x86-64, as far as they are no part of the kernel.
+    kernel_members: &[
+        "./boot/vmlinu*-*",
+        "./usr/lib/modules/*/kernel/drivers/block/virtio_blk.ko*",
+        "./usr/lib/modules/*/kernel/drivers/net/net_failover.ko*",
+        "./usr/lib/modules/*/kernel/drivers/net/virtio_net.ko*",
+        "./usr/lib/modules/*/kernel/drivers/virtio/virtio_mmio.ko*",
+        "./usr/lib/modules/*/kernel/fs/fat/*.ko*",
+        "./usr/lib/modules/*/kernel/fs/nls/nls_*.ko*",
+        "./usr/lib/modules/*/kernel/net/core/failover.ko*",
+    ],
     xen: None,
 };
 
@@ -180,6 +194,9 @@ fn fill(arch: Arch, folder: &Path) -> Result<()> {
         unpack(package, members, folder)?;
     }
     gunzip_xen(&folder.join("boot"))?;
+    for place in MODULES {
+        unpack_modules(&folder.join(place))?;
+    }
     let versions: Vec<String> = files
         .iter()
         .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
@@ -189,6 +206,19 @@ fn fill(arch: Arch, folder: &Path) -> Result<()> {
         (versions.join("\n") + "\n").as_bytes(),
     )?;
     let _ = fs::remove_dir_all(&downloads);
+    Ok(())
+}
+
+/// Modules that are packed are unpacked: busybox does not do it, nor does every kernel.
+fn unpack_modules(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry?.path();
+        if path.is_dir() {
+            unpack_modules(&path)?;
+        } else if path.extension().is_some_and(|end| end == "xz") {
+            process::output(Command::new("xz").arg("-d").arg(&path))?;
+        }
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use alloc::{format, string::String};
 use core::sync::atomic::Ordering::Relaxed;
 
+use xenolith_arch_common::dom0::{give_memory, map, ram_of};
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
@@ -12,16 +13,16 @@ use xenolith_core::{
         placement::{DomainPlan, Load, dom0_memory, plan_dom0},
     },
 };
-use xenolith_hal::{CpuId, Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};
+use xenolith_hal::{CpuId, P2mType, PAGE_SHIFT};
 
 use super::{
     Machine,
-    build::{self, Shape, frames},
+    build::{self, Shape},
     memory,
 };
 use crate::{
     Aarch64,
-    domain_build::{Devices, Dom0Request, GicVersion, dom0_tree, dom0_tree_room},
+    domain_build::{Devices, Dom0Request, GicVersion, devices, dom0_tree, dom0_tree_room},
     gic::{Gic, Owner},
     guest::frames::GicFrames,
 };
@@ -69,7 +70,7 @@ pub(super) fn build(
             short >> 20
         );
     }
-    let devices = Devices::of(
+    let devices = devices(
         machine.tree,
         &machine.host,
         machine.console,
@@ -115,47 +116,11 @@ pub(super) fn build(
         build::release(hv, range);
     }
     build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, true);
-    own_memory(hv, &domain, &plan)?;
+    give_memory(hv, &domain, "dom0", &plan)?;
     map_devices(hv, machine, gic, &domain, &devices);
     build::fill(&domain, "dom0", &kernel, &plan, &tree)?;
     build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, false);
     build::start(hv, &domain, &plan)
-}
-
-/// All RAM that dom0's devices must not overlap.
-fn ram_of(free: &RangeSet, plan: &DomainPlan) -> RangeSet {
-    let mut ram = free.clone();
-    for bank in &plan.banks {
-        ram.insert(bank.guest);
-    }
-    ram
-}
-
-fn own_memory(
-    hv: &'static Hypervisor<Aarch64>,
-    domain: &DomainRef<Aarch64>,
-    plan: &DomainPlan,
-) -> Result<(), String> {
-    // All of it before the first table is made, whose frame may come from anywhere.
-    for bank in &plan.banks {
-        let (first, count) = frames(bank.guest);
-        hv.allocate_for_at(domain, Mfn(first), count)
-            .map_err(|_| format!("dom0: memory at {} is not free", bank.guest))?;
-    }
-    for bank in &plan.banks {
-        let (first, count) = frames(bank.guest);
-        domain
-            .p2m
-            .map(
-                Gfn(first),
-                Mfn(first),
-                count,
-                P2mType::RamRw,
-                &hv.tables(domain),
-            )
-            .map_err(|e| format!("dom0: memory at {} cannot be mapped: {e:?}", bank.guest))?;
-    }
-    Ok(())
 }
 
 fn map_devices(
@@ -165,18 +130,7 @@ fn map_devices(
     domain: &DomainRef<Aarch64>,
     devices: &Devices,
 ) {
-    let map = |guest: PhysRange, host: u64, kind: P2mType| {
-        let (first, count) = frames(guest);
-        let tables = hv.tables(domain);
-        let host = Mfn(host >> PAGE_SHIFT);
-        if domain
-            .p2m
-            .map(Gfn(first), host, count, kind, &tables)
-            .is_err()
-        {
-            log::warn!("dom0 does not get {guest}: beyond its address space");
-        }
-    };
+    let map = |guest: PhysRange, host: u64, kind| map(hv, domain, guest, host, kind);
     for range in devices.mmio.iter().chain(devices.pci_windows.iter()) {
         map(range, range.start(), P2mType::MmioDirect);
     }
@@ -190,13 +144,13 @@ fn map_devices(
     {
         map(seen, real.start(), P2mType::MmioDirect);
     }
-    for spi in &devices.spis {
+    for spi in &devices.interrupts {
         gic.give_spi(spi.number, Owner(domain.id().0), CpuId(0));
         domain.arch.vgic.link_physical(spi.number);
     }
     log::info!(
         "dom0: {} device regions, {} interrupts",
         devices.mmio.iter().count(),
-        devices.spis.len()
+        devices.interrupts.len()
     );
 }

@@ -5,9 +5,10 @@ use alloc::{format, vec::Vec};
 
 use super::{
     GicVersion,
-    dom0::{TreeTooLarge, fitting, ppi, write_psci},
+    dom0::{ppi, write_psci},
     vcpu_affinity,
 };
+use xenolith_arch_common::dom0::{TreeTooLarge, fitting};
 use xenolith_core::boot::{PhysRange, fdt::Writer, placement::DomainPlan};
 
 /// `GUEST_RAM0` and `GUEST_RAM1`: where a domain's memory may be.

@@ -8,13 +8,14 @@ mod dom0;
 mod domu;
 mod host;
 
-pub use assign::{Devices, Spi, Trigger};
-pub use dom0::{Dom0Request, TreeTooLarge, dom0_tree, dom0_tree_room};
+pub use assign::{Devices, Spi, Trigger, devices};
+pub use dom0::{Dom0Request, dom0_tree, dom0_tree_room};
 pub use domu::{
     DomuRequest, EVENT_PPI, GRANT_REGION, GUEST_BANKS, GuestGic, PL011, PL011_SPI, TIMER_PPIS,
     domu_tree, domu_tree_room,
 };
 pub use host::{Conduit, Gic, GicVersion, Host, HostCpu, HostError, TimerPpis, VirtualGic};
+pub use xenolith_arch_common::dom0::TreeTooLarge;
 
 /// The interrupt number of the first private peripheral interrupt.
 pub const FIRST_PPI: u32 = 16;

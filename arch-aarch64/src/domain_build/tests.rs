@@ -265,7 +265,7 @@ fn dom0_of(blob: &[u8], console: &str, vcpus: u32) -> (Vec<u8>, Devices) {
     let host = Host::from_tree(&tree).unwrap();
     let console = tree.resolve(console).map(|n| n.id());
     let ram = BootMemory::from_tree(&tree).unwrap().ram;
-    let devices = Devices::of(&tree, &host, console, &ram);
+    let devices = devices(&tree, &host, console, &ram);
     let request = Dom0Request {
         plan: &plan(),
         bootargs: "console=hvc0",
@@ -473,7 +473,7 @@ fn dom0_gets_the_registers_and_interrupts_of_what_it_sees() {
         ]
     );
     let spis: Vec<_> = devices
-        .spis
+        .interrupts
         .iter()
         .map(|s| (s.number, s.trigger == Trigger::Edge))
         .collect();
@@ -494,7 +494,8 @@ fn a_page_shared_with_the_console_stays_the_hypervisors() {
     let (_, devices) = dom0_of(&soc(), "/bus/serial@f000000", 1);
     assert_eq!(ranges(&devices.mmio), [(0xff10_0000, 0xff10_2000)]);
     assert_eq!(ranges(&devices.reserved), [(0x5000_0000, 0x5010_0000)]);
-    let spis: Vec<_> = devices.spis.iter().map(|s| (s.number, s.trigger)).collect();
+    let spis = devices.interrupts.iter();
+    let spis: Vec<_> = spis.map(|s| (s.number, s.trigger)).collect();
     assert_eq!(spis, [(62, Trigger::Edge), (63, Trigger::Level)]);
 }
 

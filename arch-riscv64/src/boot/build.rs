@@ -20,9 +20,7 @@ use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, P2mType, PAGE_SHIFT, PAGE_SIZE, Tabl
 use super::Machine;
 use crate::{
     Riscv64,
-    domain_build::{
-        Device, EVENT_SOURCE, GUEST_BANKS, MOST_VCPUS, Request, guest_isa, tree, tree_room,
-    },
+    domain_build::{Device, GUEST_BANKS, MOST_VCPUS, Places, Request, guest_isa, tree, tree_room},
     guest::vcpu::{ArchDomain, ArchVcpu},
     mm::{
         fences::{self, GStage, Tables},
@@ -36,7 +34,7 @@ use crate::{
 ///
 /// # Safety
 /// The range is RAM, and nobody writes it while the bytes are in use.
-unsafe fn bytes(range: PhysRange) -> &'static [u8] {
+pub(super) unsafe fn bytes(range: PhysRange) -> &'static [u8] {
     let at = Direct::address(range.base()) as *const u8;
     // SAFETY: the caller's promise; RAM is mapped for ever.
     unsafe { core::slice::from_raw_parts(at, range.size() as usize) }
@@ -66,12 +64,6 @@ pub(super) fn build(
     id: DomId,
 ) -> Result<(), String> {
     let name = spec.name;
-    if u32::from(id.0) + 1 >= fences::vmids() {
-        return Err(format!(
-            "{name}: the TLBs tell only {} domains apart",
-            fences::vmids() - 1
-        ));
-    }
     if spec.cpus == 0 || spec.cpus > MOST_VCPUS {
         return Err(format!(
             "{name}: cpus = {} is not possible, 1 to {MOST_VCPUS} are",
@@ -121,9 +113,24 @@ pub(super) fn build(
         devices,
     };
     let tree = tree(&request).map_err(|e| format!("{name}: {e}"))?;
-    let domain = create(hv, machine.mode, spec, id, &plan, !devices.is_empty())?;
-    let made = fill(hv, &domain, spec, &kernel, &plan, &tree)
-        .and_then(|()| give_devices(hv, &domain, devices));
+    let shape = Shape {
+        id,
+        name,
+        vcpus: spec.cpus,
+        privileged: id == DomId(0),
+        direct_map: false,
+        places: Places::of_guests(spec.vpl011),
+        has_devices: !devices.is_empty(),
+        // Its time begins at zero.
+        time_delta: timer::ticks().wrapping_neg(),
+    };
+    let domain = create(hv, machine.mode, &shape, &plan)?;
+    let made = give_ram(hv, &domain, name, &plan)
+        .and_then(|()| fill(hv, &domain, name, &kernel, &plan, &tree))
+        .and_then(|()| {
+            release_modules(hv, spec);
+            give_devices(hv, &domain, devices)
+        });
     if let Err(error) = made {
         // Nothing of it ran: it goes in one piece unless interrupts come in between.
         while hv.destroy(&domain) == Destroyed::NotYet {}
@@ -143,35 +150,54 @@ pub(super) fn build(
     start(hv, &domain, &plan)
 }
 
+/// What is particular to a domain when it is made.
+pub(super) struct Shape<'s> {
+    pub(super) id: DomId,
+    pub(super) name: &'s str,
+    pub(super) vcpus: u32,
+    pub(super) privileged: bool,
+    pub(super) direct_map: bool,
+    pub(super) places: Places,
+    /// Whether interrupts of the machine's devices go to it.
+    pub(super) has_devices: bool,
+    /// What its time is ahead of the machine's.
+    pub(super) time_delta: u64,
+}
+
 /// Makes a domain with nothing in it.
-fn create(
+pub(super) fn create(
     hv: &'static Hypervisor<Riscv64>,
     mode: Mode,
-    spec: &DomainSpec<'_>,
-    id: DomId,
+    shape: &Shape<'_>,
     plan: &DomainPlan,
-    has_devices: bool,
 ) -> Result<DomainRef<Riscv64>, String> {
-    let vcpus: Vec<ArchVcpu> = (0..spec.cpus as usize).map(ArchVcpu::new).collect();
-    // Its time begins at zero.
-    let time_delta = timer::ticks().wrapping_neg();
-    let mut arch = ArchDomain::new(vcpus.len(), EVENT_SOURCE, time_delta, has_devices);
-    if spec.vpl011 {
-        arch = arch.with_uart();
+    let (name, id) = (shape.name, shape.id);
+    if u32::from(id.0) + 1 >= fences::vmids() {
+        return Err(format!(
+            "{name}: the TLBs tell only {} domains apart",
+            fences::vmids() - 1
+        ));
     }
+    let vcpus: Vec<ArchVcpu> = (0..shape.vcpus as usize).map(ArchVcpu::new).collect();
+    let arch = ArchDomain::new(
+        vcpus.len(),
+        shape.places,
+        shape.time_delta,
+        shape.has_devices,
+    );
     let config = DomainConfig {
         id,
-        vcpus: spec.cpus as u16,
-        privileged: id == DomId(0),
+        vcpus: shape.vcpus as u16,
+        privileged: shape.privileged,
         max_frames: plan.memory() >> PAGE_SHIFT,
-        direct_map: false,
+        direct_map: shape.direct_map,
         kind: GuestKind::Translated,
     };
     let domain = hv
         .create_domain(config, arch, vcpus, |tables| {
             new_tables(mode, tables, id.0 + 1)
         })
-        .map_err(|e| format!("{} cannot be made: {}", spec.name, e.name()))?;
+        .map_err(|e| format!("{name} cannot be made: {}", e.name()))?;
     hv.update_wallclock(&domain);
     Ok(domain)
 }
@@ -201,16 +227,13 @@ fn write_guest(domain: &DomainRef<Riscv64>, at: u64, bytes: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// Gives a new domain its memory and puts kernel, ramdisk and device tree into it. The modules are free then.
-fn fill(
+/// Gives a new domain memory from anywhere.
+fn give_ram(
     hv: &'static Hypervisor<Riscv64>,
     domain: &DomainRef<Riscv64>,
-    spec: &DomainSpec<'_>,
-    kernel: &Kernel<'_>,
+    name: &str,
     plan: &DomainPlan,
-    tree: &[u8],
 ) -> Result<(), String> {
-    let name = spec.name;
     for bank in &plan.banks {
         let (first, count) = (
             bank.guest.start() >> PAGE_SHIFT,
@@ -219,15 +242,29 @@ fn fill(
         hv.give_ram(domain, Gfn(first), count)
             .map_err(|e| format!("{name}: {e}"))?;
     }
-    let mut at = plan.kernel.at.start();
-    let mut sink = |bytes: &[u8]| {
-        write_guest(domain, at, bytes)?;
-        at += bytes.len() as u64;
-        Ok(())
-    };
-    kernel
-        .load(&mut sink)
-        .map_err(|e| format!("{name}'s kernel: {e}"))?;
+    Ok(())
+}
+
+/// Puts kernel, ramdisk and device tree into a domain's memory, unless they lie there already.
+pub(super) fn fill(
+    hv: &'static Hypervisor<Riscv64>,
+    domain: &DomainRef<Riscv64>,
+    name: &str,
+    kernel: &Kernel<'_>,
+    plan: &DomainPlan,
+    tree: &[u8],
+) -> Result<(), String> {
+    if plan.kernel.source != Source::InPlace {
+        let mut at = plan.kernel.at.start();
+        let mut sink = |bytes: &[u8]| {
+            write_guest(domain, at, bytes)?;
+            at += bytes.len() as u64;
+            Ok(())
+        };
+        kernel
+            .load(&mut sink)
+            .map_err(|e| format!("{name}'s kernel: {e}"))?;
+    }
     if let Some(placed) = plan.ramdisk
         && let Source::Copy(from) | Source::Unpack(from) = placed.source
     {
@@ -238,14 +275,18 @@ fn fill(
     }
     write_guest(domain, plan.device_tree.start(), tree)
         .map_err(|_| format!("{name}'s device tree does not fit its place"))?;
+    hv.console.offer_focus(domain.id());
+    Ok(())
+}
+
+/// Gives back the modules of a domain that has copies of them.
+fn release_modules(hv: &Hypervisor<Riscv64>, spec: &DomainSpec<'_>) {
     for module in [Some(&spec.kernel), spec.ramdisk.as_ref()]
         .into_iter()
         .flatten()
     {
         release(hv, module.range.page_outer().unwrap_or(module.range));
     }
-    hv.console.offer_focus(domain.id());
-    Ok(())
 }
 
 /// Lets a domain have devices of the machine: their registers where they are, their interrupts by its own controller.
@@ -272,7 +313,7 @@ fn give_devices(
 
 /// Lets a domain go: its first vCPU starts at the kernel with the device tree's address. Where there is no dom0, the first
 /// domain has the keyboard.
-fn start(
+pub(super) fn start(
     hv: &'static Hypervisor<Riscv64>,
     domain: &DomainRef<Riscv64>,
     plan: &DomainPlan,

@@ -7,10 +7,10 @@ use xenolith_core::{
     boot::{PhysRange, memory::BootMemory},
 };
 
-use super::{Machine, build};
+use super::{Machine, build, dom0};
 use crate::{Riscv64, guest::uart};
 
-/// Makes the domains. One that cannot be made is left out with a line that says why; an error means that none could be made.
+/// Makes dom0 and the others. One that cannot be made is left out with a line that says why; an error means that none could be made.
 pub(super) fn build_all(
     hv: &'static Hypervisor<Riscv64>,
     machine: &Machine<'_>,
@@ -18,22 +18,19 @@ pub(super) fn build_all(
     blob: PhysRange,
 ) -> Result<(), String> {
     hv.console.set_device_input(uart::typed);
-    for range in ram.free().iter() {
-        build::release(hv, range);
+    if let Some(dom0) = &machine.boot.dom0 {
+        dom0::build(hv, machine, dom0, ram)?;
+    } else {
+        for range in ram.free().iter() {
+            build::release(hv, range);
+        }
     }
     let mut last = Ok(());
-    if machine.boot.dom0.is_some() {
-        last = Err(String::from(
-            "there is no dom0 on RISC-V yet: describe the kernel as a \"xen,domain\"",
-        ));
-    }
-    if let Err(error) = &last {
-        log::error!("{error}");
-    }
-    let mut made = 0;
+    let mut made = u16::from(machine.boot.dom0.is_some());
     // The control domain has number 0, as on every machine.
     let first = machine.boot.domains.first();
-    let has_control = first.is_some_and(|spec| spec.capabilities.has_control());
+    let has_control =
+        machine.boot.dom0.is_none() && first.is_some_and(|spec| spec.capabilities.has_control());
     for (spec, id) in machine.boot.domains.iter().zip(u16::from(!has_control)..) {
         if id != 0 && spec.capabilities.has_control() {
             log::warn!("{}: only the first domain can have control", spec.name);

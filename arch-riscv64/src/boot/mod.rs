@@ -1,6 +1,7 @@
 //! Start-up of the machine: from the first Rust instruction to the first guest.
 
 mod build;
+mod dom0;
 mod domains;
 mod early;
 mod head;
@@ -13,7 +14,7 @@ use xenolith_core::{
     boot::{
         PhysRange,
         cmdline::{self, LogLevel, Options},
-        fdt::Tree,
+        fdt::{NodeId, Tree},
         memory::BootMemory,
         modules::BootInfo,
     },
@@ -63,6 +64,10 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
 
 /// What start-up learned of the machine.
 struct Machine<'a> {
+    tree: &'a Tree<'a>,
+    /// The hypervisor's UART.
+    console: Option<NodeId>,
+    options: Options,
     /// What of it a domain can have.
     devices: alloc::vec::Vec<Device>,
     harts: early::Harts<'a>,
@@ -150,6 +155,9 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         fences::vmids(),
     );
     let machine = Machine {
+        tree,
+        console,
+        options,
         devices: devices(tree, console),
         harts,
         boot,

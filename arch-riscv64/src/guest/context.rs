@@ -49,3 +49,15 @@ context! {
     /// Environment of VU-mode.
     senvcfg = "senvcfg",
 }
+
+impl VsContext {
+    /// What a hart starts with. Its user mode may read `time`, as firmware lets it: kernels read it there and do not ask for it.
+    #[must_use]
+    pub fn started() -> Self {
+        const TIME: u64 = 1 << 1;
+        Self {
+            scounteren: TIME,
+            ..Self::default()
+        }
+    }
+}

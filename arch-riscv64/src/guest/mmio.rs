@@ -1,5 +1,6 @@
 //! Guest page faults: the domain's interrupt controller, and addresses with nothing behind them.
 
+use xenolith_core::boot::PhysRange;
 use xenolith_hal::{GuestPhys, P2m, P2mType};
 
 use super::{
@@ -10,7 +11,6 @@ use super::{
 };
 use crate::{
     cpu::regs::read,
-    domain_build::{PLIC, UART, UART_SOURCE},
     mm::{fences, guest_access},
     plic,
 };
@@ -18,16 +18,16 @@ use crate::{
 /// The G-stage had no translation, or not with that right, when the guest tried.
 pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
     let address = read!("stval");
-    let emulated: Option<fn(&mut Context<'_>, u64, Access) -> bool> = if PLIC.contains_address(at.0)
-    {
-        Some(|cx, offset, access| controller(cx, offset - PLIC.start(), access))
-    } else if UART.contains_address(at.0) && cx.vcpu.domain().arch.uart.is_some() {
-        Some(|cx, offset, access| uart::access(cx, offset - UART.start(), access))
+    let places = cx.vcpu.domain().arch.places;
+    let inside = |range: &PhysRange| range.contains_address(at.0);
+    let emulated: Option<(PhysRange, Device)> = if inside(&places.plic) {
+        Some((places.plic, controller))
     } else {
-        None
+        let uart = places.uart.map(|(range, _)| range).filter(inside);
+        uart.map(|range| (range, uart::access as Device))
     };
-    if let Some(device) = emulated {
-        return emulate(cx, tried, at, address, device);
+    if let Some((range, device)) = emulated {
+        return emulate(cx, tried, at.0 - range.start(), address, device);
     }
     // A walk that would have noted something in the guest's own table stores, whatever the instruction does.
     let tried = match read!("htinst") {
@@ -48,14 +48,11 @@ pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
     inject::access_fault(cx.regs, tried, address);
 }
 
+/// A load or store of an emulated device's register, by its offset.
+type Device = fn(&mut Context<'_>, u64, Access) -> bool;
+
 /// Has a device serve an access. What is no load or store that is known, or not one that the device has, faults.
-fn emulate(
-    mut cx: Context<'_>,
-    tried: Tried,
-    at: GuestPhys,
-    address: u64,
-    device: fn(&mut Context<'_>, u64, Access) -> bool,
-) {
+fn emulate(mut cx: Context<'_>, tried: Tried, offset: u64, address: u64, device: Device) {
     let htinst = read!("htinst");
     if decode::is_walk(htinst) {
         return inject::access_fault(cx.regs, tried, address);
@@ -65,7 +62,7 @@ fn emulate(
         decode::instruction(word)
     });
     match access {
-        Some(access) if device(&mut cx, at.0, access) => {
+        Some(access) if device(&mut cx, offset, access) => {
             cx.regs.pc = cx.regs.pc.wrapping_add(access.length.into());
         }
         _ => inject::access_fault(cx.regs, tried, address),
@@ -90,8 +87,8 @@ fn controller(cx: &mut Context<'_>, offset: u64, access: Access) -> bool {
             let value = cx.regs.get(register.into()) as u32;
             let (completed, touched) = domain.arch.plic.lock().write(offset, value);
             match completed {
-                Some(UART_SOURCE) => uart::completed(domain),
-                Some(source) if domain.arch.has_devices => plic::complete_for_guest(source),
+                Some(source) if uart::has(domain, source) => uart::completed(domain),
+                Some(source) if domain.arch.has_devices => plic::complete(source),
                 _ => {}
             }
             touched

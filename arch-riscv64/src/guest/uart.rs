@@ -7,7 +7,7 @@ use super::{
     exit::Context,
     interrupts,
 };
-use crate::{Riscv64, domain_build::UART_SOURCE};
+use crate::Riscv64;
 
 /// Prints what a domain wrote on a console device of its own. The control domain has the machine's console as it is.
 pub fn print(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>, text: &[u8]) {
@@ -63,15 +63,25 @@ pub fn typed(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>, byte: u8) ->
     true
 }
 
+/// Whether a source is that of the domain's UART.
+pub fn has(domain: &DomainRef<Riscv64>, source: u32) -> bool {
+    let uart = domain.arch.places.uart;
+    uart.is_some_and(|(_, own)| own == source)
+}
+
 /// The guest has completed the UART's interrupt: it comes again if its line is still up. The caller looks at the lines.
 pub fn completed(domain: &DomainRef<Riscv64>) {
     let uart = domain.arch.uart.as_ref();
-    if uart.is_some_and(|uart| uart.lock().line()) {
-        domain.arch.plic.lock().raise(UART_SOURCE);
+    if uart.is_some_and(|uart| uart.lock().line())
+        && let Some((_, source)) = domain.arch.places.uart
+    {
+        domain.arch.plic.lock().raise(source);
     }
 }
 
 fn raise(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>) {
-    let touched = domain.arch.plic.lock().raise(UART_SOURCE);
-    interrupts::update(hv, domain, touched);
+    if let Some((_, source)) = domain.arch.places.uart {
+        let touched = domain.arch.plic.lock().raise(source);
+        interrupts::update(hv, domain, touched);
+    }
 }

@@ -12,7 +12,7 @@ use xenolith_hal::{
 use super::{
     context::VsContext, fp::FpContext, interrupts::Waiting, regs::GuestRegs, vuart::VUart,
 };
-use crate::vplic::VPlic;
+use crate::{domain_build::Places, vplic::VPlic};
 
 /// Registers and interrupts of one vCPU.
 ///
@@ -57,7 +57,7 @@ impl ArchVcpu {
         // SAFETY: the caller holds the vCPU alone.
         unsafe {
             *self.regs.get() = GuestRegs::started(entry, self.index as u64, a1);
-            *self.context.get() = VsContext::default();
+            *self.context.get() = VsContext::started();
             *self.fp.get() = FpContext::default();
         }
         self.waiting.reset();
@@ -110,6 +110,8 @@ impl ArchVcpu {
 
 /// The architecture's part of a domain.
 pub struct ArchDomain {
+    /// Where it sees what is emulated.
+    pub places: Places,
     /// Its interrupt controller.
     pub plic: Mutex<VPlic>,
     /// Its emulated UART, where it has one.
@@ -128,22 +130,17 @@ pub struct ArchDomain {
 
 impl ArchDomain {
     /// A domain's part.
-    pub fn new(vcpus: usize, event_source: u32, time_delta: u64, has_devices: bool) -> Self {
+    pub fn new(vcpus: usize, places: Places, time_delta: u64, has_devices: bool) -> Self {
+        let uart = places.uart.map(|_| VUart::default());
         Self {
-            plic: Mutex::new(Rank::Interrupts, VPlic::new(vcpus)),
-            uart: None,
+            places,
+            plic: Mutex::new(Rank::Interrupts, VPlic::new(vcpus, places.sources)),
+            uart: uart.map(|uart| Mutex::new(Rank::Vcpu, uart)),
             starting: Mutex::new(Rank::Domain, ()),
-            event_source,
+            event_source: places.events,
             last_loaded: [const { AtomicU16::new(0) }; MAX_CPUS],
             time_delta,
             has_devices,
         }
-    }
-
-    /// Gives the domain an emulated UART.
-    #[must_use]
-    pub fn with_uart(mut self) -> Self {
-        self.uart = Some(Mutex::new(Rank::Vcpu, VUart::default()));
-        self
     }
 }

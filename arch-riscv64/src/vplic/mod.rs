@@ -10,9 +10,8 @@ use alloc::{boxed::Box, vec, vec::Vec};
 
 /// Bytes of its registers.
 pub const SIZE: u64 = 0x60_0000;
-/// Sources are below this; 0 is none.
-pub const SOURCES: u32 = 128;
-const WORDS: usize = (SOURCES / 32) as usize;
+/// Sources are below this on every such controller; 0 is none.
+pub const MOST_SOURCES: u32 = 1024;
 /// The highest priority.
 const MOST_PRIORITY: u32 = 7;
 
@@ -21,6 +20,14 @@ const ENABLE: u64 = 0x2000;
 const ENABLE_STRIDE: u64 = 0x80;
 const CONTEXT: u64 = 0x20_0000;
 const CONTEXT_STRIDE: u64 = 0x1000;
+
+/// Contexts for which so many bytes of registers have room.
+#[must_use]
+pub const fn contexts(size: u64) -> u32 {
+    let contexts = size.saturating_sub(CONTEXT) / CONTEXT_STRIDE;
+    let most = (CONTEXT - ENABLE) / ENABLE_STRIDE;
+    (if contexts < most { contexts } else { most }) as u32
+}
 
 /// Contexts whose line may have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,19 +40,19 @@ pub enum Touched {
     All,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Context {
-    enabled: [u32; WORDS],
+    enabled: Box<[u32]>,
     threshold: u32,
 }
 
 /// Registers of one domain's controller.
 #[derive(Clone, Debug)]
 pub struct VPlic {
-    priorities: [u8; SOURCES as usize],
-    pending: [u32; WORDS],
+    priorities: Box<[u8]>,
+    pending: Box<[u32]>,
     /// Claimed and not completed.
-    claimed: [u32; WORDS],
+    claimed: Box<[u32]>,
     contexts: Box<[Context]>,
 }
 
@@ -59,16 +66,26 @@ enum Register {
 }
 
 impl VPlic {
-    /// As after reset, for so many vCPUs.
+    /// As after reset, for so many vCPUs, with sources below a number, which is rounded up to whole words.
     #[must_use]
-    pub fn new(vcpus: usize) -> Self {
-        let contexts: Vec<Context> = vec![Context::default(); vcpus];
+    pub fn new(vcpus: usize, sources: u32) -> Self {
+        let words = sources.clamp(1, MOST_SOURCES).div_ceil(32) as usize;
+        let none = vec![0; words].into_boxed_slice();
+        let context = Context {
+            enabled: none.clone(),
+            threshold: 0,
+        };
+        let contexts: Vec<Context> = vec![context; vcpus];
         Self {
-            priorities: [0; SOURCES as usize],
-            pending: [0; WORDS],
-            claimed: [0; WORDS],
+            priorities: vec![0; words * 32].into_boxed_slice(),
+            pending: none.clone(),
+            claimed: none,
             contexts: contexts.into_boxed_slice(),
         }
+    }
+
+    fn sources(&self) -> u32 {
+        self.priorities.len() as u32
     }
 
     /// Whether the line of a context is up.
@@ -80,7 +97,7 @@ impl VPlic {
 
     /// A source signals.
     pub fn raise(&mut self, source: u32) -> Touched {
-        if source == 0 || source >= SOURCES {
+        if source == 0 || source >= self.sources() {
             return Touched::None;
         }
         set(&mut self.pending, source, true);
@@ -148,17 +165,17 @@ impl VPlic {
         }
         if offset < PENDING {
             let source = (offset / 4) as u32;
-            return (source != 0 && source < SOURCES).then_some(Register::Priority(source));
+            return (source != 0 && source < self.sources()).then_some(Register::Priority(source));
         }
         if offset < ENABLE {
             let word = ((offset - PENDING) / 4) as usize;
-            return (word < WORDS).then_some(Register::Pending(word));
+            return (word < self.pending.len()).then_some(Register::Pending(word));
         }
         let (context, register) = if offset < CONTEXT {
             let at = offset - ENABLE;
             let word = (at % ENABLE_STRIDE / 4) as usize;
             let context = (at / ENABLE_STRIDE) as usize;
-            if word >= WORDS {
+            if word >= self.pending.len() {
                 return None;
             }
             (context, Register::Enable(context, word))
@@ -178,14 +195,15 @@ impl VPlic {
     fn best(&self, context: usize, mut above: u32) -> Option<u32> {
         let context = self.contexts.get(context)?;
         let mut best = None;
-        for word in 0..WORDS {
-            let [pending, claimed, enabled] =
-                [&self.pending, &self.claimed, &context.enabled].map(|bits| bits[word]);
+        let held = self.claimed.iter().zip(&context.enabled);
+        let words = self.pending.iter().zip(held).zip(0u32..);
+        for ((pending, (claimed, enabled)), word) in words {
             let mut waiting = pending & enabled & !claimed;
             while waiting != 0 {
-                let source = word as u32 * 32 + waiting.trailing_zeros();
+                let source = word * 32 + waiting.trailing_zeros();
                 waiting &= waiting - 1;
-                let priority = u32::from(self.priorities[source as usize]);
+                let priority = self.priorities.get(source as usize);
+                let priority = priority.copied().map_or(0, u32::from);
                 if priority > above {
                     above = priority;
                     best = Some(source);
@@ -219,12 +237,12 @@ impl VPlic {
     }
 }
 
-fn is_set(bits: &[u32; WORDS], source: u32) -> bool {
+fn is_set(bits: &[u32], source: u32) -> bool {
     let word = bits.get(source as usize / 32);
     word.is_some_and(|word| word >> (source % 32) & 1 != 0)
 }
 
-fn set(bits: &mut [u32; WORDS], source: u32, on: bool) {
+fn set(bits: &mut [u32], source: u32, on: bool) {
     if let Some(word) = bits.get_mut(source as usize / 32) {
         let bit = 1 << (source % 32);
         *word = if on { *word | bit } else { *word & !bit };

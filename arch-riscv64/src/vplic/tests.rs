@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const SOURCES: u32 = 128;
+
 fn enable(plic: &mut VPlic, context: usize, source: u32, priority: u32) {
     plic.write(u64::from(source) * 4, priority);
     let at = ENABLE + context as u64 * ENABLE_STRIDE + u64::from(source / 32) * 4;
@@ -15,7 +17,7 @@ fn claim_at(context: usize) -> u64 {
 
 #[test]
 fn a_source_is_claimed_once_and_comes_again_after_its_completion() {
-    let mut plic = VPlic::new(2);
+    let mut plic = VPlic::new(2, SOURCES);
     enable(&mut plic, 1, 40, 1);
     assert_eq!(plic.raise(40), Touched::All);
     assert!(plic.line(1) && !plic.line(0));
@@ -34,7 +36,7 @@ fn a_source_is_claimed_once_and_comes_again_after_its_completion() {
 
 #[test]
 fn the_highest_priority_comes_first_and_the_lowest_number_among_equals() {
-    let mut plic = VPlic::new(1);
+    let mut plic = VPlic::new(1, SOURCES);
     for (source, priority) in [(70, 2), (3, 2), (5, 3), (9, 0)] {
         enable(&mut plic, 0, source, priority);
         plic.raise(source);
@@ -44,8 +46,35 @@ fn the_highest_priority_comes_first_and_the_lowest_number_among_equals() {
 }
 
 #[test]
+fn a_controller_has_as_many_sources_as_its_machine() {
+    let mut plic = VPlic::new(2, 1023);
+    enable(&mut plic, 1, 1023, 1);
+    assert_eq!(plic.raise(1023), Touched::All);
+    assert_eq!(plic.read(claim_at(1)).0, 1023);
+    assert_eq!(plic.write(claim_at(1), 1023).0, Some(1023));
+    assert_eq!(plic.raise(1024), Touched::None);
+    assert_eq!(VPlic::new(1, 0).raise(32), Touched::None);
+}
+
+#[test]
+fn a_completion_while_the_source_is_disabled_is_none_and_holds_it_back() {
+    let mut plic = VPlic::new(1, SOURCES);
+    enable(&mut plic, 0, 8, 1);
+    plic.raise(8);
+    assert_eq!(plic.read(claim_at(0)).0, 8);
+    plic.write(ENABLE, 0);
+    assert_eq!(plic.write(claim_at(0), 8), (None, Touched::None));
+    enable(&mut plic, 0, 8, 1);
+    plic.raise(8);
+    assert!(!plic.line(0), "it is still being served");
+    assert_eq!(plic.write(claim_at(0), 8).0, Some(8));
+    assert_eq!(plic.write(claim_at(0), 8).0, None, "once");
+    assert!(plic.line(0));
+}
+
+#[test]
 fn the_threshold_holds_back() {
-    let mut plic = VPlic::new(1);
+    let mut plic = VPlic::new(1, SOURCES);
     enable(&mut plic, 0, 3, 2);
     plic.raise(3);
     let threshold = claim_at(0) - 4;
@@ -60,7 +89,7 @@ fn the_threshold_holds_back() {
 
 #[test]
 fn registers_that_do_not_exist_read_as_zero() {
-    let mut plic = VPlic::new(1);
+    let mut plic = VPlic::new(1, SOURCES);
     for at in [
         0,
         SOURCES as u64 * 4,
@@ -87,7 +116,7 @@ proptest! {
     fn whatever_a_guest_does_every_claim_was_raised_and_completions_free(
         steps in prop::collection::vec((0u8..4, 0u64..SIZE + 16, any::<u32>()), 1..200)
     ) {
-        let mut plic = VPlic::new(3);
+        let mut plic = VPlic::new(3, SOURCES);
         let mut open = std::collections::BTreeSet::new();
         for (step, offset, value) in steps {
             match step {

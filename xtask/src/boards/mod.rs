@@ -71,8 +71,8 @@ pub(crate) enum Modules {
     },
     /// As modules of a Multiboot loader, which QEMU is.
     Multiboot,
-    /// Plain loading, and the machine's own device tree with a `xen,domain` for the kernel: the port has no dom0 of another
-    /// kind.
+    /// Plain loading, and the machine's own device tree with a `xen,domain` for the kernel, unless the machine says that it is
+    /// to be dom0.
     Domain,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::boards::{self, Board};
 use crate::console::{Console, Echo};
 use crate::emulator::Terminal;
@@ -20,6 +21,18 @@ use crate::{disk, elf, paths, process};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// Drivers that Debian's riscv64 kernel has not built in.
+const RISCV_MODULES: &[&str] = &[
+    "virtio_mmio",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "fat",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+];
 /// Drivers, each behind those that it needs.
 const MODULES: &[&str] = &[
     "virtio_ring",
@@ -60,11 +73,13 @@ const CARDS: usize = 2;
 struct Row {
     name: &'static str,
     board: &'static str,
-    /// QEMU's words for the first network card.
+    /// QEMU's words for the first disk and the first network card; the second ones are virtio's on PCI.
+    disk: &'static str,
     card: &'static str,
     /// Words for dom0's kernel.
     words: &'static str,
-    dom0: Dom0Kind,
+    /// How dom0 runs, where there is a choice.
+    dom0: Option<Dom0Kind>,
     /// Who must have interrupted, and by which controller.
     interrupts: &'static [(&'static str, &'static str)],
 }
@@ -75,13 +90,31 @@ const LINES: &str = "IO-APIC";
 const PIRQ_MESSAGES: &str = "xen-pirq -msi";
 const PIRQ_LINES: &str = "xen-pirq -ioapic-";
 
+/// The PLIC. A device's name stands behind it: with four virtio devices, which is which is the kernel's affair.
+const SOURCES: &str = "SiFive PLIC";
+
 const ROWS: &[Row] = &[
+    Row {
+        name: "qemu-virt-riscv64",
+        board: "qemu-virt-riscv64",
+        disk: "virtio-blk-device",
+        card: "virtio-net-device",
+        words: "",
+        dom0: None,
+        interrupts: &[
+            ("virtio0", SOURCES),
+            ("virtio1", SOURCES),
+            ("virtio2", SOURCES),
+            ("virtio3", SOURCES),
+        ],
+    },
     Row {
         name: "q35/messages",
         board: "qemu-q35",
+        disk: "ide-hd,bus=ide.0",
         card: "e1000e",
         words: "",
-        dom0: Dom0Kind::Pvh,
+        dom0: Some(Dom0Kind::Pvh),
         interrupts: &[
             ("ahci", MESSAGES),
             ("virtio0-req", MESSAGES),
@@ -92,9 +125,10 @@ const ROWS: &[Row] = &[
     Row {
         name: "q35/lines",
         board: "qemu-q35",
+        disk: "ide-hd,bus=ide.0",
         card: "e1000e",
         words: "pci=nomsi",
-        dom0: Dom0Kind::Pvh,
+        dom0: Some(Dom0Kind::Pvh),
         interrupts: &[
             ("ahci", LINES),
             ("virtio0", LINES),
@@ -105,9 +139,10 @@ const ROWS: &[Row] = &[
     Row {
         name: "pc/messages-and-lines",
         board: "qemu-pc",
+        disk: "ide-hd,bus=ide.0",
         card: "e1000",
         words: "",
-        dom0: Dom0Kind::Pvh,
+        dom0: Some(Dom0Kind::Pvh),
         interrupts: &[
             ("ata_piix", LINES),
             ("eth1", LINES),
@@ -118,9 +153,10 @@ const ROWS: &[Row] = &[
     Row {
         name: "q35/pv",
         board: "qemu-q35",
+        disk: "ide-hd,bus=ide.0",
         card: "e1000e",
         words: "",
-        dom0: Dom0Kind::Pv,
+        dom0: Some(Dom0Kind::Pv),
         interrupts: &[
             ("ahci", PIRQ_MESSAGES),
             ("virtio0-req", PIRQ_MESSAGES),
@@ -131,9 +167,10 @@ const ROWS: &[Row] = &[
     Row {
         name: "pc/pv",
         board: "qemu-pc",
+        disk: "ide-hd,bus=ide.0",
         card: "e1000",
         words: "pci=nomsi",
-        dom0: Dom0Kind::Pv,
+        dom0: Some(Dom0Kind::Pv),
         interrupts: &[
             ("ata_piix", PIRQ_LINES),
             ("eth1", PIRQ_LINES),
@@ -164,7 +201,7 @@ fn reach(board: &'static Board) -> Result<()> {
     const FREE_RAM: u64 = 0x3000_0000;
     const NOTHING: u64 = 0x5000_0000;
     const BESIDE_THE_IOAPIC: u64 = 0xfec1_0000;
-    let mut machine = machine(board, "", Dom0Kind::Pvh)?;
+    let mut machine = machine(board, "", Some(Dom0Kind::Pvh))?;
     let image = elf::flatten(&paths::read(&build::hypervisor(board.arch)?.elf)?)?.start;
     let addresses = [image, image + 0x1000, FREE_RAM, NOTHING, BESIDE_THE_IOAPIC];
     machine.extra = [
@@ -223,11 +260,19 @@ fn check(board: &'static Board, row: &Row) -> Result<()> {
 /// A machine whose root has the drivers and the scripts.
 ///
 /// A paravirtual dom0 gets a CPU without virtualization.
-fn machine(board: &'static Board, words: &str, dom0: Dom0Kind) -> Result<crate::emulator::Machine> {
+fn machine(
+    board: &'static Board,
+    words: &str,
+    dom0: Option<Dom0Kind>,
+) -> Result<crate::emulator::Machine> {
     let debian = Debian::fetch(board.arch)?;
+    let (modules, cpus) = match board.arch {
+        Arch::Riscv64 => (RISCV_MODULES, board.cpus),
+        _ => (MODULES, 2),
+    };
     let mut order = String::new();
     let mut extra = Vec::new();
-    for module in MODULES {
+    for module in modules {
         let file = format!("{module}.ko");
         order += &format!("{file}\n");
         let content = paths::read(&debian.module(&file)?)?;
@@ -246,14 +291,18 @@ fn machine(board: &'static Board, words: &str, dom0: Dom0Kind) -> Result<crate::
     let args = MachineArgs {
         board: Some(board.name.to_string()),
         initrd: Some(root),
-        smp: Some(2),
+        smp: Some(cpus),
         memory: Some(1024),
-        dom0: Some(dom0),
-        cpu: matches!(dom0, Dom0Kind::Pv).then(|| "qemu64".to_string()),
+        dom0,
+        cpu: matches!(dom0, Some(Dom0Kind::Pv)).then(|| "qemu64".to_string()),
         append: Some(words.to_string()),
+        // Half of the memory, on each board.
+        xen_append: Some("dom0_mem=512M".into()),
         ..MachineArgs::default()
     };
-    args.machine(None)
+    let mut machine = args.machine(None)?;
+    machine.has_dom0 = true;
+    Ok(machine)
 }
 
 /// QEMU's words: two disks with the same content, two network cards, each in a network of its own.
@@ -262,14 +311,17 @@ fn hardware(row: &Row, image: &Path, known: &Path) -> Vec<String> {
     let served = known.parent().unwrap_or(known).display();
     let disk = |id| format!("if=none,id={id},format=raw,snapshot=on,file={image}");
     let network = |id, number| format!("user,id={id},net=10.0.{number}.0/24,tftp={served}");
-    // A card's boot ROM would only look for something to boot.
-    let card = |kind, id| format!("{kind},netdev={id},romfile=");
+    // The boot ROM of a card on PCI would only look for something to boot.
+    let card = |kind: &str, id| match kind.ends_with("-device") {
+        true => format!("{kind},netdev={id}"),
+        false => format!("{kind},netdev={id},romfile="),
+    };
     let words = [
         ("-drive", disk("d0")),
         ("-drive", disk("d1")),
         ("-netdev", network("n0", 2)),
         ("-netdev", network("n1", 3)),
-        ("-device", "ide-hd,drive=d0,bus=ide.0".into()),
+        ("-device", format!("{},drive=d0", row.disk)),
         ("-device", "virtio-blk-pci,drive=d1".into()),
         ("-device", card(row.card, "n0")),
         ("-device", card("virtio-net-pci", "n1")),

@@ -1,0 +1,73 @@
+//! Memory that is mapped 1:1, and devices at their places.
+
+use alloc::{format, string::String};
+
+use xenolith_core::{
+    DomainRef, Hypervisor,
+    boot::{PhysRange, RangeSet, placement::DomainPlan},
+};
+use xenolith_hal::{Gfn, Hal, Mfn, P2m, P2mType, PAGE_SHIFT};
+
+/// First frame and number of frames.
+fn frames(range: PhysRange) -> (u64, u64) {
+    (range.start() >> PAGE_SHIFT, range.size() >> PAGE_SHIFT)
+}
+
+/// All RAM that dom0's devices must not overlap.
+#[must_use]
+pub fn ram_of(free: &RangeSet, plan: &DomainPlan) -> RangeSet {
+    let mut ram = free.clone();
+    for bank in &plan.banks {
+        ram.insert(bank.guest);
+    }
+    ram
+}
+
+/// Gives a domain the memory of its plan, frame by frame where the plan says.
+pub fn give_memory<H: Hal>(
+    hv: &Hypervisor<H>,
+    domain: &DomainRef<H>,
+    name: &str,
+    plan: &DomainPlan,
+) -> Result<(), String> {
+    // All of it before the first table is made, whose frame may come from anywhere.
+    for bank in &plan.banks {
+        let (first, count) = frames(bank.guest);
+        hv.allocate_for_at(domain, Mfn(first), count)
+            .map_err(|_| format!("{name}: memory at {} is not free", bank.guest))?;
+    }
+    for bank in &plan.banks {
+        let (first, count) = frames(bank.guest);
+        domain
+            .p2m
+            .map(
+                Gfn(first),
+                Mfn(first),
+                count,
+                P2mType::RamRw,
+                &hv.tables(domain),
+            )
+            .map_err(|e| format!("{name}: memory at {} cannot be mapped: {e:?}", bank.guest))?;
+    }
+    Ok(())
+}
+
+/// Maps whole pages of the machine from address `host` on into dom0, or says that it does not get them.
+pub fn map<H: Hal>(
+    hv: &Hypervisor<H>,
+    domain: &DomainRef<H>,
+    guest: PhysRange,
+    host: u64,
+    kind: P2mType,
+) {
+    let (first, count) = frames(guest);
+    let tables = hv.tables(domain);
+    let host = Mfn(host >> PAGE_SHIFT);
+    if domain
+        .p2m
+        .map(Gfn(first), host, count, kind, &tables)
+        .is_err()
+    {
+        log::warn!("dom0 does not get {guest}: beyond its address space");
+    }
+}
