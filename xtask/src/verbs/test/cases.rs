@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::arch::Arch;
-use crate::boards::{self, Board, Stage};
+use crate::boards::{self, Board};
 use crate::console::{self, Echo};
 use crate::emulator::Emulator;
 use crate::fetch::Debian;
@@ -137,11 +137,8 @@ pub(crate) fn all() -> Result<Vec<Case>> {
 }
 
 fn starts_from_disk(board: &Board) -> bool {
-    matches!(board.stage, Stage::Dom0)
-        && board
-            .uboot
-            .as_ref()
-            .is_some_and(|uboot| uboot.firmware.is_some())
+    let uboot = board.uboot.as_ref();
+    uboot.is_some_and(|uboot| uboot.firmware.is_some())
 }
 
 fn smoke(board: &'static Board, variant: &str, args: MachineArgs) -> Case {
