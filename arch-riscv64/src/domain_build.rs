@@ -15,7 +15,7 @@ mod dom0;
 mod host;
 
 pub use devices::{Device, devices};
-pub use dom0::{Dom0Request, dom0_devices, dom0_tree, dom0_tree_room};
+pub use dom0::{Dom0Request, dom0_devices, dom0_tree, dom0_tree_room, fuzz_device_tree};
 pub use host::{Host, HostError, UartOfHost};
 
 /// Where a domain's memory may be.

@@ -142,12 +142,12 @@ impl HostTree for View<'_> {
     }
 }
 
-/// Memory that nobody may map and no device refers to is the firmware's own.
+/// Reserved memory that no device refers to, and that is no device itself, is the firmware's own.
 fn is_firmwares(node: &Node<'_, '_>) -> bool {
     let is_reserved = node
         .parent()
         .is_some_and(|parent| parent.depth() == 1 && parent.name() == "reserved-memory");
-    is_reserved && node.has("no-map") && node.phandle().is_none()
+    is_reserved && node.phandle().is_none() && !node.has("compatible")
 }
 
 /// What is put into the tree.
@@ -221,6 +221,55 @@ impl Provided for Ours<'_> {
             .collect();
         let regions = [request.grant_region];
         dom0::hypervisor(writer, root, &regions, host.phandle, &events);
+    }
+}
+
+/// Fuzzing: any bytes as the host's device tree, through all that dom0's is made from.
+pub fn fuzz_device_tree(bytes: &[u8]) {
+    use xenolith_core::boot::placement::{Bank, Placed, Source};
+    let Ok(tree) = Tree::parse(bytes) else {
+        return;
+    };
+    let console = tree
+        .node("/chosen")
+        .and_then(|chosen| tree.resolve(chosen.text("stdout-path")?))
+        .map(|node| node.id());
+    let ram: RangeSet = [PhysRange::between(0x8000_0000, 0xc000_0000)]
+        .into_iter()
+        .collect();
+    let Ok(host) = Host::from_tree(&tree, console, 4) else {
+        return;
+    };
+    let devices = dom0_devices(&tree, &host, &ram);
+    let bank = |guest| Bank {
+        guest,
+        direct: true,
+    };
+    let plan = DomainPlan {
+        banks: ram.iter().map(bank).collect(),
+        kernel: Placed {
+            at: PhysRange::between(0x8000_0000, 0x8100_0000),
+            source: Source::InPlace,
+        },
+        ramdisk: None,
+        device_tree: PhysRange::between(0x8200_0000, 0x8220_0000),
+        entry: 0x8000_0000,
+    };
+    let blob = dom0_tree(
+        &tree,
+        &host,
+        &Dom0Request {
+            plan: &plan,
+            bootargs: "",
+            timer_frequency: 1,
+            isa: "rv64imac",
+            mmu: "riscv,sv39",
+            grant_region: PhysRange::between(0xd000_0000, 0xd010_0000),
+            reserved: &devices.reserved,
+        },
+    );
+    if let Ok(blob) = blob {
+        assert!(Tree::parse(&blob).is_ok(), "dom0's tree can be read again");
     }
 }
 

@@ -128,6 +128,8 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(bad_cpu::cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(devices::cases()?);
     cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
+    let riscv = boards::find(None, Some(Arch::Riscv64))?;
+    cases.extend(neighbours::riscv_cases(riscv));
     cases.extend(pair::cases()?);
     cases.extend(ports::cases()?);
     cases.extend(machine_checks::cases()?);

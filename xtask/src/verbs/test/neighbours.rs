@@ -124,6 +124,30 @@ const X86_PLANS: &[Plan] = &[
     },
 ];
 
+const RISCV_PLANS: &[Plan] = &[
+    Plan {
+        guest: "guest-neighbour",
+        variant: "/qemu-virt-riscv64",
+        words: "seconds=2",
+        dom0: None,
+        end: End::Done,
+        limit: 180,
+    },
+    Plan {
+        guest: "guest-fuzz",
+        variant: "/qemu-virt-riscv64",
+        words: "calls=20000",
+        dom0: None,
+        end: End::Done,
+        limit: 300,
+    },
+];
+
+/// The same on RISC-V.
+pub(crate) fn riscv_cases(board: &'static Board) -> Vec<Case> {
+    RISCV_PLANS.iter().map(|plan| case(board, plan)).collect()
+}
+
 /// The same on x86-64.
 pub(crate) fn x86_cases(board: &'static Board) -> Vec<Case> {
     X86_PLANS.iter().map(|plan| case(board, plan)).collect()
@@ -156,12 +180,13 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
     let args = MachineArgs {
         board: Some(board.name.to_string()),
         // What a domain without a console of its own prints is a guest's message, which Xen keeps to itself otherwise.
-        xen_append: Some("guest_loglvl=all".into()),
+        xen_append: Some("guest_loglvl=all dom0_mem=1024M".into()),
         reference,
         dom0: plan.dom0,
         ..MachineArgs::default()
     };
     let mut machine = args.machine(None)?;
+    machine.has_dom0 = true;
     let domain = Domain {
         kernel: guest.bin.clone(),
         words: plan.words.to_string(),
