@@ -28,6 +28,7 @@ pub const UART_SOURCE: u32 = 10;
 pub const EVENT_SOURCE: u32 = 96;
 /// vCPUs of a domain at most: each has a source for its events.
 pub const MOST_VCPUS: u32 = vplic::SOURCES - EVENT_SOURCE;
+const _: () = assert!(MOST_VCPUS as usize <= vplic::MOST_CONTEXTS);
 
 const PLIC_PHANDLE: u32 = 1;
 const FIRST_CPU_PHANDLE: u32 = 16;
@@ -96,6 +97,7 @@ const KNOWN: &[&str] = &[
     "zimop",
     "zcmop",
     "zacas",
+    "zawrs",
     "zabha",
     "zba",
     "zbb",

@@ -43,6 +43,8 @@ pub enum Then {
     Complete,
     /// It waits for [`complete_for_guest`].
     GuestCompletes,
+    /// Nobody is there for it: it does not come again.
+    Close,
 }
 
 impl Plic {
@@ -88,6 +90,12 @@ impl Plic {
         self.write(source as usize * 4, 1);
         self.write(word, self.read(word) | 1 << (source % 32));
     }
+
+    fn close(&self, source: u32) {
+        let _held = CHANGES.lock();
+        let word = ENABLE + self.context * ENABLE_STRIDE + source as usize / 32 * 4;
+        self.write(word, self.read(word) & !(1 << (source % 32)));
+    }
 }
 
 /// Makes the controller known; once. Nothing is enabled yet.
@@ -127,8 +135,14 @@ pub fn serve(cpu: CpuId, mut serve: impl FnMut(u32) -> Then) {
         if source == 0 {
             return;
         }
-        if serve(source) == Then::Complete {
-            plic.write(plic.claim(), source);
+        match serve(source) {
+            Then::Complete => plic.write(plic.claim(), source),
+            Then::GuestCompletes => {}
+            // A completion of what is not enabled would not count.
+            Then::Close => {
+                plic.write(plic.claim(), source);
+                plic.close(source);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     Riscv64,
     guest::{
         exit,
-        interrupts::{self, EXTERNAL, SOFTWARE, TIMER},
+        interrupts::{self, EVENTS_ELSEWHERE, EXTERNAL, SOFTWARE, TIMER},
         regs::FS,
     },
     mm::fences,
@@ -116,6 +116,9 @@ pub fn timer_interrupt(cpu: &'static PerCpu) {
 fn serve_work(cpu: &'static PerCpu) {
     if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
         cpu.hv.timer_interrupt(cpu.id);
+    }
+    if cpu.work.load(Relaxed) & EVENTS_ELSEWHERE != 0 {
+        interrupts::deliver_elsewhere(cpu);
     }
 }
 

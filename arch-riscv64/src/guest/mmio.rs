@@ -45,7 +45,7 @@ pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
         // Another CPU has mapped it meanwhile; this one may still remember that nothing was there.
         return fences::forget_guests();
     }
-    inject::access_fault(cx.regs, tried, address);
+    inject::access_fault(cx, tried, address);
 }
 
 /// Has a device serve an access. What is no load or store that is known, or not one that the device has, faults.
@@ -57,8 +57,9 @@ fn emulate(
     device: fn(&mut Context<'_>, u64, Access) -> bool,
 ) {
     let htinst = read!("htinst");
-    if decode::is_walk(htinst) {
-        return inject::access_fault(cx.regs, tried, address);
+    // What another vCPU may have written there meanwhile is not what was tried.
+    if tried == Tried::Fetch || decode::is_walk(htinst) {
+        return inject::access_fault(cx, tried, address);
     }
     let access = decode::transformed(htinst).or_else(|| {
         let word = guest_access::instruction(cx.regs.pc)?;
@@ -68,7 +69,7 @@ fn emulate(
         Some(access) if device(&mut cx, at.0, access) => {
             cx.regs.pc = cx.regs.pc.wrapping_add(access.length.into());
         }
-        _ => inject::access_fault(cx.regs, tried, address),
+        _ => inject::access_fault(cx, tried, address),
     }
 }
 

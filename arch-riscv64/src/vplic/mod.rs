@@ -22,15 +22,33 @@ const ENABLE_STRIDE: u64 = 0x80;
 const CONTEXT: u64 = 0x20_0000;
 const CONTEXT_STRIDE: u64 = 0x1000;
 
-/// Contexts whose line may have changed.
+/// A controller has no more contexts than this.
+pub const MOST_CONTEXTS: usize = 32;
+
+/// Contexts whose line may have changed, a bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// None.
-    None,
-    /// This one.
-    One(usize),
-    /// Any.
-    All,
+pub struct Touched(pub u32);
+
+impl Touched {
+    /// No context.
+    pub const NONE: Self = Self(0);
+
+    /// One context.
+    #[must_use]
+    pub const fn one(context: usize) -> Self {
+        Self(1 << (context % MOST_CONTEXTS))
+    }
+
+    /// All of these but one.
+    #[must_use]
+    pub const fn without(self, context: usize) -> Self {
+        Self(self.0 & !Self::one(context).0)
+    }
+
+    /// The contexts.
+    pub fn contexts(self) -> impl Iterator<Item = usize> {
+        (0..MOST_CONTEXTS).filter(move |context| self.0 >> context & 1 != 0)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -47,6 +65,8 @@ pub struct VPlic {
     /// Claimed and not completed.
     claimed: [u32; WORDS],
     contexts: Box<[Context]>,
+    /// Of each source, the contexts that have it enabled.
+    routes: [u32; SOURCES as usize],
 }
 
 /// A register by its offset.
@@ -59,15 +79,16 @@ enum Register {
 }
 
 impl VPlic {
-    /// As after reset, for so many vCPUs.
+    /// As after reset, for so many vCPUs, of which those beyond [`MOST_CONTEXTS`] get no interrupts.
     #[must_use]
     pub fn new(vcpus: usize) -> Self {
-        let contexts: Vec<Context> = vec![Context::default(); vcpus];
+        let contexts: Vec<Context> = vec![Context::default(); vcpus.min(MOST_CONTEXTS)];
         Self {
             priorities: [0; SOURCES as usize],
             pending: [0; WORDS],
             claimed: [0; WORDS],
             contexts: contexts.into_boxed_slice(),
+            routes: [0; SOURCES as usize],
         }
     }
 
@@ -81,10 +102,16 @@ impl VPlic {
     /// A source signals.
     pub fn raise(&mut self, source: u32) -> Touched {
         if source == 0 || source >= SOURCES {
-            return Touched::None;
+            return Touched::NONE;
         }
         set(&mut self.pending, source, true);
-        Touched::All
+        self.route(source)
+    }
+
+    /// The contexts that have a source enabled.
+    fn route(&self, source: u32) -> Touched {
+        let route = self.routes.get(source as usize);
+        route.map_or(Touched::NONE, |route| Touched(*route))
     }
 
     /// A read of four bytes.
@@ -107,7 +134,7 @@ impl VPlic {
             Some(Register::Claim(context)) => return self.claim(context),
             None => 0,
         };
-        (value, Touched::None)
+        (value, Touched::NONE)
     }
 
     /// A write of four bytes. The source that it completed, if any.
@@ -117,28 +144,39 @@ impl VPlic {
                 if let Some(priority) = self.priorities.get_mut(source as usize) {
                     *priority = (value & MOST_PRIORITY) as u8;
                 }
-                (None, Touched::All)
+                (None, self.route(source))
             }
             Some(Register::Enable(context, word)) => {
-                // Source 0 does not exist.
-                let exist = if word == 0 { !1 } else { !0 };
-                if let Some(enabled) = self
-                    .contexts
-                    .get_mut(context)
-                    .and_then(|c| c.enabled.get_mut(word))
-                {
-                    *enabled = value & exist;
-                }
-                (None, Touched::One(context))
+                self.enable(context, word, value);
+                (None, Touched::one(context))
             }
             Some(Register::Threshold(context)) => {
                 if let Some(context) = self.contexts.get_mut(context) {
                     context.threshold = value & MOST_PRIORITY;
                 }
-                (None, Touched::One(context))
+                (None, Touched::one(context))
             }
             Some(Register::Claim(context)) => self.complete(context, value),
-            Some(Register::Pending(_)) | None => (None, Touched::None),
+            Some(Register::Pending(_)) | None => (None, Touched::NONE),
+        }
+    }
+
+    /// Writes one of a context's enable words.
+    fn enable(&mut self, context: usize, word: usize, value: u32) {
+        // Source 0 does not exist.
+        let exist = if word == 0 { !1 } else { !0 };
+        let registers = self.contexts.get_mut(context);
+        let Some(enabled) = registers.and_then(|c| c.enabled.get_mut(word)) else {
+            return;
+        };
+        let mut changed = (*enabled ^ value) & exist;
+        *enabled = value & exist;
+        while changed != 0 {
+            let source = word * 32 + changed.trailing_zeros() as usize;
+            changed &= changed - 1;
+            if let Some(route) = self.routes.get_mut(source) {
+                *route ^= Touched::one(context).0;
+            }
         }
     }
 
@@ -198,11 +236,11 @@ impl VPlic {
     fn claim(&mut self, context: usize) -> (u32, Touched) {
         // The threshold holds the line down, and is none for claims.
         let Some(source) = self.best(context, 0) else {
-            return (0, Touched::None);
+            return (0, Touched::NONE);
         };
         set(&mut self.pending, source, false);
         set(&mut self.claimed, source, true);
-        (source, Touched::All)
+        (source, self.route(source))
     }
 
     /// A completion counts only where the context has the source enabled.
@@ -212,10 +250,10 @@ impl VPlic {
             .get(context)
             .is_some_and(|c| is_set(&c.enabled, source));
         if !enabled || !is_set(&self.claimed, source) {
-            return (None, Touched::None);
+            return (None, Touched::NONE);
         }
         set(&mut self.claimed, source, false);
-        (Some(source), Touched::All)
+        (Some(source), self.route(source))
     }
 }
 

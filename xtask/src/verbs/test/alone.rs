@@ -14,7 +14,7 @@ use crate::verbs::build;
 use crate::verbs::test::Case;
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// Domains in the machine.
+/// Domains in most of the machines.
 const COUNT: usize = 2;
 
 /// One test per board that can have such domains.
@@ -32,15 +32,22 @@ pub(crate) fn cases() -> Vec<Case> {
     let without_xen = boards::ALL
         .iter()
         .filter(|board| matches!(board.stage, Stage::Domain));
-    cases.extend(without_xen.map(|board| {
-        let name = format!("domains-alone/{}/lawless", board.name);
-        Case::machine(board.arch, name, move || lawless(board))
+    cases.extend(without_xen.flat_map(|board| {
+        let case = |what, check: fn(&'static Board) -> Result<()>| {
+            let name = format!("domains-alone/{}/{what}", board.name);
+            Case::machine(board.arch, name, move || check(board))
+        };
+        [case("lawless", lawless), case("crashes", crashes)]
     }));
     cases
 }
 
-/// A machine with two domains, each a guest with its words.
-fn start(board: &'static Board, name: &str, guests: [(&str, String); COUNT]) -> Result<Console> {
+/// A machine with domains, each a guest with its words.
+fn start(
+    board: &'static Board,
+    name: &str,
+    guests: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<Console> {
     let built = build::guests(board.arch)?;
     let args = MachineArgs {
         xen_append: Some("guest_loglvl=all".into()),
@@ -54,8 +61,8 @@ fn start(board: &'static Board, name: &str, guests: [(&str, String); COUNT]) -> 
             guest.with_context(|| format!("package xenolith-guests has no program {wanted}"))?;
         domains.push(Domain {
             kernel: guest.bin.clone(),
-            words,
-            cpus: 1,
+            words: words.clone(),
+            cpus: if words.contains(OTHER_CPU) { 2 } else { 1 },
             memory: 64,
             tables: None,
         });
@@ -86,6 +93,89 @@ fn lawless(board: &'static Board) -> Result<()> {
     }
     ensure!(!text.contains("FAIL"), "a case failed\n{}", console.tail());
     console.keys_to_hypervisor(COUNT)?;
+    console.send("R")?;
+    console.wait_for_power_off()
+}
+
+/// The end of this kind needs a second CPU.
+const OTHER_CPU: &str = "other-cpu";
+/// Ways to end, and what the hypervisor says of each.
+const ENDS: [(&str, &str); 7] = [
+    (
+        "handler-nowhere",
+        "exception 1 itself (instruction access fault, 0x1f000000)",
+    ),
+    (
+        "handler-in-a-device",
+        "exception 1 itself (instruction access fault, 0xc000000)",
+    ),
+    (
+        "handler-illegal",
+        "exception 2 itself (illegal instruction, 0x30200073)",
+    ),
+    (
+        "handler-of-the-hypervisor",
+        "exception 2 itself (illegal instruction, 0x62000073)",
+    ),
+    (
+        "handler-stores-nowhere",
+        "exception 7 itself (store access fault, 0x1f000000)",
+    ),
+    // Of what was tried where a walk ends nowhere QEMU 7.2 may say that it was a load.
+    ("tables-nowhere", " access fault, 0x"),
+    (
+        OTHER_CPU,
+        "exception 1 itself (instruction access fault, 0x1f000000)",
+    ),
+];
+
+/// Domains break each rule of their privilege and live, the first of them, and then come to an end that nothing of theirs can
+/// follow: each ends alone, with its registers. One spins in faults that its CPU delivers to it, and one does not notice.
+fn crashes(board: &'static Board) -> Result<()> {
+    let guests = ENDS.iter().enumerate().map(|(index, (kind, _))| {
+        // One goes through all cases first.
+        let cases = if index == 0 { "" } else { " only=last" };
+        ("guest-traps", format!("fault={kind}{cases}"))
+    });
+    let endless = ("guest-traps", "fault=endless only=last".to_string());
+    let neighbour = ("guest-neighbour", "seconds=10".to_string());
+    let mut console = start(
+        board,
+        &format!("crashes-{}", board.name),
+        guests.chain([endless, neighbour]),
+    )?;
+    let (endless, neighbour) = (ENDS.len() + 1, ENDS.len() + 2);
+    console.wait_for(&format!("(d{neighbour}) [guest] done "))?;
+    let text = console.text();
+    for (number, (kind, why)) in (1..).zip(ENDS) {
+        let line = format!("(XEN) domain {number} crashed: its exception vector ");
+        let ends: Vec<&str> = text.lines().filter(|l| l.contains(&line)).collect();
+        ensure!(
+            ends.iter().any(|end| end.contains(why)),
+            "{kind} did not end so, in time: {ends:?}\n{}",
+            console.tail()
+        );
+        ensure!(
+            text.contains(&format!("(XEN) d{number}v0: pc "))
+                || text.contains(&format!("(XEN) d{number}v1: pc ")),
+            "{kind} ended without registers"
+        );
+    }
+    for number in [endless, neighbour] {
+        ensure!(
+            text.contains(&format!("(d{number}) [guest] begin "))
+                && !text.contains(&format!("domain {number} crashed")),
+            "domain {number} did not run, or did not go on\n{}",
+            console.tail()
+        );
+    }
+    ensure!(
+        text.contains("(d1) [guest] ok calls.hypercalls_with_wild_pointers")
+            && !text.contains("FAIL"),
+        "a case failed\n{}",
+        console.tail()
+    );
+    console.keys_to_hypervisor(neighbour)?;
     console.send("R")?;
     console.wait_for_power_off()
 }
