@@ -89,7 +89,7 @@ pub(super) fn build(
             log::warn!("{warning}");
         }
     }
-    let isa = guest_isa(machine.harts.isa, timer::is_guests_own());
+    let isa = guest_isa(&machine.harts.isa, timer::is_guests_own());
     // Only one domain can have them.
     let devices = match id {
         DomId(0) if spec.capabilities.has_hardware() => machine.devices.as_slice(),

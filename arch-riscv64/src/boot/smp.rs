@@ -93,7 +93,8 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     let Some(hv) = HV.get() else {
         cpu::fault::halt()
     };
-    if !cpu::has_hypervisor_extension() || fences::probe().is_none() {
+    let runs_guests = cpu::has_hypervisor_extension() && fences::probe().is_some();
+    if !runs_guests || !timer::suits() {
         log::warn!("hart {} cannot run guests and stays off", sbi::hart(id));
         cpu::fault::halt()
     }
