@@ -26,7 +26,7 @@ use crate::{
     guest::vcpu::{ArchDomain, ArchVcpu},
     mm::{
         fences::{self, GStage, Tables},
-        gstage::Mode,
+        gstage::{Mode, vmid},
         hyp::Direct,
     },
     plic, timer,
@@ -66,12 +66,6 @@ pub(super) fn build(
     id: DomId,
 ) -> Result<(), String> {
     let name = spec.name;
-    if u32::from(id.0) + 1 >= fences::vmids() {
-        return Err(format!(
-            "{name}: the TLBs tell only {} domains apart",
-            fences::vmids() - 1
-        ));
-    }
     if spec.cpus == 0 || spec.cpus > MOST_VCPUS {
         return Err(format!(
             "{name}: cpus = {} is not possible, 1 to {MOST_VCPUS} are",
@@ -169,7 +163,7 @@ fn create(
     };
     let domain = hv
         .create_domain(config, arch, vcpus, |tables| {
-            new_tables(mode, tables, id.0 + 1)
+            new_tables(mode, tables, vmid(id.0, fences::vmids()))
         })
         .map_err(|e| format!("{} cannot be made: {}", spec.name, e.name()))?;
     hv.update_wallclock(&domain);

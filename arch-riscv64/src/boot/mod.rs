@@ -142,6 +142,9 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let boot_cpu = smp::join(hv, CpuId(0), hart);
     interrupts::start(tree, hart, console).unwrap_or_else(|e| log::warn!("{e}"));
     smp::start_others(hv, &harts.numbers, hart, options.max_cpus);
+    if !options.vmid {
+        fences::without_vmids();
+    }
     log::info!(
         "{} CPUs, {} MiB of RAM, {}-bit guest addresses, {} VMIDs",
         hv.sched.online_cpus().len(),

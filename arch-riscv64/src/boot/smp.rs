@@ -34,6 +34,7 @@ pub(super) fn join(hv: &'static Hypervisor<Riscv64>, id: CpuId, hart: u64) -> &'
         hv,
         work: hv.sched.work(id),
         loaded: RefCell::new(None),
+        shared_vmid: Cell::new(None),
         fp_in_use: Cell::new(false),
         timer: Cell::new(u64::MAX),
     });

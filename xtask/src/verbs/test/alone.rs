@@ -25,7 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = boards
         .map(|board| {
             let name = format!("domains-alone/{}", board.name);
-            Case::machine(board.arch, name, move || check(board))
+            Case::machine(board.arch, name, move || check(board, "alone", ""))
         })
         .collect();
     // Where no Linux stands beside such guests, one of ours does.
@@ -37,7 +37,11 @@ pub(crate) fn cases() -> Vec<Case> {
             let name = format!("domains-alone/{}/{what}", board.name);
             Case::machine(board.arch, name, move || check(board))
         };
-        [case("lawless", lawless), case("crashes", crashes)]
+        [
+            case("lawless", lawless),
+            case("crashes", crashes),
+            case("without-vmids", without_vmids),
+        ]
     }));
     cases
 }
@@ -46,11 +50,12 @@ pub(crate) fn cases() -> Vec<Case> {
 fn start(
     board: &'static Board,
     name: &str,
+    xen_words: &str,
     guests: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Result<Console> {
     let built = build::guests(board.arch)?;
     let args = MachineArgs {
-        xen_append: Some("guest_loglvl=all".into()),
+        xen_append: Some(format!("guest_loglvl=all {xen_words}")),
         ..MachineArgs::default()
     };
     let mut machine = Machine::new(board, Boot::Direct(args.hypervisor_alone(board)?));
@@ -79,7 +84,7 @@ fn lawless(board: &'static Board) -> Result<()> {
         ("guest-fuzz", "machine=1 code=2000 calls=20000".to_string()),
         ("guest-neighbour", "seconds=10".to_string()),
     ];
-    let mut console = start(board, &format!("lawless-{}", board.name), guests)?;
+    let mut console = start(board, &format!("lawless-{}", board.name), "", guests)?;
     for _ in 0..COUNT {
         console.wait_for("[guest] done ")?;
     }
@@ -142,6 +147,7 @@ fn crashes(board: &'static Board) -> Result<()> {
     let mut console = start(
         board,
         &format!("crashes-{}", board.name),
+        "",
         guests.chain([endless, neighbour]),
     )?;
     let (endless, neighbour) = (ENDS.len() + 1, ENDS.len() + 2);
@@ -180,11 +186,16 @@ fn crashes(board: &'static Board) -> Result<()> {
     console.wait_for_power_off()
 }
 
-fn check(board: &'static Board) -> Result<()> {
+/// Nothing tells the domains apart in the TLB of the CPU that they share.
+fn without_vmids(board: &'static Board) -> Result<()> {
+    check(board, "alone-without-vmids", "vmid=no maxcpus=1")
+}
+
+fn check(board: &'static Board, name: &str, xen_words: &str) -> Result<()> {
     const GUEST: &str = "guest-neighbour";
     // Each offers a port and a page to the other.
     let guests = [2, 1].map(|peer| (GUEST, format!("seconds=2 peer={peer}")));
-    let mut console = start(board, &format!("alone-{}", board.name), guests)?;
+    let mut console = start(board, &format!("{name}-{}", board.name), xen_words, guests)?;
     for _ in 0..COUNT {
         console.wait_for("[guest] done ")?;
     }
