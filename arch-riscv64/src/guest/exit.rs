@@ -97,7 +97,7 @@ pub fn serve(cx: Context<'_>, scause: u64) {
 }
 
 #[inline(never)]
-fn rare(cx: Context<'_>, exit: Exit) {
+fn rare(mut cx: Context<'_>, exit: Exit) {
     match exit {
         Exit::GuestPage(tried, at) => mmio::fault(cx, tried, at),
         Exit::Virtual => refused(cx),
@@ -109,14 +109,14 @@ fn rare(cx: Context<'_>, exit: Exit) {
                 Name(cx.vcpu),
                 cx.regs.pc
             );
-            inject::reflect(cx, cause, read!("stval"));
+            inject::reflect(&mut cx, cause, read!("stval"));
         }
         _ => {}
     }
 }
 
 /// An instruction that HS-mode would have been allowed: waits are some, and all others do not exist for guests.
-fn refused(cx: Context<'_>) {
+fn refused(mut cx: Context<'_>) {
     let word = trapped_instruction(cx.regs.pc);
     match decode::wait(word) {
         Some(Wait::Interrupt) if cx.regs.in_kernel() => {
@@ -128,7 +128,7 @@ fn refused(cx: Context<'_>) {
             cx.regs.pc = cx.regs.pc.wrapping_add(4);
             cx.hv().yield_now(cx.vcpu);
         }
-        _ => inject::illegal(cx, word),
+        _ => inject::illegal(&mut cx, word),
     }
 }
 
@@ -139,11 +139,11 @@ fn trapped_instruction(pc: u64) -> u64 {
 }
 
 /// Floating point that is not loaded yet, or something that does not exist.
-fn illegal(cx: Context<'_>) {
+fn illegal(mut cx: Context<'_>) {
     let word = trapped_instruction(cx.regs.pc);
     let is_first = cx.regs.sstatus & FS == 0 && read!("vsstatus") & FS != 0;
     if !is_first || !u32::try_from(word).is_ok_and(decode::is_floating_point) {
-        return inject::illegal(cx, word);
+        return inject::illegal(&mut cx, word);
     }
     // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.
     unsafe { (*cx.arch.fp_ptr()).load() };

@@ -13,16 +13,13 @@ use super::{
 };
 use crate::cpu::regs::{read, write};
 
-fn take(cx: Context<'_>, cause: u64, value: u64) {
+fn take(cx: &mut Context<'_>, cause: u64, value: u64) {
     // Exceptions go to the base, whatever the mode in the two lowest bits is.
     let vector = read!("vstvec") & !3;
     if cx.regs.in_kernel() && cx.regs.pc == vector {
-        return cx.crash(format_args!(
-            "its exception vector {vector:#x} raises exception {cause} itself ({}, {value:#x})",
-            cause::name(cause)
-        ));
+        return ends(cx, cause, value);
     }
-    let regs = cx.regs;
+    let regs = &mut *cx.regs;
     let status = read!("vsstatus");
     let from = regs.sstatus & SPP;
     let was_on = if status & SIE != 0 { SPIE } else { 0 };
@@ -34,17 +31,26 @@ fn take(cx: Context<'_>, cause: u64, value: u64) {
     regs.pc = vector;
 }
 
+#[cold]
+fn ends(cx: &Context<'_>, cause: u64, value: u64) {
+    cx.crash(format_args!(
+        "its exception vector {:#x} raises exception {cause} itself ({}, {value:#x})",
+        cx.regs.pc,
+        cause::name(cause)
+    ));
+}
+
 /// The instruction does not exist for this guest.
-pub fn illegal(cx: Context<'_>, instruction: u64) {
+pub fn illegal(cx: &mut Context<'_>, instruction: u64) {
     take(cx, number::ILLEGAL, instruction);
 }
 
 /// There is nothing at an address.
-pub fn access_fault(cx: Context<'_>, tried: Tried, address: u64) {
+pub fn access_fault(cx: &mut Context<'_>, tried: Tried, address: u64) {
     take(cx, tried.access_fault(), address);
 }
 
 /// An exception that would have been the guest's own.
-pub fn reflect(cx: Context<'_>, cause: u64, value: u64) {
+pub fn reflect(cx: &mut Context<'_>, cause: u64, value: u64) {
     take(cx, cause, value);
 }

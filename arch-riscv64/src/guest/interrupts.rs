@@ -157,9 +157,8 @@ pub fn update(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>, touched: To
     if touched == Touched::NONE {
         return;
     }
-    let contexts = touched.contexts();
-    for vcpu in contexts.filter_map(|context| domain.vcpus.get(context)) {
-        if line(&domain.arch, &vcpu.arch) {
+    for (context, vcpu) in domain.vcpus.iter().enumerate() {
+        if touched.has(context) && line(&domain.arch, &vcpu.arch) {
             hv.notify_vcpu(domain, vcpu);
         }
     }

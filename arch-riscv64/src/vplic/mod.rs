@@ -45,9 +45,10 @@ impl Touched {
         Self(self.0 & !Self::one(context).0)
     }
 
-    /// The contexts.
-    pub fn contexts(self) -> impl Iterator<Item = usize> {
-        (0..MOST_CONTEXTS).filter(move |context| self.0 >> context & 1 != 0)
+    /// Whether a context is among them.
+    #[must_use]
+    pub const fn has(self, context: usize) -> bool {
+        self.0 & Self::one(context).0 != 0
     }
 }
 
