@@ -13,10 +13,12 @@ use crate::{guest::vuart, vplic};
 mod devices;
 mod dom0;
 mod host;
+pub mod isa;
 
 pub use devices::{Device, devices};
 pub use dom0::{Dom0Request, dom0_devices, dom0_tree, dom0_tree_room, fuzz_device_tree};
 pub use host::{Host, HostError, UartOfHost};
+pub use isa::guest_isa;
 
 /// Where a domain's memory may be.
 pub const GUEST_BANKS: [PhysRange; 1] = [PhysRange::between(0x8000_0000, 0x80_0000_0000)];
@@ -34,6 +36,7 @@ pub const EVENT_SOURCE: u32 = 96;
 pub const SOURCES: u32 = 128;
 /// vCPUs of a domain at most: each has a source for its events.
 pub const MOST_VCPUS: u32 = SOURCES - EVENT_SOURCE;
+const _: () = assert!(MOST_VCPUS as usize <= vplic::MOST_CONTEXTS);
 
 /// Where a domain sees what is emulated for it, and which sources that has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,49 +102,6 @@ pub fn tree_room(vcpus: u32, bootargs: &str, isa: &str, devices: &[Device]) -> u
         .saturating_add(devices.len() as u64 * 512)
         .saturating_add(3072)
         .next_multiple_of(4096)
-}
-
-/// Extensions that need nothing of an environment but what guests have, and no register that is not switched.
-const KNOWN: &[&str] = &[
-    "zicsr",
-    "zifencei",
-    "zihintpause",
-    "zihintntl",
-    "zicond",
-    "zimop",
-    "zcmop",
-    "zacas",
-    "zabha",
-    "zba",
-    "zbb",
-    "zbc",
-    "zbs",
-    "zbkb",
-    "zbkc",
-    "zbkx",
-    "zfa",
-    "zfh",
-    "zfhmin",
-    "zca",
-    "zcb",
-    "zcd",
-];
-
-/// What guests are told of the machine's instruction set: what is known here, and their own timer register where the machine
-/// can give it.
-#[must_use]
-pub fn guest_isa(machine: &str, sstc: bool) -> alloc::string::String {
-    let mut parts = machine.split('_');
-    let base: alloc::string::String = parts
-        .next()
-        .unwrap_or("rv64imac")
-        .chars()
-        .enumerate()
-        .filter(|(at, letter)| *at < 4 || !matches!(letter, 'h' | 'v'))
-        .map(|(_, letter)| letter)
-        .collect();
-    let kept = parts.filter(|part| KNOWN.contains(part) || *part == "sstc" && sstc);
-    kept.fold(base, |isa, part| isa + "_" + part)
 }
 
 /// Writes the tree; it goes to `plan.device_tree`.

@@ -51,6 +51,8 @@ pub enum Then {
     Complete,
     /// It waits for [`complete`].
     GuestCompletes,
+    /// Nobody is there for it: it does not come again.
+    Close,
 }
 
 impl Plic {
@@ -96,6 +98,12 @@ impl Plic {
         self.write(source as usize * 4, 1);
         self.write(word, self.read(word) | 1 << (source % 32));
     }
+
+    fn close(&self, source: u32) {
+        let _held = CHANGES.lock();
+        let word = ENABLE + self.context * ENABLE_STRIDE + source as usize / 32 * 4;
+        self.write(word, self.read(word) & !(1 << (source % 32)));
+    }
 }
 
 /// Makes the controller known; once. Nothing is enabled yet.
@@ -139,8 +147,14 @@ pub fn serve(cpu: CpuId, mut serve: impl FnMut(u32) -> Then) {
         if let Some(word) = served(source) {
             word.fetch_or(bit(source), Release);
         }
-        if serve(source) == Then::Complete {
-            complete(source);
+        match serve(source) {
+            Then::Complete => complete(source),
+            Then::GuestCompletes => {}
+            // A completion of what is not enabled would not count.
+            Then::Close => {
+                complete(source);
+                plic.close(source);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
 static HZ: AtomicU64 = AtomicU64::new(1);
 /// Nanoseconds of a tick, as a 32.32 fixed point number.
 static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
-/// The boot CPU has `stimecmp`, and so should the others.
+/// All CPUs have `stimecmp`.
 static OWN_COMPARE: AtomicBool = AtomicBool::new(false);
 /// Guests have it too.
 static GUESTS_COMPARE: AtomicBool = AtomicBool::new(false);
@@ -40,13 +40,14 @@ fn ticks_until(at: Nanos) -> u64 {
     u64::try_from(ticks + 1).unwrap_or(u64::MAX)
 }
 
-/// Time starts now; the counter ticks `hz` times a second (not 0). On the boot CPU.
-pub fn init(hz: u64) {
+/// Time starts now; the counter ticks `hz` times a second (not 0). On the boot CPU, whose own timer registers are used where the
+/// others are `alike` in that.
+pub fn init(hz: u64, alike: bool) {
     HZ.store(hz, Relaxed);
     // Rounded up: a tick that `ticks_until` gave is not read as a time before.
     NANOS_PER_TICK.store((1_000_000_000u64 << 32).div_ceil(hz), Relaxed);
     BOOT_TICKS.store(ticks(), Relaxed);
-    let own = exists!("stimecmp");
+    let own = alike && exists!("stimecmp");
     OWN_COMPARE.store(own, Relaxed);
     GUESTS_COMPARE.store(own && give_compare(), Relaxed);
 }
@@ -59,6 +60,12 @@ fn give_compare() -> bool {
     // Nothing else that firmware may have left on: guests are not told of it.
     write!("henvcfg", STCE);
     read!("henvcfg") & STCE != 0
+}
+
+/// Whether this CPU has the timer registers that the boot CPU uses, and can give guests theirs.
+pub fn suits() -> bool {
+    let own = OWN_COMPARE.load(Relaxed);
+    !own || exists!("stimecmp") && (!is_guests_own() || give_compare())
 }
 
 /// Per CPU: guests read the clock, and have a timer of their own where the boot CPU had one to give.

@@ -24,7 +24,7 @@ use crate::{
     guest::vcpu::{ArchDomain, ArchVcpu},
     mm::{
         fences::{self, GStage, Tables},
-        gstage::Mode,
+        gstage::{Mode, vmid},
         hyp::Direct,
     },
     plic, timer,
@@ -81,7 +81,7 @@ pub(super) fn build(
             log::warn!("{warning}");
         }
     }
-    let isa = guest_isa(machine.harts.isa, timer::is_guests_own());
+    let isa = guest_isa(&machine.harts.isa, timer::is_guests_own());
     // Only one domain can have them.
     let devices = match id {
         DomId(0) if spec.capabilities.has_hardware() => machine.devices.as_slice(),
@@ -195,7 +195,7 @@ pub(super) fn create(
     };
     let domain = hv
         .create_domain(config, arch, vcpus, |tables| {
-            new_tables(mode, tables, id.0 + 1)
+            new_tables(mode, tables, vmid(id.0, fences::vmids()))
         })
         .map_err(|e| format!("{name} cannot be made: {}", e.name()))?;
     hv.update_wallclock(&domain);

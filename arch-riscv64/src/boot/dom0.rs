@@ -59,7 +59,7 @@ pub(super) fn build(
     if vcpus < wanted {
         log::warn!("dom0: {wanted} vCPUs were wanted; the PLIC has room for {vcpus}");
     }
-    let isa = guest_isa(machine.harts.isa, timer::is_guests_own());
+    let isa = guest_isa(&machine.harts.isa, timer::is_guests_own());
     let load = Load {
         kernel: &kernel,
         kernel_at: dom0.kernel.range,

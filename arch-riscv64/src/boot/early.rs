@@ -1,6 +1,6 @@
 //! The first look at the host's device tree: map it, find the console.
 
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
 
 use xenolith_arch_common::Access;
 use xenolith_core::boot::{
@@ -12,6 +12,7 @@ use xenolith_hal::HostPhys;
 
 use crate::{
     console,
+    domain_build::isa,
     mm::{hyp::Hyp, layout::FDT_VA},
 };
 
@@ -65,19 +66,26 @@ pub(super) struct Harts<'a> {
     pub(super) hz: u32,
     /// Those that can be started.
     pub(super) numbers: Vec<u64>,
-    /// What the first one can do.
-    pub(super) isa: &'a str,
-    /// Its address translation.
+    /// What all of them can do.
+    pub(super) isa: String,
+    /// Which address translation all of them have.
     pub(super) mmu: &'a str,
+    /// Whether they are alike in having timer registers of their own.
+    pub(super) timers_alike: bool,
 }
+
+/// What a hart can do that does not say it.
+const LEAST_ISA: &str = "rv64imac";
+const LEAST_MMU: &str = "riscv,sv39";
 
 /// Reads `/cpus`.
 pub(super) fn harts<'a>(tree: &Tree<'a>) -> Harts<'a> {
     let mut harts = Harts {
         hz: 0,
         numbers: Vec::new(),
-        isa: "rv64imac",
-        mmu: "riscv,sv39",
+        isa: LEAST_ISA.into(),
+        mmu: LEAST_MMU,
+        timers_alike: true,
     };
     let Some(cpus) = tree.node("/cpus") else {
         return harts;
@@ -87,13 +95,19 @@ pub(super) fn harts<'a>(tree: &Tree<'a>) -> Harts<'a> {
         .children()
         .filter(|cpu| cpu.text("device_type") == Some("cpu") && cpu.is_enabled());
     for cpu in all {
+        let Some(number) = cpu.reg().and_then(|reg| Some(reg.first()?.0)) else {
+            continue;
+        };
+        let its_isa = cpu.text("riscv,isa").unwrap_or(LEAST_ISA);
+        let its_mmu = cpu.text("mmu-type").unwrap_or(LEAST_MMU);
         if harts.numbers.is_empty() {
-            harts.isa = cpu.text("riscv,isa").unwrap_or(harts.isa);
-            harts.mmu = cpu.text("mmu-type").unwrap_or(harts.mmu);
+            (harts.isa, harts.mmu) = (its_isa.into(), its_mmu);
+        } else {
+            harts.timers_alike &= isa::has_sstc(its_isa) == isa::has_sstc(&harts.isa);
+            harts.isa = isa::common(&harts.isa, its_isa);
+            harts.mmu = isa::least_translation(harts.mmu, its_mmu);
         }
-        harts
-            .numbers
-            .extend(cpu.reg().and_then(|reg| Some(reg.first()?.0)));
+        harts.numbers.push(number);
     }
     harts
 }

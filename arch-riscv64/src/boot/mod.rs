@@ -83,7 +83,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             "device tree: /cpus has no timebase-frequency: add the rate of the time counter"
         ))
     }
-    timer::init(u64::from(harts.hz));
+    timer::init(u64::from(harts.hz), harts.timers_alike);
     log::info!(
         "Xenolith {} on RISC-V, timer {} kHz, {}",
         env!("CARGO_PKG_VERSION"),
@@ -147,6 +147,9 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let boot_cpu = smp::join(hv, CpuId(0), hart);
     interrupts::start(tree, hart, console).unwrap_or_else(|e| log::warn!("{e}"));
     smp::start_others(hv, &harts.numbers, hart, options.max_cpus);
+    if !options.vmid {
+        fences::without_vmids();
+    }
     log::info!(
         "{} CPUs, {} MiB of RAM, {}-bit guest addresses, {} VMIDs",
         hv.sched.online_cpus().len(),

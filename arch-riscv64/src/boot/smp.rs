@@ -34,6 +34,7 @@ pub(super) fn join(hv: &'static Hypervisor<Riscv64>, id: CpuId, hart: u64) -> &'
         hv,
         work: hv.sched.work(id),
         loaded: RefCell::new(None),
+        shared_vmid: Cell::new(None),
         fp_in_use: Cell::new(false),
         timer: Cell::new(u64::MAX),
     });
@@ -93,7 +94,8 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     let Some(hv) = HV.get() else {
         cpu::fault::halt()
     };
-    if !cpu::has_hypervisor_extension() || !fences::can_join() {
+    let runs_guests = cpu::has_hypervisor_extension() && fences::can_join();
+    if !runs_guests || !timer::suits() {
         log::warn!("hart {} cannot run guests and stays off", sbi::hart(id));
         cpu::fault::halt()
     }

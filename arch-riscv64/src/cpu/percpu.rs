@@ -5,7 +5,7 @@ use core::{
     sync::atomic::AtomicU32,
 };
 
-use xenolith_core::{Hypervisor, VcpuRef};
+use xenolith_core::{DomId, Hypervisor, VcpuRef};
 use xenolith_hal::CpuId;
 
 use crate::Riscv64;
@@ -22,6 +22,8 @@ pub struct PerCpu {
     pub work: &'static AtomicU32,
     /// The vCPU whose VS-mode context is in this CPU's registers.
     pub loaded: RefCell<Option<VcpuRef<Riscv64>>>,
+    /// The last domain without a number of its own in the TLB that was loaded.
+    pub shared_vmid: Cell<Option<DomId>>,
     /// The loaded vCPU has used floating point since it was loaded.
     pub fp_in_use: Cell<bool>,
     /// The timer deadline that the hardware holds, in counter ticks.

@@ -15,7 +15,7 @@ use crate::{
     Riscv64,
     guest::{
         exit,
-        interrupts::{self, EXTERNAL, SOFTWARE, TIMER},
+        interrupts::{self, EVENTS_ELSEWHERE, EXTERNAL, SOFTWARE, TIMER},
         regs::FS,
     },
     mm::fences,
@@ -117,6 +117,9 @@ fn serve_work(cpu: &'static PerCpu) {
     if cpu.work.load(Relaxed) & Work::TIMER.bits() != 0 {
         cpu.hv.timer_interrupt(cpu.id);
     }
+    if cpu.work.load(Relaxed) & EVENTS_ELSEWHERE != 0 {
+        interrupts::deliver_elsewhere(cpu);
+    }
 }
 
 fn run_vcpu(cpu: &'static PerCpu, vcpu: &VcpuRef<Riscv64>) {
@@ -193,7 +196,11 @@ fn save(cpu: &'static PerCpu, vcpu: &VcpuRef<Riscv64>) {
 
 fn load(cpu: &'static PerCpu, vcpu: &VcpuRef<Riscv64>) {
     let (domain, arch) = (vcpu.domain(), &vcpu.arch);
-    write!("hgatp", domain.p2m.memory().hgatp(domain.p2m.root()));
+    let tables = domain.p2m.memory();
+    write!("hgatp", tables.hgatp(domain.p2m.root()));
+    if tables.share_vmid() && cpu.shared_vmid.replace(Some(domain.id())) != Some(domain.id()) {
+        fences::forget_guests();
+    }
     write!("htimedelta", domain.arch.time_delta);
     // SAFETY: the scheduler gave the vCPU to this CPU alone, so its cells are this CPU's to use.
     unsafe { (*arch.context_ptr()).load() };

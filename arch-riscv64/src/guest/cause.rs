@@ -59,6 +59,18 @@ pub mod number {
     pub const STORE_ACCESS: u64 = 7;
 }
 
+/// What the manual calls an exception that a guest takes from here.
+#[must_use]
+pub const fn name(cause: u64) -> &'static str {
+    match cause {
+        number::FETCH_ACCESS => "instruction access fault",
+        number::ILLEGAL => "illegal instruction",
+        number::LOAD_ACCESS => "load access fault",
+        number::STORE_ACCESS => "store access fault",
+        _ => "another one",
+    }
+}
+
 const INTERRUPT: u64 = 1 << 63;
 
 impl Exit {

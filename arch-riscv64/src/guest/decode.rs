@@ -110,6 +110,25 @@ fn short(word: u16) -> Option<Access> {
     })
 }
 
+/// A wait that VS-mode may not make without the hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until an interrupt is pending: WFI.
+    Interrupt,
+    /// Until another hart writes to what was reserved, or for no reason: WRS.NTO and WRS.STO of extension Zawrs.
+    Reservation,
+}
+
+/// Which wait an instruction is.
+#[must_use]
+pub const fn wait(word: u64) -> Option<Wait> {
+    match word {
+        0x1050_0073 => Some(Wait::Interrupt),
+        0x00d0_0073 | 0x01d0_0073 => Some(Wait::Reservation),
+        _ => None,
+    }
+}
+
 /// Whether an illegal instruction is one of floating point: a load or store, arithmetic, or an access to its control
 /// registers. Those of extension C too.
 #[must_use]
@@ -158,6 +177,18 @@ mod tests {
             size,
             length,
         })
+    }
+
+    #[test]
+    fn waits_are_told_apart() {
+        assert_eq!(wait(0x1050_0073), Some(Wait::Interrupt));
+        for word in [0x00d0_0073, 0x01d0_0073] {
+            assert_eq!(wait(word), Some(Wait::Reservation));
+        }
+        // HFENCE.GVMA, MRET, WFI with a register.
+        for word in [0x6200_0073, 0x3020_0073, 0x1050_00f3] {
+            assert_eq!(wait(word), None);
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What a guest wants when it stops, and who gives it.
 
-use core::sync::atomic::Ordering::Relaxed;
+use alloc::string::String;
+use core::{
+    fmt::{self, Write as _},
+    sync::atomic::Ordering::Relaxed,
+};
 
 use xenolith_core::{
     Hypervisor, VcpuRef,
@@ -10,8 +14,9 @@ use xenolith_core::{
 
 use super::{
     cause::Exit,
-    decode, inject, interrupts, mmio,
-    regs::{FS, FS_CLEAN, GuestRegs, SIE, number},
+    decode::{self, Wait},
+    inject, interrupts, mmio,
+    regs::{FS, FS_CLEAN, GuestRegs, SIE, number, print},
     sbi,
     vcpu::ArchVcpu,
 };
@@ -28,8 +33,6 @@ use crate::{
 
 /// Bytes of an `ecall`.
 const ECALL: u64 = 4;
-/// `wfi`.
-const WFI: u64 = 0x1050_0073;
 
 /// An exit being served: the CPU, the vCPU that it runs, and that vCPU's registers. Passed on by value, so that it stays
 /// in registers where nothing out of line is called.
@@ -50,6 +53,32 @@ impl Context<'_> {
     pub fn hv(&self) -> &'static Hypervisor<Riscv64> {
         self.cpu.hv
     }
+
+    /// The guest cannot go on: its domain ends with its registers on the console.
+    #[cold]
+    pub fn crash(&self, why: fmt::Arguments<'_>) {
+        let mut text = String::new();
+        let regs = &*self.regs;
+        let shown = (regs.pc, regs.sstatus, &regs.x);
+        let _ = print(&mut text, self.arch.index, shown).and_then(|()| {
+            writeln!(
+                text,
+                "vsstatus {:#x} vstvec {:#x} vsepc {:#x} vscause {:#x} vstval {:#x} vsatp {:#x}",
+                read!("vsstatus"),
+                read!("vstvec"),
+                read!("vsepc"),
+                read!("vscause"),
+                read!("vstval"),
+                read!("vsatp")
+            )
+        });
+        for line in text.lines() {
+            log::error!("{}: {line}", Name(self.vcpu));
+        }
+        if let Some(action) = self.hv().crash(self.vcpu.domain(), why) {
+            action.carry_out(&self.hv().hal);
+        }
+    }
 }
 
 /// Serves an exit.
@@ -68,7 +97,7 @@ pub fn serve(cx: Context<'_>, scause: u64) {
 }
 
 #[inline(never)]
-fn rare(cx: Context<'_>, exit: Exit) {
+fn rare(mut cx: Context<'_>, exit: Exit) {
     match exit {
         Exit::GuestPage(tried, at) => mmio::fault(cx, tried, at),
         Exit::Virtual => refused(cx),
@@ -80,21 +109,27 @@ fn rare(cx: Context<'_>, exit: Exit) {
                 Name(cx.vcpu),
                 cx.regs.pc
             );
-            inject::reflect(cx.regs, cause, read!("stval"));
+            inject::reflect(&mut cx, cause, read!("stval"));
         }
         _ => {}
     }
 }
 
-/// An instruction that HS-mode would have been allowed: a wait is one, and all others do not exist for guests.
-fn refused(cx: Context<'_>) {
+/// An instruction that HS-mode would have been allowed: waits are some, and all others do not exist for guests.
+fn refused(mut cx: Context<'_>) {
     let word = trapped_instruction(cx.regs.pc);
-    if word == WFI && cx.regs.in_kernel() {
-        cx.regs.pc = cx.regs.pc.wrapping_add(4);
-        cx.hv().block(cx.vcpu);
-        return;
+    match decode::wait(word) {
+        Some(Wait::Interrupt) if cx.regs.in_kernel() => {
+            cx.regs.pc = cx.regs.pc.wrapping_add(4);
+            cx.hv().block(cx.vcpu);
+        }
+        // It may end for no reason, and does once the others that wait for this CPU had it.
+        Some(Wait::Reservation) => {
+            cx.regs.pc = cx.regs.pc.wrapping_add(4);
+            cx.hv().yield_now(cx.vcpu);
+        }
+        _ => inject::illegal(&mut cx, word),
     }
-    inject::illegal(cx.regs, word);
 }
 
 /// The instruction that trapped. `stval` may have it and is allowed not to; QEMU 7.2 has an earlier one there for HLV and HSV.
@@ -104,11 +139,11 @@ fn trapped_instruction(pc: u64) -> u64 {
 }
 
 /// Floating point that is not loaded yet, or something that does not exist.
-fn illegal(cx: Context<'_>) {
+fn illegal(mut cx: Context<'_>) {
     let word = trapped_instruction(cx.regs.pc);
     let is_first = cx.regs.sstatus & FS == 0 && read!("vsstatus") & FS != 0;
     if !is_first || !u32::try_from(word).is_ok_and(decode::is_floating_point) {
-        return inject::illegal(cx.regs, word);
+        return inject::illegal(&mut cx, word);
     }
     // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.
     unsafe { (*cx.arch.fp_ptr()).load() };
@@ -153,8 +188,8 @@ fn take_interrupts(arch: &ArchVcpu) {
 /// A vCPU as messages name it: `d1v0`.
 pub struct Name<'a>(pub &'a VcpuRef<Riscv64>);
 
-impl core::fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         core::write!(f, "d{}v{}", self.0.domain().id().0, self.0.id.0)
     }
 }

@@ -5,10 +5,10 @@
 
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 
-use xenolith_core::{DomainRef, Hypervisor};
+use xenolith_core::{DomainRef, Hypervisor, sched::Work};
 use xenolith_hal::{CpuId, Nanos};
 
 use super::{
@@ -154,19 +154,13 @@ pub fn is_deliverable(domain: &ArchDomain, vcpu: &ArchVcpu, loaded: bool) -> boo
 /// Looks again at the lines of the contexts that a change touched, and wakes those vCPUs that have something now. Called with
 /// the controller unlocked.
 pub fn update(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>, touched: Touched) {
-    let look = |index: usize| {
-        let Some(vcpu) = domain.vcpus.get(index) else {
-            return;
-        };
-        let up = line(&domain.arch, &vcpu.arch);
-        if up {
+    if touched == Touched::NONE {
+        return;
+    }
+    for (context, vcpu) in domain.vcpus.iter().enumerate() {
+        if touched.has(context) && line(&domain.arch, &vcpu.arch) {
             hv.notify_vcpu(domain, vcpu);
         }
-    };
-    match touched {
-        Touched::None => {}
-        Touched::One(context) => look(context),
-        Touched::All => (0..domain.vcpus.len()).for_each(look),
     }
 }
 
@@ -178,12 +172,41 @@ fn line(domain: &ArchDomain, vcpu: &ArchVcpu) -> bool {
     up
 }
 
-/// Makes the event source of a vCPU pending. The core notifies the vCPU.
+/// Makes the event source of a vCPU pending. The core notifies the vCPU; others that the guest has the source routed to are
+/// notified before this CPU enters a guest again.
 pub fn raise_event(domain: &ArchDomain, vcpu: &ArchVcpu) {
-    let mut plic = domain.plic.lock();
-    plic.raise(domain.event_source + vcpu.index as u32);
-    let up = plic.line(vcpu.index);
-    vcpu.waiting.set_external(up);
+    let elsewhere = {
+        let mut plic = domain.plic.lock();
+        let touched = plic.raise(domain.event_source + vcpu.index as u32);
+        let up = plic.line(vcpu.index);
+        vcpu.waiting.set_external(up);
+        touched.without(vcpu.index)
+    };
+    if elsewhere != Touched::NONE {
+        raised_elsewhere(domain, elsewhere);
+    }
+}
+
+/// Neither the domain's other vCPUs are at hand here, nor may the list of domains be locked.
+#[cold]
+fn raised_elsewhere(domain: &ArchDomain, contexts: Touched) {
+    domain.raised_elsewhere.fetch_or(contexts.0, SeqCst);
+    if let Some(cpu) = PerCpu::try_current() {
+        cpu.work.fetch_or(EVENTS_ELSEWHERE, SeqCst);
+    }
+}
+
+/// Work of a CPU: [`deliver_elsewhere`].
+pub const EVENTS_ELSEWHERE: u32 = Work::ARCH.bits();
+
+/// Looks at the lines of contexts that got events of another vCPU. A guest that has them routed so is none that is common.
+#[cold]
+pub fn deliver_elsewhere(cpu: &'static PerCpu) {
+    cpu.work.fetch_and(!EVENTS_ELSEWHERE, SeqCst);
+    cpu.hv.domains.for_each(|domain| {
+        let contexts = domain.arch.raised_elsewhere.swap(0, SeqCst);
+        update(cpu.hv, domain, Touched(contexts));
+    });
 }
 
 /// An interrupt of the machine's devices came.
@@ -192,8 +215,9 @@ pub fn external(cpu: &'static PerCpu) {
         if crate::console::interrupt(cpu.hv, source) {
             return plic::Then::Complete;
         }
+        // Its level would bring it back for ever.
         let Some(domain) = plic::owner(cpu.hv) else {
-            return plic::Then::Complete;
+            return plic::Then::Close;
         };
         let touched = domain.arch.plic.lock().raise(source);
         update(cpu.hv, &domain, touched);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The G-stage had no translation, or not with that right, when the guest tried.
-pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
+pub fn fault(mut cx: Context<'_>, tried: Tried, at: GuestPhys) {
     let address = read!("stval");
     let places = cx.vcpu.domain().arch.places;
     let inside = |range: &PhysRange| range.contains_address(at.0);
@@ -45,7 +45,7 @@ pub fn fault(cx: Context<'_>, tried: Tried, at: GuestPhys) {
         // Another CPU has mapped it meanwhile; this one may still remember that nothing was there.
         return fences::forget_guests();
     }
-    inject::access_fault(cx.regs, tried, address);
+    inject::access_fault(&mut cx, tried, address);
 }
 
 /// A load or store of an emulated device's register, by its offset.
@@ -54,8 +54,9 @@ type Device = fn(&mut Context<'_>, u64, Access) -> bool;
 /// Has a device serve an access. What is no load or store that is known, or not one that the device has, faults.
 fn emulate(mut cx: Context<'_>, tried: Tried, offset: u64, address: u64, device: Device) {
     let htinst = read!("htinst");
-    if decode::is_walk(htinst) {
-        return inject::access_fault(cx.regs, tried, address);
+    // What another vCPU may have written there meanwhile is not what was tried.
+    if tried == Tried::Fetch || decode::is_walk(htinst) {
+        return inject::access_fault(&mut cx, tried, address);
     }
     let access = decode::transformed(htinst).or_else(|| {
         let word = guest_access::instruction(cx.regs.pc)?;
@@ -65,7 +66,7 @@ fn emulate(mut cx: Context<'_>, tried: Tried, offset: u64, address: u64, device:
         Some(access) if device(&mut cx, offset, access) => {
             cx.regs.pc = cx.regs.pc.wrapping_add(access.length.into());
         }
-        _ => inject::access_fault(cx.regs, tried, address),
+        _ => inject::access_fault(&mut cx, tried, address),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What of a guest's registers moves at every entry and exit.
 
-use core::mem::offset_of;
+use core::{fmt, mem::offset_of};
 
 /// General registers, program counter and the two status registers, and where the hypervisor goes on. Assembly knows the
 /// layout.
@@ -53,6 +53,20 @@ const SPVP: u64 = 1 << 8;
 const VTW: u64 = 1 << 21;
 /// `hstatus.VSXL` of 64 bits.
 const VSXL_64: u64 = 2 << 32;
+
+/// Writes registers for a person to read.
+pub fn print(
+    out: &mut dyn fmt::Write,
+    hart: usize,
+    (pc, sstatus, x): (u64, u64, &[u64; 32]),
+) -> fmt::Result {
+    writeln!(out, "pc  {pc:#018x} sstatus {sstatus:#x} hart {hart}")?;
+    for (n, value) in x.iter().enumerate().skip(1) {
+        let end = if n % 4 == 0 || n == 31 { "\n" } else { " " };
+        write!(out, "x{n:<2} {value:#018x}{end}")?;
+    }
+    Ok(())
+}
 
 /// Number of the registers of a call.
 pub mod number {

@@ -1,7 +1,7 @@
 //! A guest's harts: their states (SBI, "HSM Extension"), interrupts between them ("IPI"), remote fences ("RFENCE").
 
 use xenolith_core::{VcpuId, VcpuRef};
-use xenolith_hal::{Gfn, P2m, PAGE_SHIFT};
+use xenolith_hal::{Gfn, P2m, P2mType, PAGE_SHIFT};
 
 use super::{
     exit::Context,
@@ -59,7 +59,9 @@ fn start(cx: &Context<'_>, number: u64, entry: u64, opaque: u64) -> Answer {
         return Answer::Failed(Error::InvalidParam);
     };
     let domain = cx.vcpu.domain();
-    if domain.p2m.lookup(Gfn(entry >> PAGE_SHIFT)).is_none() || entry & 1 != 0 {
+    let place = domain.p2m.lookup(Gfn(entry >> PAGE_SHIFT));
+    let runs = place.is_some_and(|place| matches!(place.kind, P2mType::RamRw | P2mType::RamRo));
+    if !runs || entry & 1 != 0 {
         return Answer::Failed(Error::InvalidAddress);
     }
     // One starter at a time, so that nobody runs what is being prepared.

@@ -2,7 +2,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU16};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32};
 
 use xenolith_hal::{
     MAX_CPUS,
@@ -10,7 +10,11 @@ use xenolith_hal::{
 };
 
 use super::{
-    context::VsContext, fp::FpContext, interrupts::Waiting, regs::GuestRegs, vuart::VUart,
+    context::VsContext,
+    fp::FpContext,
+    interrupts::Waiting,
+    regs::{self, GuestRegs},
+    vuart::VUart,
 };
 use crate::{domain_build::Places, vplic::VPlic};
 
@@ -77,16 +81,7 @@ impl ArchVcpu {
                 x,
             )
         };
-        writeln!(
-            out,
-            "pc  {pc:#018x} sstatus {status:#x} hart {}",
-            self.index
-        )?;
-        for (n, value) in x.iter().enumerate().skip(1) {
-            let end = if n % 4 == 0 || n == 31 { "\n" } else { " " };
-            write!(out, "x{n:<2} {value:#018x}{end}")?;
-        }
-        Ok(())
+        regs::print(out, self.index, (pc, status, &x))
     }
 
     /// The registers, for the world switch.
@@ -120,6 +115,8 @@ pub struct ArchDomain {
     pub starting: Mutex<()>,
     /// The source of its first vCPU's events; the next vCPUs have the next ones.
     pub event_source: u32,
+    /// vCPUs that may have got an event of another one's since anybody looked, a bit each.
+    pub raised_elsewhere: AtomicU32,
     /// One more than the vCPU of the domain that each CPU loaded last.
     pub last_loaded: [AtomicU16; MAX_CPUS],
     /// What `time` of the guest is ahead of the machine's (`htimedelta`), in ticks.
@@ -138,6 +135,7 @@ impl ArchDomain {
             uart: uart.map(|uart| Mutex::new(Rank::Vcpu, uart)),
             starting: Mutex::new(Rank::Domain, ()),
             event_source: places.events,
+            raised_elsewhere: AtomicU32::new(0),
             last_loaded: [const { AtomicU16::new(0) }; MAX_CPUS],
             time_delta,
             has_devices,

@@ -11,7 +11,7 @@ use xenolith_arch_common::second_level::{SecondLevel, TableMemory};
 use xenolith_hal::{Gfn, Mfn};
 
 use super::{
-    gstage::{GStageFormat, Mode, hgatp},
+    gstage::{GStageFormat, Mode, SHARED_VMID, hgatp},
     hyp::Direct,
 };
 use crate::{
@@ -37,6 +37,11 @@ impl Tables {
     /// Of the domain with this number, with tables of this mode.
     pub const fn new(vmid: u16, mode: Mode) -> Self {
         Self { vmid, mode }
+    }
+
+    /// Whether other domains may have the same number in the TLB.
+    pub const fn share_vmid(&self) -> bool {
+        self.vmid == SHARED_VMID
     }
 
     /// `hgatp` for these tables.
@@ -104,7 +109,12 @@ pub fn vmids() -> u32 {
     1 << VMID_BITS.load(Relaxed).min(14)
 }
 
-/// Drops every translation of guests that this CPU has.
+/// No domain gets a number of its own.
+pub fn without_vmids() {
+    VMID_BITS.store(0, Relaxed);
+}
+
+/// Drops every translation of guests that this CPU has: those of the first stage under the present number.
 pub fn forget_guests() {
     // SAFETY: drops cached translations only.
     unsafe {

@@ -119,6 +119,19 @@ impl Mode {
     }
 }
 
+/// The number in the TLB of domains that have none of their own: a CPU that comes from one of them to another forgets both.
+pub const SHARED_VMID: u16 = 0;
+
+/// The number in the TLB for a domain, where there are so many.
+#[must_use]
+pub const fn vmid(domain: u16, there: u32) -> u16 {
+    if domain as u32 + 1 < there {
+        domain + 1
+    } else {
+        SHARED_VMID
+    }
+}
+
 /// `hgatp` for a root and a number in the TLB.
 #[must_use]
 pub const fn hgatp(mode: Mode, vmid: u16, root: Mfn) -> u64 {
@@ -150,6 +163,13 @@ mod tests {
         let table = GStageFormat::table(Mfn(0x8_0123));
         assert_eq!(GStageFormat::decode(table, 9), Slot::Table(Mfn(0x8_0123)));
         assert_eq!(GStageFormat::decode(0, 9), Slot::Empty);
+    }
+
+    #[test]
+    fn domains_have_numbers_of_their_own_as_far_as_there_are_some() {
+        assert_eq!((vmid(0, 4), vmid(2, 4), vmid(3, 4)), (1, 3, SHARED_VMID));
+        assert_eq!((vmid(0, 1), vmid(u16::MAX, 1)), (SHARED_VMID, SHARED_VMID));
+        assert_eq!(vmid(u16::MAX, 1 << 14), SHARED_VMID);
     }
 
     #[test]

@@ -21,23 +21,45 @@ const ENABLE_STRIDE: u64 = 0x80;
 const CONTEXT: u64 = 0x20_0000;
 const CONTEXT_STRIDE: u64 = 0x1000;
 
-/// Contexts for which so many bytes of registers have room.
+/// A controller has no more contexts than this.
+pub const MOST_CONTEXTS: usize = 32;
+
+/// Contexts for which so many bytes of registers have room, and no more than there can be.
 #[must_use]
 pub const fn contexts(size: u64) -> u32 {
     let contexts = size.saturating_sub(CONTEXT) / CONTEXT_STRIDE;
-    let most = (CONTEXT - ENABLE) / ENABLE_STRIDE;
-    (if contexts < most { contexts } else { most }) as u32
+    if contexts < MOST_CONTEXTS as u64 {
+        contexts as u32
+    } else {
+        MOST_CONTEXTS as u32
+    }
 }
 
-/// Contexts whose line may have changed.
+/// Contexts whose line may have changed, a bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// None.
-    None,
-    /// This one.
-    One(usize),
-    /// Any.
-    All,
+pub struct Touched(pub u32);
+
+impl Touched {
+    /// No context.
+    pub const NONE: Self = Self(0);
+
+    /// One context.
+    #[must_use]
+    pub const fn one(context: usize) -> Self {
+        Self(1 << (context % MOST_CONTEXTS))
+    }
+
+    /// All of these but one.
+    #[must_use]
+    pub const fn without(self, context: usize) -> Self {
+        Self(self.0 & !Self::one(context).0)
+    }
+
+    /// Whether a context is among them.
+    #[must_use]
+    pub const fn has(self, context: usize) -> bool {
+        self.0 & Self::one(context).0 != 0
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +76,8 @@ pub struct VPlic {
     /// Claimed and not completed.
     claimed: Box<[u32]>,
     contexts: Box<[Context]>,
+    /// Of each source, the contexts that have it enabled.
+    routes: Box<[u32]>,
 }
 
 /// A register by its offset.
@@ -66,7 +90,8 @@ enum Register {
 }
 
 impl VPlic {
-    /// As after reset, for so many vCPUs, with sources below a number, which is rounded up to whole words.
+    /// As after reset, for so many vCPUs, of which those beyond [`MOST_CONTEXTS`] get no interrupts; with sources below a number,
+    /// which is rounded up to whole words.
     #[must_use]
     pub fn new(vcpus: usize, sources: u32) -> Self {
         let words = sources.clamp(1, MOST_SOURCES).div_ceil(32) as usize;
@@ -75,12 +100,13 @@ impl VPlic {
             enabled: none.clone(),
             threshold: 0,
         };
-        let contexts: Vec<Context> = vec![context; vcpus];
+        let contexts: Vec<Context> = vec![context; vcpus.min(MOST_CONTEXTS)];
         Self {
             priorities: vec![0; words * 32].into_boxed_slice(),
             pending: none.clone(),
             claimed: none,
             contexts: contexts.into_boxed_slice(),
+            routes: vec![0; words * 32].into_boxed_slice(),
         }
     }
 
@@ -98,10 +124,16 @@ impl VPlic {
     /// A source signals.
     pub fn raise(&mut self, source: u32) -> Touched {
         if source == 0 || source >= self.sources() {
-            return Touched::None;
+            return Touched::NONE;
         }
         set(&mut self.pending, source, true);
-        Touched::All
+        self.route(source)
+    }
+
+    /// The contexts that have a source enabled.
+    fn route(&self, source: u32) -> Touched {
+        let route = self.routes.get(source as usize);
+        route.map_or(Touched::NONE, |route| Touched(*route))
     }
 
     /// A read of four bytes.
@@ -124,7 +156,7 @@ impl VPlic {
             Some(Register::Claim(context)) => return self.claim(context),
             None => 0,
         };
-        (value, Touched::None)
+        (value, Touched::NONE)
     }
 
     /// A write of four bytes. The source that it completed, if any.
@@ -134,28 +166,39 @@ impl VPlic {
                 if let Some(priority) = self.priorities.get_mut(source as usize) {
                     *priority = (value & MOST_PRIORITY) as u8;
                 }
-                (None, Touched::All)
+                (None, self.route(source))
             }
             Some(Register::Enable(context, word)) => {
-                // Source 0 does not exist.
-                let exist = if word == 0 { !1 } else { !0 };
-                if let Some(enabled) = self
-                    .contexts
-                    .get_mut(context)
-                    .and_then(|c| c.enabled.get_mut(word))
-                {
-                    *enabled = value & exist;
-                }
-                (None, Touched::One(context))
+                self.enable(context, word, value);
+                (None, Touched::one(context))
             }
             Some(Register::Threshold(context)) => {
                 if let Some(context) = self.contexts.get_mut(context) {
                     context.threshold = value & MOST_PRIORITY;
                 }
-                (None, Touched::One(context))
+                (None, Touched::one(context))
             }
             Some(Register::Claim(context)) => self.complete(context, value),
-            Some(Register::Pending(_)) | None => (None, Touched::None),
+            Some(Register::Pending(_)) | None => (None, Touched::NONE),
+        }
+    }
+
+    /// Writes one of a context's enable words.
+    fn enable(&mut self, context: usize, word: usize, value: u32) {
+        // Source 0 does not exist.
+        let exist = if word == 0 { !1 } else { !0 };
+        let registers = self.contexts.get_mut(context);
+        let Some(enabled) = registers.and_then(|c| c.enabled.get_mut(word)) else {
+            return;
+        };
+        let mut changed = (*enabled ^ value) & exist;
+        *enabled = value & exist;
+        while changed != 0 {
+            let source = word * 32 + changed.trailing_zeros() as usize;
+            changed &= changed - 1;
+            if let Some(route) = self.routes.get_mut(source) {
+                *route ^= Touched::one(context).0;
+            }
         }
     }
 
@@ -216,11 +259,11 @@ impl VPlic {
     fn claim(&mut self, context: usize) -> (u32, Touched) {
         // The threshold holds the line down, and is none for claims.
         let Some(source) = self.best(context, 0) else {
-            return (0, Touched::None);
+            return (0, Touched::NONE);
         };
         set(&mut self.pending, source, false);
         set(&mut self.claimed, source, true);
-        (source, Touched::All)
+        (source, self.route(source))
     }
 
     /// A completion counts only where the context has the source enabled.
@@ -230,10 +273,10 @@ impl VPlic {
             .get(context)
             .is_some_and(|c| is_set(&c.enabled, source));
         if !enabled || !is_set(&self.claimed, source) {
-            return (None, Touched::None);
+            return (None, Touched::NONE);
         }
         set(&mut self.claimed, source, false);
-        (Some(source), Touched::All)
+        (Some(source), self.route(source))
     }
 }
 

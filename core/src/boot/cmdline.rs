@@ -53,6 +53,8 @@ pub struct Options {
     pub apicv: bool,
     /// `sv48x4`: whether guests' addresses have four levels of tables where three would do (RISC-V).
     pub sv48x4: bool,
+    /// `vmid`: whether domains have numbers of their own in the TLB where CPUs have such (RISC-V).
+    pub vmid: bool,
     /// `nmi`: what a non-maskable interrupt of the machine comes to (x86).
     pub nmi: Nmi,
     /// `gnttab_max_frames`.
@@ -86,6 +88,7 @@ impl Default for Options {
             x2apic: true,
             apicv: true,
             sv48x4: false,
+            vmid: true,
             nmi: Nmi::Dom0,
             grant_frames: None,
             maptrack_frames: None,
@@ -406,6 +409,7 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
         "apicv" => set(&mut o.apicv, boolean(value)),
         "nmi" => set(&mut o.nmi, nmi(value)),
         "sv48x4" => set(&mut o.sv48x4, boolean(value)),
+        "vmid" => set(&mut o.vmid, boolean(value)),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
             Some(_) if has_value => Outcome::Unknown,
@@ -711,6 +715,7 @@ mod tests {
         assert!(!options("apicv=0").apicv && !options("no-apicv").apicv);
         assert_eq!(parse("apicv=some").1.len(), 1);
         assert!(options("sv48x4").sv48x4 && !options("").sv48x4);
+        assert!(options("").vmid && !options("vmid=no").vmid);
         assert_eq!(options("").nmi, Nmi::Dom0);
         assert_eq!(options("nmi=fatal").nmi, Nmi::Fatal);
         assert_eq!(options("nmi=ignore").nmi, Nmi::Ignore);

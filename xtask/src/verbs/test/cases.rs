@@ -12,8 +12,8 @@ use crate::fetch::Debian;
 use crate::prepare::{Dom0Kind, MachineArgs};
 use crate::verbs::image::Grub;
 use crate::verbs::test::{
-    Case, alone, bad_cpu, bad_input, bad_tree, devices, guests, images, machine_checks, narrow,
-    neighbours, nmi, pair, ports, pv_kernel,
+    Case, alone, bad_cpu, bad_input, bad_tree, devices, guests, harts, images, machine_checks,
+    narrow, neighbours, nmi, pair, ports, pv_kernel,
 };
 use crate::verbs::{setup, smoke};
 use crate::{bzimage, paths};
@@ -71,6 +71,14 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             ..MachineArgs::default()
         },
     ));
+    cases.push(smoke(
+        boards::find(None, Some(Arch::Riscv64))?,
+        "/without-sstc",
+        MachineArgs {
+            cpu: Some(harts::WITHOUT_SSTC.into()),
+            ..MachineArgs::default()
+        },
+    ));
     let pc = boards::find(None, Some(Arch::X86_64))?;
     cases.extend(
         [("/cd", Grub::Cd), ("/efi-disk", Grub::EfiDisk)].map(|(name, grub)| {
@@ -118,6 +126,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
+    cases.extend(harts::cases()?);
     cases.extend(narrow::cases()?);
     cases.extend(neighbours::cases(virt));
     cases.extend(alone::cases());

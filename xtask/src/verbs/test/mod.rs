@@ -11,6 +11,7 @@ mod cases;
 mod devices;
 mod differences;
 mod guests;
+mod harts;
 mod host;
 mod images;
 mod machine_checks;

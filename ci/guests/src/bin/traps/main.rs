@@ -1,5 +1,6 @@
 //! Tests what a guest does that the hypervisor must catch: system registers that it hides or does not
 //! know, accesses to nothing, odd accesses to emulated devices, SMC and HVC with odd numbers, WFI and WFE.
+//! On RISC-V the word `fault=` names what it ends by (`riscv64/last.rs`).
 //! Each architecture has its own cases; this guest has none that is common.
 #![no_std]
 #![no_main]

@@ -5,12 +5,14 @@ use core::arch::global_asm;
 
 use xenolith_guests::arch::sbi::{self, error, error_of, extension, hsm};
 use xenolith_guests::buffer::Page;
+use xenolith_guests::console::line;
 use xenolith_guests::report::{Outcome, value};
 use xenolith_guests::{arch, cpus, ensure, expect};
 
 use super::Case;
 
 pub(crate) const CASES: &[Case] = &[
+    ("harts.are_alike", alike),
     ("harts.states", states),
     ("harts.bad_starts_are_refused", bad_starts),
     ("harts.start_as_the_specification_says", first_state),
@@ -50,6 +52,27 @@ guest_probe_entry:
 
 fn start(hart: u64, entry: u64, opaque: u64) -> i64 {
     error_of(extension::HSM, hsm::START, [hart, entry, opaque])
+}
+
+/// The tree tells the same of each.
+fn alike() -> Outcome {
+    let tree = arch::device_tree();
+    let told = tree.cpus().map(|cpu| {
+        let text = |name| cpu.property(name).and_then(|property| property.as_str());
+        (
+            text("riscv,isa").unwrap_or(""),
+            text("mmu-type").unwrap_or(""),
+        )
+    });
+    let mut first = None;
+    for told in told {
+        let (isa, mmu) = *first.get_or_insert(told);
+        expect!(told, (isa, mmu));
+    }
+    if let Some((isa, mmu)) = first {
+        line(format_args!("[guest] harts are {isa}, {mmu}"));
+    }
+    Ok(())
 }
 
 fn states() -> Outcome {

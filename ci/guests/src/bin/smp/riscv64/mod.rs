@@ -4,6 +4,7 @@ mod fences;
 mod hart_rules;
 mod masks;
 mod plic_rules;
+mod routes;
 mod running;
 
 use xenolith_guests::report::Outcome;
@@ -22,4 +23,5 @@ pub(crate) const RUNNING: &[Case] = &[
     masks::NOBODY,
     fences::MAPPINGS,
     fences::INSTRUCTIONS,
+    routes::TO_ANOTHER,
 ];

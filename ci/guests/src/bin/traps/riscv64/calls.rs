@@ -6,7 +6,8 @@ use xenolith_guests::arch::sbi::{self, base, call, error, error_of, extension, h
 use xenolith_guests::arch::{self, hypercall};
 use xenolith_guests::buffer::Page;
 use xenolith_guests::report::value;
-use xenolith_guests::xen::nr;
+use xenolith_guests::xen::errno::EFAULT;
+use xenolith_guests::xen::{call_at, event, memory, nr};
 use xenolith_guests::{ensure, expect};
 
 use super::{Case, NOTHING, Outcome, says};
@@ -24,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("calls.keep_the_other_registers", keep_registers),
     ("calls.hypercall_keeps_the_other_registers", hypercall_keeps),
     ("calls.reset_refusals", reset_refuses),
+    ("calls.hypercalls_with_wild_pointers", wild_pointers),
 ];
 
 /// No hart of a test machine has this id.
@@ -270,6 +272,33 @@ fn reset_refuses() -> Outcome {
             value(format_args!("sbi.reset_{kind:x}_{reason:x}"), answer);
         } else {
             expect!(answer, error::INVALID_PARAM, "{kind:#x} for {reason:#x}");
+        }
+    }
+    Ok(())
+}
+
+/// Where nothing is, in devices, in no address space at all, beyond what the second stage has.
+fn wild_pointers() -> Outcome {
+    if sbi::is_bare() {
+        return Ok(());
+    }
+    for (number, sub) in [
+        (nr::XEN_VERSION, 1),
+        (nr::XEN_VERSION, 6),
+        (nr::EVENT_CHANNEL_OP, event::op::SEND),
+        (nr::MEMORY_OP, memory::op::ADD_TO_PHYSMAP),
+    ] {
+        for address in [
+            NOTHING,
+            arch::device_address(),
+            arch::UNMAPPED,
+            arch::NON_CANONICAL,
+            arch::UPPER_HALF,
+            250 << 30,
+            u64::MAX - 7,
+        ] {
+            let errno = call_at(number, sub, address);
+            expect!(errno, EFAULT, "{number}.{sub} at {address:#x}");
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     ("devices.reserved_registers", reserved),
     ("devices.contexts_of_nobody", contexts),
     ("devices.completing_what_was_not_claimed", completing),
+    ("devices.uart_of_every_size", uart),
 ];
 
 /// A source that no device of a guest's has, with the sign bit of its word.
@@ -150,5 +151,39 @@ fn completing() -> Outcome {
         plic::complete(source);
     }
     expect!(plic::claim(), 0);
+    Ok(())
+}
+
+/// Its registers are bytes. Accesses of other sizes fault or are such of a byte; behind it there is nothing.
+fn uart() -> Outcome {
+    const SCRATCH: u64 = 7;
+    let tree = arch::device_tree();
+    let region = |node: fdt::node::FdtNode| node.reg()?.next();
+    let Some(region) = tree.find_compatible(&["ns16550a"]).and_then(region) else {
+        value("devices.uart", 0);
+        return Ok(());
+    };
+    let at = region.starting_address as u64 + SCRATCH;
+    for byte in [0x5a, 0xa5, 0] {
+        arch::write8(at, byte);
+        expect!(arch::read8(at), byte, "scratch register");
+    }
+    faults("uart_load16", || {
+        arch::read16(at);
+    });
+    faults("uart_load32", || {
+        arch::read32(at);
+    });
+    faults("uart_load64", || {
+        arch::read64(at);
+    });
+    faults("uart_store16", || arch::write16(at, 0x1111));
+    faults("uart_store32", || arch::write32(at, 0x1111_1111));
+    faults("uart_store64", || arch::write64(at, 0x1111_1111_1111_1111));
+    ensure!([0, 0x11].contains(&arch::read8(at)), "another byte");
+    let end = region.starting_address as u64 + region.size.unwrap_or(0) as u64;
+    if !arch::sbi::is_bare() {
+        ensure!(arch::is_nothing_at(end), "something is behind it");
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod clock;
 mod devices;
 mod fp;
 mod instructions;
+mod last;
 mod nothing;
 mod registers;
 mod sleep;
@@ -28,6 +29,7 @@ pub(crate) const TABLES: &[&[Case]] = &[
     sleep::CASES,
     clock::CASES,
     calls::CASES,
+    last::CASES,
 ];
 
 /// In a hole of the board's map.
