@@ -172,12 +172,6 @@ pub(super) fn create(
     plan: &DomainPlan,
 ) -> Result<DomainRef<Riscv64>, String> {
     let (name, id) = (shape.name, shape.id);
-    if u32::from(id.0) + 1 >= fences::vmids() {
-        return Err(format!(
-            "{name}: the TLBs tell only {} domains apart",
-            fences::vmids() - 1
-        ));
-    }
     let vcpus: Vec<ArchVcpu> = (0..shape.vcpus as usize).map(ArchVcpu::new).collect();
     let arch = ArchDomain::new(
         vcpus.len(),
