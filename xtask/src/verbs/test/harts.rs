@@ -54,7 +54,7 @@ const ROWS: &[Row] = &[
         name: "guest-smp/without-sstc",
         guest: "guest-smp",
         cpus: 4,
-        words: "only=timer,cpu,ipi.wakes,runstate,event.ipi,harts",
+        words: "only=timer,cpu,ipi.to,ipi.wakes,runstate,event,harts",
         cpu: Some(WITHOUT_SSTC),
         amendments: "",
         says: &["[guest] ok timer.on_every_cpu"],
