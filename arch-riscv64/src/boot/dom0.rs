@@ -81,7 +81,13 @@ pub(super) fn build(
             short >> 20
         );
     }
-    let devices = dom0_devices(machine.tree, &host, &ram.ram);
+    let mut devices = dom0_devices(machine.tree, &host, &ram.ram);
+    for range in &ram.loaded {
+        // Whatever a tree says is reserved there: it is the hypervisor's, or a module.
+        devices
+            .reserved
+            .remove(range.page_outer().unwrap_or(*range));
+    }
     let request = Dom0Request {
         plan: &plan,
         bootargs: dom0.bootargs,
