@@ -49,6 +49,8 @@ enum Where {
     OnVmx,
     /// It needs a CPU model of QEMU's.
     InQemu,
+    /// Only there a guest is a domain with control otherwise.
+    OnRiscv,
 }
 
 impl Where {
@@ -57,6 +59,7 @@ impl Where {
             Self::Everywhere => true,
             Self::OnX86 => arch == Arch::X86_64,
             Self::OnVmx => emulator == Emulator::Bochs,
+            Self::OnRiscv => arch == Arch::Riscv64,
             Self::InQemu => arch == Arch::X86_64 && emulator == Emulator::Qemu,
         }
     }
@@ -86,6 +89,8 @@ const PLANS: &[Plan] = &[
         cpu: None,
         limit: 120,
     },
+    as_dom0("guest-abi"),
+    as_dom0("guest-traps"),
     // The guest leaves its APIC in memory where it could have an x2APIC, which Xenolith would lend to Intel's CPUs.
     Plan {
         guest: "guest-traps",
@@ -183,6 +188,21 @@ const fn paravirtual(guest: &'static str, cpus: u32, words: &'static str) -> Pla
         xen_words: "",
         cpu: None,
         limit: 180,
+    }
+}
+
+/// With memory 1:1 and all devices of the machine.
+const fn as_dom0(guest: &'static str) -> Plan {
+    Plan {
+        guest,
+        variant: guest::AS_DOM0,
+        on: Where::OnRiscv,
+        cpus: 1,
+        words: "",
+        both_words: "",
+        xen_words: "",
+        cpu: None,
+        limit: 120,
     }
 }
 
