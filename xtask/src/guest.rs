@@ -79,6 +79,9 @@ impl Kind {
     }
 }
 
+/// The variant in which a guest is dom0 where it is a domain with control otherwise.
+pub(crate) const AS_DOM0: &str = "/dom0";
+
 /// How a guest is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run<'a> {
@@ -186,5 +189,6 @@ pub(crate) fn machine(guest: &Path, on: On, run: &Run) -> Result<Machine> {
         machine.grub = grub::Protocol::Multiboot;
     }
     machine.emulator = run.emulator.map(Path::to_path_buf);
+    machine.has_dom0 = run.variant == AS_DOM0;
     Ok(machine)
 }

@@ -3,14 +3,14 @@
 use alloc::{format, string::String};
 use core::sync::atomic::Ordering::Relaxed;
 
-use xenolith_arch_common::dom0::{give_memory, map, ram_of};
+use xenolith_arch_common::dom0::{give_memory, map, ram_of, report};
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
         PhysRange, RangeSet,
         image::{Format, Kernel},
         modules::Dom0,
-        placement::{DomainPlan, Load, dom0_memory, plan_dom0},
+        placement::{Load, plan_dom0},
     },
 };
 use xenolith_hal::{CpuId, P2mType, PAGE_SHIFT};
@@ -57,19 +57,7 @@ pub(super) fn build(
     };
     let plan = plan_dom0(free, &machine.options.dom0_mem, others, &load)
         .map_err(|e| format!("dom0: {e}"))?;
-    log::info!(
-        "dom0: {} MiB, {vcpus} vCPUs, kernel at {}, device tree at {}",
-        plan.memory() >> 20,
-        plan.kernel.at,
-        plan.device_tree,
-    );
-    let short = dom0_memory(&machine.options.dom0_mem, free.size(), others);
-    if plan.memory() >> 20 < short >> 20 {
-        log::warn!(
-            "dom0: {} MiB were wanted; RAM is in too many pieces",
-            short >> 20
-        );
-    }
+    report(&plan, vcpus, &machine.options.dom0_mem, free, others);
     let devices = devices(
         machine.tree,
         &machine.host,

@@ -4,13 +4,34 @@ use alloc::{format, string::String};
 
 use xenolith_core::{
     DomainRef, Hypervisor,
-    boot::{PhysRange, RangeSet, placement::DomainPlan},
+    boot::{
+        PhysRange, RangeSet,
+        cmdline::Dom0Memory,
+        placement::{DomainPlan, dom0_memory},
+    },
 };
 use xenolith_hal::{Gfn, Hal, Mfn, P2m, P2mType, PAGE_SHIFT};
 
 /// First frame and number of frames.
 fn frames(range: PhysRange) -> (u64, u64) {
     (range.start() >> PAGE_SHIFT, range.size() >> PAGE_SHIFT)
+}
+
+/// Tells of a plan for dom0, and where it has less than was asked for.
+pub fn report(plan: &DomainPlan, vcpus: u32, memory: &Dom0Memory, free: &RangeSet, others: u64) {
+    log::info!(
+        "dom0: {} MiB, {vcpus} vCPUs, kernel at {}, device tree at {}",
+        plan.memory() >> 20,
+        plan.kernel.at,
+        plan.device_tree,
+    );
+    let wanted = dom0_memory(memory, free.size(), others);
+    if plan.memory() >> 20 < wanted >> 20 {
+        log::warn!(
+            "dom0: {} MiB were wanted; RAM is in too many pieces",
+            wanted >> 20
+        );
+    }
 }
 
 /// All RAM that dom0's devices must not overlap.

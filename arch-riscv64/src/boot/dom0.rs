@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_arch_common::{
     boot_memory,
-    dom0::{Devices, give_memory, map},
+    dom0::{Devices, give_memory, map, report},
 };
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
@@ -14,7 +14,7 @@ use xenolith_core::{
         initrd,
         memory::BootMemory,
         modules::Dom0,
-        placement::{Load, Source, dom0_memory, plan_dom0},
+        placement::{Load, Source, plan_dom0},
     },
 };
 use xenolith_hal::P2mType;
@@ -68,20 +68,14 @@ pub(super) fn build(
     };
     let plan = plan_dom0(&free, &machine.options.dom0_mem, others, &load)
         .map_err(|e| format!("dom0: {e}"))?;
-    log::info!(
-        "dom0: {} MiB, {vcpus} vCPUs, kernel at {}, device tree at {}",
-        plan.memory() >> 20,
-        plan.kernel.at,
-        plan.device_tree,
-    );
-    let short = dom0_memory(&machine.options.dom0_mem, free.size(), others);
-    if plan.memory() >> 20 < short >> 20 {
-        log::warn!(
-            "dom0: {} MiB were wanted; RAM is in too many pieces",
-            short >> 20
-        );
+    report(&plan, vcpus, &machine.options.dom0_mem, &free, others);
+    let mut devices = dom0_devices(machine.tree, &host, &ram.ram);
+    for range in &ram.loaded {
+        // Whatever a tree says is reserved there: it is the hypervisor's, or a module.
+        devices
+            .reserved
+            .remove(range.page_outer().unwrap_or(*range));
     }
-    let devices = dom0_devices(machine.tree, &host, &ram.ram);
     let request = Dom0Request {
         plan: &plan,
         bootargs: dom0.bootargs,

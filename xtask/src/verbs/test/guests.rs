@@ -51,6 +51,8 @@ enum Where {
     OnVmx,
     /// It needs a CPU model of QEMU's.
     InQemu,
+    /// Only there a guest is a domain with control otherwise.
+    OnRiscv,
 }
 
 impl Where {
@@ -60,6 +62,7 @@ impl Where {
             Self::OnX86 => arch == Arch::X86_64,
             Self::OnRiscv => arch == Arch::Riscv64,
             Self::OnVmx => emulator == Emulator::Bochs,
+            Self::OnRiscv => arch == Arch::Riscv64,
             Self::InQemu => arch == Arch::X86_64 && emulator == Emulator::Qemu,
         }
     }
@@ -101,6 +104,8 @@ const PLANS: &[Plan] = &[
         cpu: None,
         limit: 120,
     },
+    as_dom0("guest-abi"),
+    as_dom0("guest-traps"),
     // The guest leaves its APIC in memory where it could have an x2APIC, which Xenolith would lend to Intel's CPUs.
     Plan {
         guest: "guest-traps",
@@ -198,6 +203,21 @@ const fn paravirtual(guest: &'static str, cpus: u32, words: &'static str) -> Pla
         xen_words: "",
         cpu: None,
         limit: 180,
+    }
+}
+
+/// With memory 1:1 and all devices of the machine.
+const fn as_dom0(guest: &'static str) -> Plan {
+    Plan {
+        guest,
+        variant: guest::AS_DOM0,
+        on: Where::OnRiscv,
+        cpus: 1,
+        words: "",
+        both_words: "",
+        xen_words: "",
+        cpu: None,
+        limit: 120,
     }
 }
 
