@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod boot_memory;
+mod clock;
 pub mod console;
 mod direct;
 mod heap;
@@ -21,6 +22,7 @@ pub mod second_level;
 mod supply;
 mod transmit;
 
+pub use clock::Clock;
 pub use direct::{Direct, RamFrame, add_bank, is_in_largest_bank, is_ram};
 pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source, with_room};
 pub use paging::{Access, Entry, Image, Paging, Tables};

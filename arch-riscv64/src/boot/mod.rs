@@ -78,7 +78,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             "device tree: /cpus has no timebase-frequency: add the rate of the time counter"
         ))
     }
-    timer::init(u64::from(harts.hz));
+    timer::init(harts.hz);
     log::info!(
         "Xenolith {} on RISC-V, timer {} kHz, {}",
         env!("CARGO_PKG_VERSION"),
