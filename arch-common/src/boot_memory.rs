@@ -3,10 +3,11 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use xenolith_core::{
-    boot::{PhysRange, RangeSet, memory::BootMemory},
+    Hypervisor,
+    boot::{PhysRange, RangeSet, memory::BootMemory, modules::BootInfo},
     memory::{FrameRecord, Memory, Node, RamBank},
 };
-use xenolith_hal::{HostPhys, Mfn, NoMemory, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{Hal, HostPhys, Mfn, NoMemory, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::{Access, Direct, Paging, Tables, add_bank};
 
@@ -143,6 +144,26 @@ pub fn report(memory: &BootMemory) {
     }
     for reserved in &memory.reserved {
         log::info!("RAM {} is reserved: {}", reserved.range, reserved.path);
+    }
+}
+
+/// Gives the whole frames of some memory to the allocator.
+pub fn release<H: Hal>(hv: &Hypervisor<H>, memory: &RangeSet) {
+    for range in memory.iter() {
+        let inner = range.aligned_inner(PAGE_SIZE as u64);
+        hv.memory
+            .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
+    }
+}
+
+/// Says which modules that no domain uses are not where a module can be.
+pub fn warn_of_unused(boot: &BootInfo<'_>, memory: &BootMemory, image: PhysRange, tree: PhysRange) {
+    for module in &boot.unused {
+        let mut all = boot.modules();
+        all.push(module);
+        if let Err(error) = memory.check_modules(&all, image, tree) {
+            log::warn!("{error} (no domain uses it)");
+        }
     }
 }
 

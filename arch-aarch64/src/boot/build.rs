@@ -16,7 +16,7 @@ use xenolith_core::{
     domain::{DomainConfig, GuestKind},
     hypercall::hvm,
 };
-use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
+use xenolith_hal::{Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
 
 use super::{Machine, memory};
 use crate::{
@@ -43,21 +43,9 @@ const CALLBACK_PPI_FLAGS: u64 = 1 << 9;
 /// How many domains have a VMID of their own: 8 bits, number 0 unused.
 const MOST_DOMAINS: u16 = 255;
 
-/// Gives whole frames of a range to the allocator.
-pub(super) fn release(hv: &Hypervisor<Aarch64>, range: PhysRange) {
-    let inner = range.aligned_inner(PAGE_SIZE as u64);
-    hv.memory
-        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
-}
-
 /// First frame and number of frames.
 pub(super) fn frames(range: PhysRange) -> (u64, u64) {
     (range.start() >> PAGE_SHIFT, range.size() >> PAGE_SHIFT)
-}
-
-/// The frames of a module, the last one whole.
-pub(super) fn outer(range: PhysRange) -> PhysRange {
-    range.page_outer().unwrap_or(range)
 }
 
 /// What is particular to a domain when it is made.
@@ -207,25 +195,6 @@ pub(super) fn ramdisk_warning(
     // SAFETY: the module lies untouched until the domain is built.
     let file = ramdisk.map(|module| (module.range, unsafe { memory::bytes(module.range) }));
     initrd::warning(name, file, line)
-}
-
-/// Gives back the modules that were copied; `in_place` chooses those that were not, to be owned by the domain.
-pub(super) fn release_modules(
-    hv: &Hypervisor<Aarch64>,
-    kernel: &Module<'_>,
-    ramdisk: Option<&Module<'_>>,
-    plan: &DomainPlan,
-    in_place: bool,
-) {
-    let chosen = |source: Source| (source == Source::InPlace) == in_place;
-    if chosen(plan.kernel.source) {
-        release(hv, outer(kernel.range));
-    }
-    if let Some((module, placed)) = ramdisk.zip(plan.ramdisk)
-        && chosen(placed.source)
-    {
-        release(hv, outer(module.range));
-    }
 }
 
 /// Lets a domain go: its first vCPU starts at the kernel with the device tree's address.

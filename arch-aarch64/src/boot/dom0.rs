@@ -3,12 +3,14 @@
 use alloc::{format, string::String};
 use core::sync::atomic::Ordering::Relaxed;
 
+use xenolith_arch_common::boot_memory::release;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
         PhysRange, RangeSet,
         image::{Format, Kernel},
-        modules::Dom0,
+        memory::BootMemory,
+        modules::{Dom0, Module},
         placement::{DomainPlan, Load, dom0_memory, plan_dom0},
     },
 };
@@ -26,15 +28,16 @@ use crate::{
     guest::frames::GicFrames,
 };
 
-/// Makes dom0. `others` is how many bytes other domains will need of `free`; afterwards the allocator has all of it.
+/// Makes dom0. `others` is how many bytes other domains will need; afterwards the allocator has all free RAM.
 pub(super) fn build(
     hv: &'static Hypervisor<Aarch64>,
     machine: &Machine<'_>,
     dom0: &Dom0<'_>,
-    free: &RangeSet,
+    ram: &mut BootMemory,
     others: u64,
 ) -> Result<(), String> {
     let gic = build::gic()?;
+    let free = &ram.free();
     // SAFETY: nobody writes the module before its domain runs.
     let file = unsafe { memory::bytes(dom0.kernel.range) };
     let kernel = Kernel::parse(file, Format::Arm64)
@@ -54,7 +57,13 @@ pub(super) fn build(
         ramdisk_at: dom0.ramdisk.as_ref().map(|m| m.range),
         device_tree_size: dom0_tree_room(machine.tree, vcpus, dom0.bootargs),
     };
-    let plan = plan_dom0(free, &machine.options.dom0_mem, others, &load)
+    // A module of which dom0 can have every frame need not be copied.
+    let mut usable = free.clone();
+    for module in dom0.modules() {
+        let frames = ram.freed_by(module.range);
+        frames.iter().for_each(|range| usable.insert(range));
+    }
+    let plan = plan_dom0(&usable, &machine.options.dom0_mem, others, &load)
         .map_err(|e| format!("dom0: {e}"))?;
     log::info!(
         "dom0: {} MiB, {vcpus} vCPUs, kernel at {}, device tree at {}",
@@ -111,14 +120,22 @@ pub(super) fn build(
     // It maps devices and other domains' frames, as many as there are; the machine bounds what that costs.
     domain.memory.hypervisor_max.store(u64::MAX, Relaxed);
     // From here on the allocator has all of RAM, and at once dom0 takes what is planned for it.
-    for range in free.iter() {
-        build::release(hv, range);
+    release(hv, free);
+    let is_copied = |module: &&Module<'_>| {
+        !plan
+            .banks
+            .iter()
+            .any(|bank| bank.guest.overlaps(&module.range))
+    };
+    for module in dom0.modules().filter(|module| !is_copied(module)) {
+        release(hv, &ram.done_with(module.range));
     }
-    build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, true);
     own_memory(hv, &domain, &plan)?;
     map_devices(hv, machine, gic, &domain, &devices);
     build::fill(&domain, "dom0", &kernel, &plan, &tree)?;
-    build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, false);
+    for module in dom0.modules().filter(is_copied) {
+        release(hv, &ram.done_with(module.range));
+    }
     build::start(hv, &domain, &plan)
 }
 

@@ -159,7 +159,6 @@ fn fill_in(
         map_cpu_interface(hv, domain, GuestGic::V2.second, real)?;
     }
     build::fill(domain, name, kernel, plan, tree)?;
-    build::release_modules(hv, &spec.kernel, spec.ramdisk.as_ref(), plan, false);
     if spec.vpl011 {
         hv.console.offer_focus(domain.id());
     }

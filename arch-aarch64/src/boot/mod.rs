@@ -12,6 +12,7 @@ mod memory;
 mod smp;
 
 pub use last_resort::KnownUart;
+use xenolith_arch_common::boot_memory;
 use xenolith_core::{
     Hypervisor,
     boot::{
@@ -19,18 +20,18 @@ use xenolith_core::{
         cmdline::{self, LogLevel, Options},
         fdt::{NodeId, Tree},
         memory::BootMemory,
-        modules::BootInfo,
+        modules::{self, BootInfo},
     },
     memory::Place,
 };
-use xenolith_hal::{CpuId, HostPhys, MAX_CPUS};
+use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, Mfn, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::{
     Aarch64, console, cpu,
     domain_build::Host,
     guest::sysreg,
     heap,
-    mm::{hyp, stage2::Geometry},
+    mm::{direct, hyp, stage2::Geometry},
     smccc, timer,
 };
 
@@ -71,11 +72,9 @@ struct Machine<'a> {
 
 fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     early::find_firmware(tree);
-    // Modules are read only after RAM is mapped; where they are, and the command line, can be known now.
-    let places = BootInfo::from_tree(tree, &|_| None);
-    let early_options = places
-        .as_ref()
-        .map(|info| cmdline::parse(info.command_line).0);
+    // Modules are read only after RAM is mapped; the command line can be known now.
+    let early_options =
+        BootInfo::from_tree(tree, &|_| None).map(|info| cmdline::parse(info.command_line).0);
     let dtuart = early_options.ok().and_then(|options| options.dtuart);
     let console = early::start_console(tree, dtuart.as_deref());
     let hz = timer::init(0);
@@ -92,12 +91,9 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(image);
     let blob = blob.unwrap_or_default();
-    ram.occupy(blob);
-
-    if let Ok(info) = &places {
-        for module in info.modules().into_iter().chain(&info.unused) {
-            ram.occupy(module.range);
-        }
+    ram.hold(blob);
+    for place in modules::places(tree) {
+        ram.hold(place);
     }
     let own = memory::map_ram(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
@@ -123,6 +119,7 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
         refuse(format_args!("{error}"));
     }
+    boot_memory::warn_of_unused(&boot, &ram, image, blob);
     let host = Host::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let geometry = Geometry::for_pa_range(cpu::regs::read!("id_aa64mmfr0_el1"));
     let machine = Machine {
@@ -153,7 +150,7 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         hv.memory.table().frames() >> 8,
         geometry.bits
     );
-    domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    domains::build_all(hv, &machine, &mut ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let stack = smp::stack(hv, 0).unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
 }
@@ -180,9 +177,10 @@ fn level(level: LogLevel) -> log::LevelFilter {
 
 static HV: spin::Once<&'static Hypervisor<Aarch64>> = spin::Once::new();
 
-/// The first four bytes of something in RAM.
+/// The first four bytes of something that may be in RAM.
 fn first_word(range: PhysRange) -> Option<u32> {
-    // SAFETY: modules lie untouched until the domains are built.
-    let bytes = unsafe { memory::bytes(range) };
-    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
+    let mut word = [0; 4];
+    let offset = range.start() as usize % PAGE_SIZE;
+    direct::read(Mfn(range.start() >> PAGE_SHIFT), offset, &mut word).ok()?;
+    Some(u32::from_le_bytes(word))
 }

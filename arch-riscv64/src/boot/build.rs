@@ -51,13 +51,6 @@ pub(super) fn first_word(range: PhysRange) -> Option<u32> {
     Some(u32::from_le_bytes(word))
 }
 
-/// Gives whole frames of a range to the allocator.
-pub(super) fn release(hv: &Hypervisor<Riscv64>, range: PhysRange) {
-    let inner = range.aligned_inner(PAGE_SIZE as u64);
-    hv.memory
-        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
-}
-
 /// Makes one domain.
 pub(super) fn build(
     hv: &'static Hypervisor<Riscv64>,
@@ -201,7 +194,7 @@ fn write_guest(domain: &DomainRef<Riscv64>, at: u64, bytes: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// Gives a new domain its memory and puts kernel, ramdisk and device tree into it. The modules are free then.
+/// Gives a new domain its memory and puts kernel, ramdisk and device tree into it.
 fn fill(
     hv: &'static Hypervisor<Riscv64>,
     domain: &DomainRef<Riscv64>,
@@ -238,12 +231,6 @@ fn fill(
     }
     write_guest(domain, plan.device_tree.start(), tree)
         .map_err(|_| format!("{name}'s device tree does not fit its place"))?;
-    for module in [Some(&spec.kernel), spec.ramdisk.as_ref()]
-        .into_iter()
-        .flatten()
-    {
-        release(hv, module.range.page_outer().unwrap_or(module.range));
-    }
     hv.console.offer_focus(domain.id());
     Ok(())
 }

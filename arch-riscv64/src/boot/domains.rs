@@ -2,10 +2,8 @@
 
 use alloc::string::String;
 
-use xenolith_core::{
-    DomId, Hypervisor,
-    boot::{PhysRange, memory::BootMemory},
-};
+use xenolith_arch_common::boot_memory::release;
+use xenolith_core::{DomId, Hypervisor, boot::memory::BootMemory};
 
 use super::{Machine, build};
 use crate::{Riscv64, guest::uart};
@@ -14,13 +12,10 @@ use crate::{Riscv64, guest::uart};
 pub(super) fn build_all(
     hv: &'static Hypervisor<Riscv64>,
     machine: &Machine<'_>,
-    ram: &BootMemory,
-    blob: PhysRange,
+    ram: &mut BootMemory,
 ) -> Result<(), String> {
     hv.console.set_device_input(uart::typed);
-    for range in ram.free().iter() {
-        build::release(hv, range);
-    }
+    release(hv, &ram.free());
     let mut last = Ok(());
     if machine.boot.dom0.is_some() {
         last = Err(String::from(
@@ -45,10 +40,10 @@ pub(super) fn build_all(
                 last = Err(error);
             }
         }
+        for module in spec.modules() {
+            release(hv, &ram.done_with(module.range));
+        }
     }
-    build::release(hv, blob);
-    for module in &machine.boot.unused {
-        build::release(hv, module.range);
-    }
+    release(hv, &ram.done_with_all());
     if made == 0 { last } else { Ok(()) }
 }

@@ -15,7 +15,7 @@ use xenolith_core::{
         cmdline::{self, LogLevel, Options},
         fdt::Tree,
         memory::BootMemory,
-        modules::BootInfo,
+        modules::{self, BootInfo},
     },
     memory::Place,
 };
@@ -99,12 +99,9 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let blob = blob.unwrap_or_default();
     ram.occupy(image);
-    ram.occupy(blob);
-    // Modules are read only after RAM is mapped; where they are can be known now.
-    if let Ok(info) = BootInfo::from_tree(tree, &|_| None) {
-        for module in info.modules().into_iter().chain(&info.unused) {
-            ram.occupy(module.range);
-        }
+    ram.hold(blob);
+    for place in modules::places(tree) {
+        ram.hold(place);
     }
     boot_memory::report(&ram);
     let own =
@@ -131,6 +128,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
         refuse(format_args!("{error}"));
     }
+    boot_memory::warn_of_unused(&boot, &ram, image, blob);
     let boot_cpu = smp::join(hv, CpuId(0), hart);
     interrupts::start(tree, hart, console).unwrap_or_else(|e| log::warn!("{e}"));
     smp::start_others(hv, &harts.numbers, hart, options.max_cpus);
@@ -147,7 +145,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         boot,
         mode,
     };
-    domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    domains::build_all(hv, &machine, &mut ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let stack = boot_memory::stack::<Sv39>(&hv.memory, 0)
         .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
