@@ -23,7 +23,7 @@ mod supply;
 mod transmit;
 
 pub use clock::Clock;
-pub use direct::{Direct, RamFrame, add_bank, is_in_largest_bank, is_ram};
+pub use direct::{Direct, RamFrame, add_bank, is_in_largest_bank, is_ram, is_ram_of_two};
 pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source, with_room};
 pub use paging::{Access, Entry, Image, Paging, Tables};
 pub use supply::FrameSource;

@@ -3,6 +3,7 @@
 use alloc::{format, string::String, vec::Vec};
 
 use xenolith_abi::hvm::Param;
+use xenolith_arch_common::boot_memory::bytes;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
     boot::{
@@ -18,7 +19,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
 
-use super::{Machine, memory};
+use super::Machine;
 use crate::{
     Aarch64,
     gic::Gic,
@@ -30,6 +31,7 @@ use crate::{
     mm::{
         direct,
         hardware::{Hardware, Stage2},
+        hyp::El2,
         stage2::Geometry,
     },
     vgic::{VgicConfig, VgicDomain},
@@ -176,7 +178,7 @@ pub(super) fn fill(
         && let Source::Copy(from) | Source::Unpack(from) = placed.source
     {
         // SAFETY: the module lies untouched until it is released, after this copy.
-        let bytes = unsafe { memory::bytes(from) };
+        let bytes = unsafe { bytes::<El2>(from) };
         write_guest(domain, placed.at.start(), bytes)
             .map_err(|_| format!("{name}'s ramdisk does not fit its place"))?;
     }
@@ -193,7 +195,7 @@ pub(super) fn ramdisk_warning(
     line: &str,
 ) -> Option<String> {
     // SAFETY: the module lies untouched until the domain is built.
-    let file = ramdisk.map(|module| (module.range, unsafe { memory::bytes(module.range) }));
+    let file = ramdisk.map(|module| (module.range, unsafe { bytes::<El2>(module.range) }));
     initrd::warning(name, file, line)
 }
 

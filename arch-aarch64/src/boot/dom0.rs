@@ -3,7 +3,7 @@
 use alloc::{format, string::String};
 use core::sync::atomic::Ordering::Relaxed;
 
-use xenolith_arch_common::boot_memory::release;
+use xenolith_arch_common::boot_memory::{self, release};
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
@@ -19,13 +19,13 @@ use xenolith_hal::{CpuId, Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};
 use super::{
     Machine,
     build::{self, Shape, frames},
-    memory,
 };
 use crate::{
     Aarch64,
     domain_build::{Devices, Dom0Request, GicVersion, dom0_tree, dom0_tree_room},
     gic::{Gic, Owner},
     guest::frames::GicFrames,
+    mm::hyp::El2,
 };
 
 /// Makes dom0. `others` is how many bytes other domains will need; afterwards the allocator has all free RAM.
@@ -39,7 +39,7 @@ pub(super) fn build(
     let gic = build::gic()?;
     let free = &ram.free();
     // SAFETY: nobody writes the module before its domain runs.
-    let file = unsafe { memory::bytes(dom0.kernel.range) };
+    let file = unsafe { boot_memory::bytes::<El2>(dom0.kernel.range) };
     let kernel = Kernel::parse(file, Format::Arm64)
         .map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
     if let Some(warning) = build::ramdisk_warning("dom0", dom0.ramdisk.as_ref(), dom0.bootargs) {
@@ -92,7 +92,7 @@ pub(super) fn build(
         console: machine.console,
         event_ppi,
         // The hypervisor's own place is the one range that surely is neither a device nor dom0's memory.
-        grant_region: memory::image(),
+        grant_region: boot_memory::image::<El2>(),
         extended_regions: &[],
         reserved: &devices.reserved,
     };

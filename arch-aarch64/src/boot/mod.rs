@@ -8,11 +8,10 @@ mod early;
 mod head;
 mod interrupts;
 mod last_resort;
-mod memory;
 mod smp;
 
 pub use last_resort::KnownUart;
-use xenolith_arch_common::boot_memory;
+use xenolith_arch_common::{boot_memory, set_source};
 use xenolith_core::{
     Hypervisor,
     boot::{
@@ -24,14 +23,16 @@ use xenolith_core::{
     },
     memory::Place,
 };
-use xenolith_hal::{CpuId, HostPhys, MAX_CPUS, Mfn, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{CpuId, HostPhys, MAX_CPUS};
 
 use crate::{
     Aarch64, console, cpu,
     domain_build::Host,
     guest::sysreg,
-    heap,
-    mm::{direct, hyp, stage2::Geometry},
+    mm::{
+        hyp::{self, El2},
+        stage2::Geometry,
+    },
     smccc, timer,
 };
 
@@ -87,7 +88,7 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             None => "no PSCI firmware".into(),
         }
     );
-    let image = memory::image();
+    let image = boot_memory::image::<El2>();
     let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(image);
     let blob = blob.unwrap_or_default();
@@ -95,11 +96,12 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     for place in modules::places(tree) {
         ram.hold(place);
     }
-    let own = memory::map_ram(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let own =
+        boot_memory::map_ram::<El2>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
-    let allocator =
-        memory::start_allocator(&ram, &own).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    let hv = memory::leak(Hypervisor::new(Aarch64, allocator));
+    let allocator = boot_memory::start_allocator::<El2>(&ram, &own)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let hv = boot_memory::leak(Hypervisor::new(Aarch64, allocator));
     HV.call_once(|| hv);
     console::hand_over(hv);
     if let Some((name, driver)) = console.left_out {
@@ -107,10 +109,10 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             "the console's UART {name} is left alone: this image was built without its driver, feature {driver}"
         );
     }
-    heap::set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
+    set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
-    let boot =
-        BootInfo::from_tree(tree, &first_word).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let boot = BootInfo::from_tree(tree, &boot_memory::first_word::<El2>)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (options, warnings) = cmdline::parse(boot.command_line);
     apply(hv, &options, boot.command_line);
     for warning in warnings {
@@ -151,7 +153,8 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         geometry.bits
     );
     domains::build_all(hv, &machine, &mut ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    let stack = smp::stack(hv, 0).unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
+    let stack = boot_memory::stack::<El2>(&hv.memory, 0)
+        .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
 }
 
@@ -176,11 +179,3 @@ fn level(level: LogLevel) -> log::LevelFilter {
 }
 
 static HV: spin::Once<&'static Hypervisor<Aarch64>> = spin::Once::new();
-
-/// The first four bytes of something that may be in RAM.
-fn first_word(range: PhysRange) -> Option<u32> {
-    let mut word = [0; 4];
-    let offset = range.start() as usize % PAGE_SIZE;
-    direct::read(Mfn(range.start() >> PAGE_SHIFT), offset, &mut word).ok()?;
-    Some(u32::from_le_bytes(word))
-}

@@ -42,15 +42,6 @@ unsafe fn bytes(range: PhysRange) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(at, range.size() as usize) }
 }
 
-/// The first four bytes of something in RAM.
-pub(super) fn first_word(range: PhysRange) -> Option<u32> {
-    let mut word = [0; 4];
-    let offset = range.start() as usize % PAGE_SIZE;
-    // A module may be said to be where no RAM is.
-    Direct::read(Mfn(range.start() >> PAGE_SHIFT), offset, &mut word).ok()?;
-    Some(u32::from_le_bytes(word))
-}
-
 /// Makes one domain.
 pub(super) fn build(
     hv: &'static Hypervisor<Riscv64>,

@@ -118,7 +118,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     });
     set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
-    let boot = BootInfo::from_tree(tree, &build::first_word)
+    let boot = BootInfo::from_tree(tree, &boot_memory::first_word::<Sv39>)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (options, warnings) = cmdline::parse(boot.command_line);
     apply(hv, &options, boot.command_line);

@@ -117,6 +117,7 @@ impl BootMemory {
     }
 
     /// Something that was held is of no use any more: the whole frames of RAM that are free now and were not before.
+    #[inline(never)]
     pub fn done_with(&mut self, range: PhysRange) -> RangeSet {
         let Some(index) = self.held.iter().position(|held| *held == range) else {
             return RangeSet::new();

@@ -282,9 +282,15 @@ impl<'a> BootInfo<'a> {
     /// Every module that some domain uses.
     #[must_use]
     pub fn modules(&self) -> Vec<&Module<'a>> {
-        let dom0 = self.dom0.iter().flat_map(Dom0::modules);
-        let others = self.domains.iter().flat_map(DomainSpec::modules);
-        dom0.chain(others).collect()
+        let dom0 = self
+            .dom0
+            .iter()
+            .flat_map(|d| [Some(&d.kernel), d.ramdisk.as_ref()]);
+        let others = self
+            .domains
+            .iter()
+            .flat_map(|d| [Some(&d.kernel), d.ramdisk.as_ref(), d.device_tree.as_ref()]);
+        dom0.chain(others).flatten().collect()
     }
 }
 
