@@ -47,13 +47,16 @@ pub fn init(image: HostPhys) {
 }
 
 impl Paging for El2 {
-    const LEVELS: u32 = LAST_LEVEL + 1;
     const LARGEST_SHIFT: u32 = 30;
     const IMAGE_VA: u64 = layout::IMAGE_VA;
     const DIRECT_VA: u64 = layout::DIRECT_VA;
     const DIRECT_LIMIT: u64 = layout::DIRECT_LIMIT;
     const DEVICE_VA: u64 = layout::DEVICE_VA;
     const STACK_VA: u64 = layout::STACK_VA;
+
+    fn levels() -> u32 {
+        LAST_LEVEL + 1
+    }
 
     fn table(table: u64) -> u64 {
         table | TABLE
