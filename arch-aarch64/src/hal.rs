@@ -14,8 +14,12 @@ use crate::{
         percpu::{self, PerCpu},
     },
     guest::vcpu::{ArchDomain, ArchVcpu},
-    heap, irq,
-    mm::{direct, guest_access, hardware::Stage2},
+    irq,
+    mm::{
+        direct::{self, Direct, RamFrame},
+        guest_access,
+        hardware::Stage2,
+    },
     smccc, timer, with_gic,
 };
 
@@ -38,7 +42,7 @@ impl Hal for Aarch64 {
     type Vcpu = ArchVcpu;
     type Domain = ArchDomain;
     type P2m = Stage2;
-    type Frame = direct::RamFrame;
+    type Frame = RamFrame;
 
     const SHARED_INFO: SharedInfoLayout = xenolith_abi::arm::SHARED_INFO;
 
@@ -86,52 +90,52 @@ impl Hal for Aarch64 {
     }
 
     fn zero_frames(&self, first: Mfn, order: Order) {
-        direct::zero(first, order);
+        Direct::zero(first, order);
     }
 
     #[inline]
     fn atomic64(&self, mfn: Mfn, offset: usize, op: AtomicOp<u64>) -> Result<u64, Fault> {
-        direct::atomic64(mfn, offset, op)
+        Direct::atomic64(mfn, offset, op)
     }
 
     #[inline]
     fn atomic32(&self, mfn: Mfn, offset: usize, op: AtomicOp<u32>) -> Result<u32, Fault> {
-        direct::atomic32(mfn, offset, op)
+        Direct::atomic32(mfn, offset, op)
     }
 
     #[inline]
     fn atomic16(&self, mfn: Mfn, offset: usize, op: AtomicOp<u16>) -> Result<u16, Fault> {
-        direct::atomic16(mfn, offset, op)
+        Direct::atomic16(mfn, offset, op)
     }
 
     #[inline]
     fn atomic8(&self, mfn: Mfn, offset: usize, op: AtomicOp<u8>) -> Result<u8, Fault> {
-        direct::atomic8(mfn, offset, op)
+        Direct::atomic8(mfn, offset, op)
     }
 
     #[inline]
     fn frame(&self, mfn: Mfn) -> Option<Self::Frame> {
-        direct::frame(mfn)
+        Direct::frame(mfn)
     }
 
     #[inline(always)]
     fn word32(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u32>) -> u32 {
-        direct::word32(frame, offset, op)
+        Direct::word32(frame, offset, op)
     }
 
     #[inline(always)]
     fn word16(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u16>) -> u16 {
-        direct::word16(frame, offset, op)
+        Direct::word16(frame, offset, op)
     }
 
     #[inline(always)]
     fn word64(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u64>) -> u64 {
-        direct::word64(frame, offset, op)
+        Direct::word64(frame, offset, op)
     }
 
     #[inline(always)]
     fn word8(&self, frame: Self::Frame, offset: usize, op: AtomicOp<u8>) -> u8 {
-        direct::word8(frame, offset, op)
+        Direct::word8(frame, offset, op)
     }
 
     #[inline(always)]
@@ -220,7 +224,7 @@ impl Hal for Aarch64 {
     }
 
     fn heap_use(&self) -> Option<HeapUse> {
-        Some(heap::heap_use())
+        Some(xenolith_arch_common::heap_use())
     }
 
     fn console_write(&self, text: &[u8]) {

@@ -29,8 +29,6 @@ pub mod cpu;
 #[cfg(target_arch = "aarch64")]
 pub mod hal;
 #[cfg(target_arch = "aarch64")]
-pub mod heap;
-#[cfg(target_arch = "aarch64")]
 pub mod irq;
 #[cfg(target_arch = "aarch64")]
 pub mod smccc;

@@ -1,8 +1,7 @@
 //! Time: the generic timer (Arm ARM DDI 0487, D11). The counter gives time; CNTHP, the EL2 physical timer, gives the
 //! hypervisor's deadlines; the virtual timer belongs to the guest that is loaded.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
+use xenolith_arch_common::Clock;
 use xenolith_hal::Nanos;
 
 use crate::cpu::{
@@ -10,24 +9,16 @@ use crate::cpu::{
     regs::{isb, read, write},
 };
 
-/// Counter value at start-up and the factors between ticks and nanoseconds, as 32.32 fixed point numbers.
-static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
-static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
-static TICKS_PER_NANO: AtomicU64 = AtomicU64::new(0);
+static CLOCK: Clock = Clock::new();
 
-fn scale(value: u64, factor: u64) -> u64 {
-    ((u128::from(value) * u128::from(factor)) >> 32) as u64
-}
-
-/// Reads the counter's frequency; a tree's `clock-frequency` overrides what the register says when that is zero.
-pub fn init(fallback_hz: u64) -> u64 {
-    let hz = match read!("cntfrq_el0") & 0xffff_ffff {
+/// Reads the counter's frequency; a tree's `clock-frequency` overrides what the register says when that is zero. Time starts
+/// now.
+pub fn init(fallback_hz: u32) -> u32 {
+    let hz = match read!("cntfrq_el0") as u32 {
         0 => fallback_hz.max(1),
         hz => hz,
     };
-    NANOS_PER_TICK.store((1_000_000_000u64 << 32) / hz, Relaxed);
-    TICKS_PER_NANO.store(((u128::from(hz) << 32) / 1_000_000_000) as u64, Relaxed);
-    BOOT_TICKS.store(ticks(), Relaxed);
+    CLOCK.start(hz, ticks());
     hz
 }
 
@@ -47,39 +38,20 @@ pub fn ticks() -> u64 {
     read!("cntpct_el0")
 }
 
-/// Counter value at start-up.
-pub fn boot_ticks() -> u64 {
-    BOOT_TICKS.load(Relaxed)
-}
-
 /// Time since start-up.
 #[inline]
 pub fn now() -> Nanos {
-    Nanos(scale(
-        ticks().wrapping_sub(boot_ticks()),
-        NANOS_PER_TICK.load(Relaxed),
-    ))
+    CLOCK.now(ticks())
 }
 
-/// The counter value at which a point in time is reached, rounded up.
-pub fn ticks_at(at: Nanos) -> u64 {
-    boot_ticks().saturating_add(scale(at.0, TICKS_PER_NANO.load(Relaxed)).saturating_add(1))
-}
-
-/// The point in time at which a counter value is reached, rounded up.
+/// The point in time at which the counter has a value, rounded up.
 pub fn nanos_at(ticks: u64) -> Nanos {
-    Nanos(
-        scale(
-            ticks.saturating_sub(boot_ticks()),
-            NANOS_PER_TICK.load(Relaxed),
-        )
-        .saturating_add(1),
-    )
+    CLOCK.nanos_at(ticks)
 }
 
 /// Programs this CPU's deadline.
 pub fn set(deadline: Option<Nanos>) {
-    let wanted = deadline.map_or(u64::MAX, ticks_at);
+    let wanted = deadline.map_or(u64::MAX, |at| CLOCK.ticks_at(at));
     if PerCpu::try_current().is_some_and(|cpu| cpu.timer.replace(wanted) == wanted) {
         return;
     }

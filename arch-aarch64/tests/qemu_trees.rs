@@ -11,7 +11,7 @@ use xenolith_core::boot::{
     fdt::Tree,
     image::{Format, Kernel},
     memory::BootMemory,
-    modules::BootInfo,
+    modules::{BootInfo, places},
     placement::{Load, Source, plan_dom0},
 };
 
@@ -87,12 +87,9 @@ fn from_tree_to_dom0(gic: u32) {
     memory
         .check_modules(&info.modules(), hypervisor, device_tree)
         .unwrap();
-    let used = info
-        .modules()
-        .into_iter()
-        .map(|m| m.range)
-        .chain([hypervisor, device_tree]);
-    used.for_each(|range| memory.occupy(range));
+    memory.occupy(hypervisor);
+    memory.hold(device_tree);
+    places(&tree).into_iter().for_each(|at| memory.hold(at));
 
     let file = image();
     let kernel = Kernel::parse(&file, Format::Arm64).unwrap();
@@ -104,7 +101,10 @@ fn from_tree_to_dom0(gic: u32) {
         ramdisk_at: None,
         device_tree_size: dom0_tree_room(&tree, 4, dom0.bootargs),
     };
-    let plan = plan_dom0(&memory.free(), &options.dom0_mem, 0, &load).unwrap();
+    let mut usable = memory.free();
+    let kernel_frames = memory.freed_by(dom0.kernel.range);
+    kernel_frames.iter().for_each(|range| usable.insert(range));
+    let plan = plan_dom0(&usable, &options.dom0_mem, 0, &load).unwrap();
     assert_eq!(
         (plan.memory(), plan.kernel.source),
         (512 << 20, Source::InPlace)

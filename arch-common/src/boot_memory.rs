@@ -3,10 +3,11 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use xenolith_core::{
-    boot::{PhysRange, RangeSet, memory::BootMemory},
+    Hypervisor,
+    boot::{PhysRange, RangeSet, memory::BootMemory, modules::BootInfo},
     memory::{FrameRecord, Memory, Node, RamBank},
 };
-use xenolith_hal::{HostPhys, Mfn, NoMemory, PAGE_SHIFT, PAGE_SIZE};
+use xenolith_hal::{Hal, HostPhys, Mfn, NoMemory, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::{Access, Direct, Paging, Tables, add_bank};
 
@@ -119,7 +120,7 @@ pub fn start_allocator<P: Paging>(memory: &BootMemory, own: &Own) -> Result<Memo
         |_| "the banks of RAM overlap, or are too many: mend the memory map that firmware gives",
     )?;
     let rest = Tables::<P>::take_table_ram();
-    // Tables are made on demand later too; half of what is left stays for them.
+    // Tables are made on demand later too; a quarter of what is left stays for them, 1 MiB at most.
     let frames = (rest.end.0 - rest.start.0) >> PAGE_SHIFT;
     let for_tables = (frames / 4).min(256);
     let border = rest.start.0 + (for_tables << PAGE_SHIFT);
@@ -151,6 +152,50 @@ pub fn report(memory: &BootMemory) {
     }
     for reserved in &memory.reserved {
         log::info!("RAM {} is reserved: {}", reserved.range, reserved.path);
+    }
+}
+
+/// The bytes of something that was loaded; none where that is not in RAM.
+///
+/// # Safety
+/// If it begins and ends in RAM, all of it is RAM. Nobody writes it while the bytes are in use.
+pub unsafe fn bytes<P: Paging>(range: PhysRange) -> &'static [u8] {
+    let first = Mfn(range.start() >> PAGE_SHIFT);
+    let last = Mfn(range.end().saturating_sub(1) >> PAGE_SHIFT);
+    if range.is_empty() || !P::is_ram(first) || !P::is_ram(last) {
+        return &[];
+    }
+    let at = Direct::<P>::address(range.base()) as *const u8;
+    // SAFETY: RAM, as the caller found and the check of its ends shows, is mapped for ever; the caller keeps writers away.
+    unsafe { core::slice::from_raw_parts(at, range.size() as usize) }
+}
+
+/// The first four bytes of something that may lie anywhere.
+pub fn first_word<P: Paging>(range: PhysRange) -> Option<u32> {
+    let mut word = [0; 4];
+    let offset = range.start() as usize % PAGE_SIZE;
+    Direct::<P>::read(Mfn(range.start() >> PAGE_SHIFT), offset, &mut word).ok()?;
+    Some(u32::from_le_bytes(word))
+}
+
+/// Gives the whole frames of some memory to the allocator.
+#[inline(never)]
+pub fn release<H: Hal>(hv: &Hypervisor<H>, memory: &RangeSet) {
+    for range in memory.iter() {
+        let inner = range.aligned_inner(PAGE_SIZE as u64);
+        hv.memory
+            .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
+    }
+}
+
+/// Says which modules that no domain uses are not where a module can be.
+pub fn warn_of_unused(boot: &BootInfo<'_>, memory: &BootMemory, image: PhysRange, tree: PhysRange) {
+    for module in &boot.unused {
+        let mut all = boot.modules();
+        all.push(module);
+        if let Err(error) = memory.check_modules(&all, image, tree) {
+            log::warn!("{error} (no domain uses it)");
+        }
     }
 }
 

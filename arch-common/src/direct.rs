@@ -71,6 +71,20 @@ fn is_in_a_smaller_bank(mfn: Mfn) -> bool {
     BANKS.iter().skip(1).any(|bank| is_in(bank, mfn))
 }
 
+/// The same as [`is_ram`], with the two largest pieces looked at in place: for an architecture whose machines commonly have RAM in
+/// two, and whose hot paths ask.
+#[inline(always)]
+pub fn is_ram_of_two(mfn: Mfn) -> bool {
+    let [first, second, ..] = &BANKS;
+    is_in(first, mfn) || is_in(second, mfn) || is_rare(mfn)
+}
+
+#[cold]
+#[inline(never)]
+fn is_rare(mfn: Mfn) -> bool {
+    is_in_a_smaller_bank(mfn)
+}
+
 #[inline(always)]
 fn is_in((from, length): &(AtomicU64, AtomicU64), mfn: Mfn) -> bool {
     mfn.0.wrapping_sub(from.load(Relaxed)) < length.load(Relaxed)
@@ -95,7 +109,7 @@ macro_rules! operate {
 macro_rules! atomic {
     ($name:ident, $word:ty, $atomic:ty) => {
         /// One atomic operation on a word of a frame.
-        #[inline]
+        #[inline(always)]
         pub fn $name(mfn: Mfn, offset: usize, op: AtomicOp<$word>) -> Result<$word, Fault> {
             let at = Self::checked(mfn, offset, size_of::<$word>())?.cast::<$word>();
             if !at.is_aligned() {
@@ -130,17 +144,18 @@ pub struct RamFrame(NonZeroU64);
 pub struct Direct<P>(PhantomData<P>);
 
 impl<P: Paging> Direct<P> {
-    /// The virtual address of a physical one; it may be used only where [`is_ram`] says so.
+    /// The virtual address of a physical one; it may be used only where [`Paging::is_ram`] says so.
     #[inline]
     #[must_use]
     pub const fn address(pa: HostPhys) -> u64 {
         P::DIRECT_VA + (pa.0 & (P::DIRECT_LIMIT - 1))
     }
 
-    #[inline]
-    fn checked(mfn: Mfn, offset: usize, len: usize) -> Result<*mut u8, Fault> {
+    /// The address of `len` bytes in a frame of RAM: for copies and for cache maintenance, never for a reference.
+    #[inline(always)]
+    pub fn checked(mfn: Mfn, offset: usize, len: usize) -> Result<*mut u8, Fault> {
         let end = offset.checked_add(len).ok_or(Fault)?;
-        if end > PAGE_SIZE || !is_ram(mfn) {
+        if end > PAGE_SIZE || !P::is_ram(mfn) {
             return Err(Fault);
         }
         Ok((Self::address(mfn.base()) + offset as u64) as *mut u8)
@@ -149,7 +164,7 @@ impl<P: Paging> Direct<P> {
     /// The frame, if it is RAM.
     #[inline]
     pub fn frame(mfn: Mfn) -> Option<RamFrame> {
-        if !is_ram(mfn) {
+        if !P::is_ram(mfn) {
             return None;
         }
         NonZeroU64::new(Self::address(mfn.base())).map(RamFrame)
@@ -158,7 +173,7 @@ impl<P: Paging> Direct<P> {
     /// The words of a frame, if it is RAM: for page tables that a guest may read and the CPU walks.
     #[inline(always)]
     pub fn words(mfn: Mfn) -> Option<&'static [AtomicU64; PAGE_SIZE / 8]> {
-        if !is_ram(mfn) {
+        if !P::is_ram(mfn) {
             return None;
         }
         let at = Self::address(mfn.base()) as *const [AtomicU64; PAGE_SIZE / 8];
@@ -197,12 +212,11 @@ impl<P: Paging> Direct<P> {
 
     /// Fills `1 << order` frames with zeroes.
     pub fn zero(first: Mfn, order: Order) {
-        if !is_ram(first) || !is_ram(first.plus((1 << order) - 1)) {
+        if !P::is_ram(first) || !P::is_ram(first.plus((1 << order) - 1)) {
             return;
         }
-        let start = Self::address(first.base()) as *mut u8;
         // SAFETY: the frames are mapped RAM that no Rust reference covers.
-        unsafe { core::ptr::write_bytes(start, 0, PAGE_SIZE << order) }
+        unsafe { P::zero(Self::address(first.base()), PAGE_SIZE << order) }
     }
 
     atomic!(atomic64, u64, AtomicU64);

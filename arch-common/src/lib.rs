@@ -12,17 +12,21 @@
 extern crate alloc;
 
 pub mod boot_memory;
+mod clock;
 pub mod console;
 mod direct;
 pub mod dom0;
 mod heap;
+mod input;
 mod lent;
 mod paging;
 pub mod second_level;
 mod supply;
 mod transmit;
 
-pub use direct::{Direct, RamFrame, add_bank, is_in_largest_bank, is_ram};
+pub use clock::Clock;
+pub use direct::{Direct, RamFrame, add_bank, is_in_largest_bank, is_ram, is_ram_of_two};
 pub use heap::{DirectMap, Heap, heap_use, refill_reserve, set_source, with_room};
+pub use input::Input;
 pub use paging::{Access, Entry, Image, Paging, Tables};
 pub use supply::FrameSource;

@@ -71,6 +71,22 @@ pub trait Paging: Sized + Send + Sync + 'static {
     fn image() -> &'static Image;
     /// Virtual address of the root table, in the image.
     fn root_va() -> u64;
+
+    /// Whether a frame is RAM in the direct map.
+    #[inline(always)]
+    fn is_ram(mfn: Mfn) -> bool {
+        crate::is_ram(mfn)
+    }
+
+    /// Fills memory with zeroes.
+    ///
+    /// # Safety
+    /// `va` and `len` say whole frames of mapped RAM that no Rust reference covers.
+    #[inline(always)]
+    unsafe fn zero(va: u64, len: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::write_bytes(va as *mut u8, 0, len) }
+    }
 }
 
 /// Where the image was loaded.

@@ -1,8 +1,9 @@
 //! Time: the `time` counter gives it. Deadlines of the hypervisor and of guests are the CPU's own business where it has Sstc,
 //! else the firmware's and, for guests, the hypervisor's.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use xenolith_arch_common::Clock;
 use xenolith_hal::Nanos;
 
 use crate::{
@@ -13,11 +14,7 @@ use crate::{
     sbi,
 };
 
-static BOOT_TICKS: AtomicU64 = AtomicU64::new(0);
-/// Ticks a second.
-static HZ: AtomicU64 = AtomicU64::new(1);
-/// Nanoseconds of a tick, as a 32.32 fixed point number.
-static NANOS_PER_TICK: AtomicU64 = AtomicU64::new(0);
+static CLOCK: Clock = Clock::new();
 /// All CPUs have `stimecmp`.
 static OWN_COMPARE: AtomicBool = AtomicBool::new(false);
 /// Guests have it too.
@@ -28,25 +25,10 @@ const STCE: u64 = 1 << 63;
 /// `hcounteren.TM`: guests read `time`.
 const TM: u64 = 1 << 1;
 
-/// What is beyond all time is the end of it.
-fn scale(value: u64, factor: u64) -> u64 {
-    u64::try_from((u128::from(value) * u128::from(factor)) >> 32).unwrap_or(u64::MAX)
-}
-
-/// The tick since start-up at which a time has come, never an earlier one.
-fn ticks_until(at: Nanos) -> u64 {
-    let ticks = (u128::from(at.0) * u128::from(HZ.load(Relaxed))).div_ceil(1_000_000_000);
-    // The clock that is read rounds down.
-    u64::try_from(ticks + 1).unwrap_or(u64::MAX)
-}
-
 /// Time starts now; the counter ticks `hz` times a second (not 0). On the boot CPU, whose own timer registers are used where the
 /// others are `alike` in that.
-pub fn init(hz: u64, alike: bool) {
-    HZ.store(hz, Relaxed);
-    // Rounded up: a tick that `ticks_until` gave is not read as a time before.
-    NANOS_PER_TICK.store((1_000_000_000u64 << 32).div_ceil(hz), Relaxed);
-    BOOT_TICKS.store(ticks(), Relaxed);
+pub fn init(hz: u32, alike: bool) {
+    CLOCK.start(hz, ticks());
     let own = alike && exists!("stimecmp");
     OWN_COMPARE.store(own, Relaxed);
     GUESTS_COMPARE.store(own && give_compare(), Relaxed);
@@ -92,21 +74,17 @@ pub fn ticks() -> u64 {
 /// Time since start-up.
 #[inline]
 pub fn now() -> Nanos {
-    let ticks = ticks().wrapping_sub(BOOT_TICKS.load(Relaxed));
-    Nanos(scale(ticks, NANOS_PER_TICK.load(Relaxed)))
+    CLOCK.now(ticks())
 }
 
 /// The point in time at which the counter has a value, rounded up.
 pub fn nanos_at(ticks: u64) -> Nanos {
-    let since = ticks.saturating_sub(BOOT_TICKS.load(Relaxed));
-    Nanos(scale(since, NANOS_PER_TICK.load(Relaxed)).saturating_add(1))
+    CLOCK.nanos_at(ticks)
 }
 
 /// Programs this hart's timer.
 pub fn set(deadline: Option<Nanos>) {
-    let ticks = deadline.map_or(u64::MAX, |at| {
-        BOOT_TICKS.load(Relaxed).saturating_add(ticks_until(at))
-    });
+    let ticks = deadline.map_or(u64::MAX, |at| CLOCK.ticks_at(at));
     if PerCpu::try_current().is_some_and(|cpu| cpu.timer.replace(ticks) == ticks) {
         return;
     }

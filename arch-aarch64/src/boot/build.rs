@@ -3,6 +3,7 @@
 use alloc::{format, string::String, vec::Vec};
 
 use xenolith_abi::hvm::Param;
+use xenolith_arch_common::boot_memory::bytes;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
     boot::{
@@ -16,9 +17,9 @@ use xenolith_core::{
     domain::{DomainConfig, GuestKind},
     hypercall::hvm,
 };
-use xenolith_hal::{Gfn, Mfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
+use xenolith_hal::{Gfn, NoMemory, P2m, PAGE_SHIFT, PAGE_SIZE, TableFrames};
 
-use super::{Machine, memory};
+use super::Machine;
 use crate::{
     Aarch64,
     gic::Gic,
@@ -30,6 +31,7 @@ use crate::{
     mm::{
         direct,
         hardware::{Hardware, Stage2},
+        hyp::El2,
         stage2::Geometry,
     },
     vgic::{VgicConfig, VgicDomain},
@@ -43,21 +45,9 @@ const CALLBACK_PPI_FLAGS: u64 = 1 << 9;
 /// How many domains have a VMID of their own: 8 bits, number 0 unused.
 const MOST_DOMAINS: u16 = 255;
 
-/// Gives whole frames of a range to the allocator.
-pub(super) fn release(hv: &Hypervisor<Aarch64>, range: PhysRange) {
-    let inner = range.aligned_inner(PAGE_SIZE as u64);
-    hv.memory
-        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
-}
-
 /// First frame and number of frames.
 pub(super) fn frames(range: PhysRange) -> (u64, u64) {
     (range.start() >> PAGE_SHIFT, range.size() >> PAGE_SHIFT)
-}
-
-/// The frames of a module, the last one whole.
-pub(super) fn outer(range: PhysRange) -> PhysRange {
-    range.page_outer().unwrap_or(range)
 }
 
 /// What is particular to a domain when it is made.
@@ -188,7 +178,7 @@ pub(super) fn fill(
         && let Source::Copy(from) | Source::Unpack(from) = placed.source
     {
         // SAFETY: the module lies untouched until it is released, after this copy.
-        let bytes = unsafe { memory::bytes(from) };
+        let bytes = unsafe { bytes::<El2>(from) };
         write_guest(domain, placed.at.start(), bytes)
             .map_err(|_| format!("{name}'s ramdisk does not fit its place"))?;
     }
@@ -205,27 +195,8 @@ pub(super) fn ramdisk_warning(
     line: &str,
 ) -> Option<String> {
     // SAFETY: the module lies untouched until the domain is built.
-    let file = ramdisk.map(|module| (module.range, unsafe { memory::bytes(module.range) }));
+    let file = ramdisk.map(|module| (module.range, unsafe { bytes::<El2>(module.range) }));
     initrd::warning(name, file, line)
-}
-
-/// Gives back the modules that were copied; `in_place` chooses those that were not, to be owned by the domain.
-pub(super) fn release_modules(
-    hv: &Hypervisor<Aarch64>,
-    kernel: &Module<'_>,
-    ramdisk: Option<&Module<'_>>,
-    plan: &DomainPlan,
-    in_place: bool,
-) {
-    let chosen = |source: Source| (source == Source::InPlace) == in_place;
-    if chosen(plan.kernel.source) {
-        release(hv, outer(kernel.range));
-    }
-    if let Some((module, placed)) = ramdisk.zip(plan.ramdisk)
-        && chosen(placed.source)
-    {
-        release(hv, outer(module.range));
-    }
 }
 
 /// Lets a domain go: its first vCPU starts at the kernel with the device tree's address.

@@ -3,12 +3,16 @@
 use alloc::{format, string::String};
 use core::sync::atomic::Ordering::Relaxed;
 
-use xenolith_arch_common::dom0::{give_memory, map, ram_of, report};
+use xenolith_arch_common::{
+    boot_memory::{self, release},
+    dom0::{give_memory, map, modules_in_place, ram_of, release_modules, report},
+};
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
         PhysRange, RangeSet,
         image::{Format, Kernel},
+        memory::BootMemory,
         modules::Dom0,
         placement::{Load, plan_dom0},
     },
@@ -18,26 +22,27 @@ use xenolith_hal::{CpuId, P2mType, PAGE_SHIFT};
 use super::{
     Machine,
     build::{self, Shape},
-    memory,
 };
 use crate::{
     Aarch64,
     domain_build::{Devices, Dom0Request, GicVersion, devices, dom0_tree, dom0_tree_room},
     gic::{Gic, Owner},
     guest::frames::GicFrames,
+    mm::hyp::El2,
 };
 
-/// Makes dom0. `others` is how many bytes other domains will need of `free`; afterwards the allocator has all of it.
+/// Makes dom0. `others` is how many bytes other domains will need; afterwards the allocator has all free RAM.
 pub(super) fn build(
     hv: &'static Hypervisor<Aarch64>,
     machine: &Machine<'_>,
     dom0: &Dom0<'_>,
-    free: &RangeSet,
+    ram: &mut BootMemory,
     others: u64,
 ) -> Result<(), String> {
     let gic = build::gic()?;
+    let free = &ram.free();
     // SAFETY: nobody writes the module before its domain runs.
-    let file = unsafe { memory::bytes(dom0.kernel.range) };
+    let file = unsafe { boot_memory::bytes::<El2>(dom0.kernel.range) };
     let kernel = Kernel::parse(file, Format::Arm64)
         .map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
     if let Some(warning) = build::ramdisk_warning("dom0", dom0.ramdisk.as_ref(), dom0.bootargs) {
@@ -55,15 +60,21 @@ pub(super) fn build(
         ramdisk_at: dom0.ramdisk.as_ref().map(|m| m.range),
         device_tree_size: dom0_tree_room(machine.tree, vcpus, dom0.bootargs),
     };
-    let plan = plan_dom0(free, &machine.options.dom0_mem, others, &load)
-        .map_err(|e| format!("dom0: {e}"))?;
+    let plan = plan_dom0(
+        &modules_in_place(ram, dom0),
+        &machine.options.dom0_mem,
+        others,
+        &load,
+    )
+    .map_err(|e| format!("dom0: {e}"))?;
     report(&plan, vcpus, &machine.options.dom0_mem, free, others);
-    let devices = devices(
+    let mut devices = devices(
         machine.tree,
         &machine.host,
         machine.console,
         &ram_of(free, &plan),
     );
+    devices.leave_to_hypervisor(ram);
     let event_ppi = machine.host.event_ppi(machine.tree);
     let request = Dom0Request {
         plan: &plan,
@@ -72,7 +83,7 @@ pub(super) fn build(
         console: machine.console,
         event_ppi,
         // The hypervisor's own place is the one range that surely is neither a device nor dom0's memory.
-        grant_region: memory::image(),
+        grant_region: boot_memory::image::<El2>(),
         extended_regions: &[],
         reserved: &devices.reserved,
     };
@@ -100,14 +111,12 @@ pub(super) fn build(
     // It maps devices and other domains' frames, as many as there are; the machine bounds what that costs.
     domain.memory.hypervisor_max.store(u64::MAX, Relaxed);
     // From here on the allocator has all of RAM, and at once dom0 takes what is planned for it.
-    for range in free.iter() {
-        build::release(hv, range);
-    }
-    build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, true);
+    release(hv, free);
+    release_modules(hv, ram, dom0, |module| plan.owns(module));
     give_memory(hv, &domain, "dom0", &plan)?;
     map_devices(hv, machine, gic, &domain, &devices);
     build::fill(&domain, "dom0", &kernel, &plan, &tree)?;
-    build::release_modules(hv, &dom0.kernel, dom0.ramdisk.as_ref(), &plan, false);
+    release_modules(hv, ram, dom0, |module| !plan.owns(module));
     build::start(hv, &domain, &plan)
 }
 

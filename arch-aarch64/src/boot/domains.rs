@@ -2,12 +2,10 @@
 
 use alloc::string::String;
 
-use xenolith_core::{
-    DomId, Hypervisor,
-    boot::{PhysRange, memory::BootMemory},
-};
+use xenolith_arch_common::boot_memory::release;
+use xenolith_core::{DomId, Hypervisor, boot::memory::BootMemory};
 
-use super::{Machine, build, dom0, domu};
+use super::{Machine, dom0, domu};
 use crate::{Aarch64, guest::mmio};
 
 /// Makes dom0 and the others. One that cannot be made is left out with a line that says why; an error means that none
@@ -15,18 +13,14 @@ use crate::{Aarch64, guest::mmio};
 pub(super) fn build_all(
     hv: &'static Hypervisor<Aarch64>,
     machine: &Machine<'_>,
-    ram: &BootMemory,
-    blob: PhysRange,
+    ram: &mut BootMemory,
 ) -> Result<(), String> {
     hv.console.set_device_input(mmio::console_input);
-    let free = ram.free();
     let others = machine.boot.domains.iter().map(domu::memory_needed).sum();
     if let Some(dom0) = &machine.boot.dom0 {
-        dom0::build(hv, machine, dom0, &free, others)?;
+        dom0::build(hv, machine, dom0, ram, others)?;
     } else {
-        for range in free.iter() {
-            build::release(hv, range);
-        }
+        release(hv, &ram.free());
     }
     let mut made = u16::from(machine.boot.dom0.is_some());
     let mut last = Ok(());
@@ -38,10 +32,10 @@ pub(super) fn build_all(
                 last = Err(error);
             }
         }
+        for module in spec.modules() {
+            release(hv, &ram.done_with(module.range));
+        }
     }
-    build::release(hv, blob);
-    for module in &machine.boot.unused {
-        build::release(hv, module.range);
-    }
+    release(hv, &ram.done_with_all());
     if made == 0 { last } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 
 use alloc::{format, string::String};
 
+use xenolith_arch_common::boot_memory::bytes;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
     boot::{
@@ -17,7 +18,6 @@ use xenolith_hal::{Gfn, Mfn, P2m, P2mType, PAGE_SHIFT};
 use super::{
     Machine,
     build::{self, Shape, frames},
-    memory,
 };
 use crate::{
     Aarch64,
@@ -26,6 +26,7 @@ use crate::{
         domu_tree_room,
     },
     guest::frames::GicFrames,
+    mm::hyp::El2,
     timer,
     vgic::{REDIST_SIZE, max_vcpus},
 };
@@ -50,7 +51,7 @@ pub(super) fn build(
     let name = spec.name;
     let gic = build::gic()?;
     // SAFETY: nobody writes the module before its domain runs.
-    let file = unsafe { memory::bytes(spec.kernel.range) };
+    let file = unsafe { bytes::<El2>(spec.kernel.range) };
     let kernel = Kernel::parse(file, Format::Arm64)
         .map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
     if spec.ramdisk.is_some()
@@ -159,7 +160,6 @@ fn fill_in(
         map_cpu_interface(hv, domain, GuestGic::V2.second, real)?;
     }
     build::fill(domain, name, kernel, plan, tree)?;
-    build::release_modules(hv, &spec.kernel, spec.ramdisk.as_ref(), plan, false);
     if spec.vpl011 {
         hv.console.offer_focus(domain.id());
     }

@@ -5,14 +5,9 @@
 //! answers is the UART beside it used. Nothing of this happens on a machine that has a device tree.
 
 use xenolith_drivers::UartKind;
-use xenolith_hal::HostPhys;
+use xenolith_hal::{HostPhys, PAGE_SIZE};
 
-use crate::{
-    console,
-    cpu::probe,
-    mm::{hyp, layout},
-    smccc,
-};
+use crate::{console, cpu::probe, mm::hyp, smccc};
 
 /// A board's UART, and how the board is known.
 #[derive(Clone, Copy, Debug)]
@@ -76,8 +71,8 @@ fn part_at(at: u64) -> Option<u16> {
 /// Whether every page of a range that is mapped at `va` can be read.
 pub(super) fn readable(va: u64, len: u64) -> bool {
     let first = va & !3;
-    let next = (va & !(layout::PAGE - 1)) + layout::PAGE;
-    let pages = (next..va + len).step_by(layout::PAGE as usize);
+    let next = (va & !(PAGE_SIZE as u64 - 1)) + PAGE_SIZE as u64;
+    let pages = (next..va + len).step_by(PAGE_SIZE);
     core::iter::once(first).chain(pages).all(|at| {
         // SAFETY: the caller mapped the range; it is read as memory, and start-up is the only user of it.
         unsafe { probe::read(at as *const u32) }.is_some()

@@ -8,10 +8,10 @@ mod early;
 mod head;
 mod interrupts;
 mod last_resort;
-mod memory;
 mod smp;
 
 pub use last_resort::KnownUart;
+use xenolith_arch_common::{boot_memory, set_source};
 use xenolith_core::{
     Hypervisor,
     boot::{
@@ -19,7 +19,7 @@ use xenolith_core::{
         cmdline::{self, LogLevel, Options},
         fdt::{NodeId, Tree},
         memory::BootMemory,
-        modules::BootInfo,
+        modules::{self, BootInfo},
     },
     memory::Place,
 };
@@ -29,8 +29,10 @@ use crate::{
     Aarch64, console, cpu,
     domain_build::Host,
     guest::sysreg,
-    heap,
-    mm::{hyp, stage2::Geometry},
+    mm::{
+        hyp::{self, El2},
+        stage2::Geometry,
+    },
     smccc, timer,
 };
 
@@ -71,11 +73,9 @@ struct Machine<'a> {
 
 fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     early::find_firmware(tree);
-    // Modules are read only after RAM is mapped; where they are, and the command line, can be known now.
-    let places = BootInfo::from_tree(tree, &|_| None);
-    let early_options = places
-        .as_ref()
-        .map(|info| cmdline::parse(info.command_line).0);
+    // Modules are read only after RAM is mapped; the command line can be known now.
+    let early_options =
+        BootInfo::from_tree(tree, &|_| None).map(|info| cmdline::parse(info.command_line).0);
     let dtuart = early_options.ok().and_then(|options| options.dtuart);
     let console = early::start_console(tree, dtuart.as_deref());
     let hz = timer::init(0);
@@ -88,22 +88,20 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             None => "no PSCI firmware".into(),
         }
     );
-    let image = memory::image();
+    let image = boot_memory::image::<El2>();
     let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(image);
     let blob = blob.unwrap_or_default();
-    ram.occupy(blob);
-
-    if let Ok(info) = &places {
-        for module in info.modules().into_iter().chain(&info.unused) {
-            ram.occupy(module.range);
-        }
+    ram.hold(blob);
+    for place in modules::places(tree) {
+        ram.hold(place);
     }
-    let own = memory::map_ram(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let own =
+        boot_memory::map_ram::<El2>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
-    let allocator =
-        memory::start_allocator(&ram, &own).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    let hv = memory::leak(Hypervisor::new(Aarch64, allocator));
+    let allocator = boot_memory::start_allocator::<El2>(&ram, &own)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let hv = boot_memory::leak(Hypervisor::new(Aarch64, allocator));
     HV.call_once(|| hv);
     console::hand_over(hv);
     if let Some((name, driver)) = console.left_out {
@@ -111,10 +109,10 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             "the console's UART {name} is left alone: this image was built without its driver, feature {driver}"
         );
     }
-    heap::set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
+    set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
-    let boot =
-        BootInfo::from_tree(tree, &first_word).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let boot = BootInfo::from_tree(tree, &boot_memory::first_word::<El2>)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (options, warnings) = cmdline::parse(boot.command_line);
     apply(hv, &options, boot.command_line);
     for warning in warnings {
@@ -123,6 +121,7 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
         refuse(format_args!("{error}"));
     }
+    boot_memory::warn_of_unused(&boot, &ram, image, blob);
     let host = Host::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let geometry = Geometry::for_pa_range(cpu::regs::read!("id_aa64mmfr0_el1"));
     let machine = Machine {
@@ -153,8 +152,9 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         hv.memory.table().frames() >> 8,
         geometry.bits
     );
-    domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    let stack = smp::stack(hv, 0).unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
+    domains::build_all(hv, &machine, &mut ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let stack = boot_memory::stack::<El2>(&hv.memory, 0)
+        .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
 }
 
@@ -179,10 +179,3 @@ fn level(level: LogLevel) -> log::LevelFilter {
 }
 
 static HV: spin::Once<&'static Hypervisor<Aarch64>> = spin::Once::new();
-
-/// The first four bytes of something in RAM.
-fn first_word(range: PhysRange) -> Option<u32> {
-    // SAFETY: modules lie untouched until the domains are built.
-    let bytes = unsafe { memory::bytes(range) };
-    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
-}

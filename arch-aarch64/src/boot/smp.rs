@@ -3,10 +3,11 @@
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use xenolith_core::{Hypervisor, memory::Place};
+use xenolith_arch_common::boot_memory::{leak, stack};
+use xenolith_core::Hypervisor;
 use xenolith_hal::{CpuId, MAX_CPUS};
 
-use super::{head, memory};
+use super::head;
 use crate::{
     Aarch64,
     cpu::{
@@ -17,7 +18,7 @@ use crate::{
         vectors,
     },
     irq,
-    mm::{hyp, layout},
+    mm::hyp::{self, El2, Hyp},
     smccc, timer,
 };
 
@@ -37,7 +38,7 @@ pub(super) fn own_mpidr() -> u64 {
 /// Makes the executing CPU part of the machine: its data, interrupts, timers, scheduling.
 pub(super) fn join(hv: &'static Hypervisor<Aarch64>, id: CpuId, vtcr: u64) -> &'static PerCpu {
     hv.sched.online(id);
-    let cpu = memory::leak(PerCpu {
+    let cpu = leak(PerCpu {
         id,
         hv,
         mpidr: own_mpidr(),
@@ -77,13 +78,6 @@ fn guard_against_speculation(id: CpuId) {
     }
 }
 
-/// A stack with an unmapped page below.
-pub(super) fn stack(hv: &Hypervisor<Aarch64>, cpu: u64) -> Option<u64> {
-    let order = (layout::STACK_SIZE >> 12).trailing_zeros();
-    let frames = hv.memory.allocate(order, Place::ANY)?;
-    hyp::map_stack(cpu, frames).ok()
-}
-
 /// Starts every other CPU and waits until each has joined or is given up.
 pub(super) fn start_others(
     hv: &'static Hypervisor<Aarch64>,
@@ -98,15 +92,15 @@ pub(super) fn start_others(
         if usize::from(next) >= limit.min(MAX_CPUS) {
             break;
         }
-        let Some(stack_top) = stack(hv, u64::from(next)) else {
+        let Some(stack_top) = stack::<El2>(&hv.memory, u64::from(next)) else {
             log::warn!("no memory for the stack of CPU {mpidr:#x}");
             break;
         };
-        let start = memory::leak(head::SecondaryStart {
+        let start = leak(head::SecondaryStart {
             stack_top,
             cpu: u64::from(next),
         });
-        let entry = hyp::image_phys(head::secondary_entry());
+        let entry = Hyp::image_phys(head::secondary_entry());
         let seen = ONLINE.load(SeqCst);
         if let Err(error) = smccc::cpu_on(mpidr, entry, core::ptr::from_ref(start) as u64) {
             log::warn!("CPU {mpidr:#x} does not start: PSCI says {error}");

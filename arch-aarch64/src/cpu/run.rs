@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Aarch64,
     guest::{exit, fp},
-    heap, irq, timer,
+    irq, timer,
     vgic::VgicVcpu,
     with_gic,
 };
@@ -131,7 +131,7 @@ fn idle(cpu: &'static PerCpu) {
         if cpu.work.load(Relaxed) & Work::RESCHEDULE.bits() != 0 {
             return;
         }
-        heap::refill_reserve();
+        xenolith_arch_common::refill_reserve();
         wfi();
         irq::physical(cpu, None);
     }

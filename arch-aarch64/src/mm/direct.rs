@@ -1,87 +1,15 @@
-//! The direct map: RAM at a fixed distance from its physical address, and what counts as RAM.
-//!
-//! Frames handed to guests are reached only through the functions here, by copy and by atomic words; no reference to
-//! them is ever made.
+//! What is this machine's own in reaching RAM by the direct map: copies by register pairs, zeroes and maintenance by cache
+//! blocks.
 
-use core::{
-    arch::asm,
-    num::NonZeroU64,
-    sync::atomic::{
-        AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
-};
+use core::arch::asm;
 
-use xenolith_hal::{AtomicOp, CacheOp, Fault, HostPhys, Mfn, Order, PAGE_SHIFT, PAGE_SIZE};
+pub use xenolith_arch_common::RamFrame;
+use xenolith_hal::{CacheOp, Fault, HostPhys, Mfn};
 
-use super::layout::{DIRECT_LIMIT, DIRECT_VA};
+use super::hyp::El2;
 
-const MAX_BANKS: usize = 16;
-
-/// Ranges of frames in the direct map, first frame and count, the largest first; filled once at boot, before other CPUs
-/// run.
-static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
-    [const { (AtomicU64::new(0), AtomicU64::new(0)) }; MAX_BANKS];
-
-/// Records that frames are mapped. False when there are too many pieces of RAM; the rest is then not used.
-pub fn add_bank(start: Mfn, end: Mfn) -> bool {
-    let mut new = (start.0, end.0.saturating_sub(start.0));
-    for (first, count) in &BANKS {
-        if new.1 > count.load(Relaxed) {
-            new = (first.swap(new.0, Relaxed), count.swap(new.1, Relaxed));
-        }
-        if new.1 == 0 {
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether the frame is RAM in the direct map. Most frames lie in the two largest banks, so these are looked at in place.
-#[inline(always)]
-pub fn is_ram(mfn: Mfn) -> bool {
-    let [first, second, rest @ ..] = &BANKS;
-    holds(first, mfn) || holds(second, mfn) || is_in_small_bank(rest, mfn)
-}
-
-#[inline(always)]
-fn holds((first, count): &(AtomicU64, AtomicU64), mfn: Mfn) -> bool {
-    mfn.0.wrapping_sub(first.load(Relaxed)) < count.load(Relaxed)
-}
-
-#[cold]
-#[inline(never)]
-fn is_in_small_bank(banks: &[(AtomicU64, AtomicU64)], mfn: Mfn) -> bool {
-    banks.iter().any(|bank| holds(bank, mfn))
-}
-
-/// The virtual address of a physical one in the direct map; it may be used only where [`is_ram`] says so.
-#[inline]
-pub const fn address(pa: HostPhys) -> u64 {
-    DIRECT_VA + (pa.0 & (DIRECT_LIMIT - 1))
-}
-
-/// A frame of RAM in the direct map: its virtual address. Only [`frame`] makes one, of a frame that is RAM.
-#[derive(Clone, Copy)]
-pub struct RamFrame(NonZeroU64);
-
-/// The frame, if it is RAM.
-#[inline]
-pub fn frame(mfn: Mfn) -> Option<RamFrame> {
-    if !is_ram(mfn) {
-        return None;
-    }
-    NonZeroU64::new(address(mfn.base())).map(RamFrame)
-}
-
-#[inline(always)]
-fn checked(mfn: Mfn, offset: usize, len: usize) -> Result<*mut u8, Fault> {
-    let end = offset.checked_add(len).ok_or(Fault)?;
-    if end > PAGE_SIZE || !is_ram(mfn) {
-        return Err(Fault);
-    }
-    Ok((address(mfn.base()) + offset as u64) as *mut u8)
-}
+/// The direct map of EL2's address space.
+pub type Direct = xenolith_arch_common::Direct<El2>;
 
 /// Reads a word at any address of the direct map: normal memory, where EL2 lets accesses be unaligned.
 macro_rules! load {
@@ -163,7 +91,7 @@ unsafe fn copy_any(to: *mut u8, from: *const u8, len: usize) {
 /// Copies out of a frame. Words, which most arguments of hypercalls are, take one access.
 #[inline(always)]
 pub fn read(mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
-    let from = checked(mfn, offset, buf.len())?;
+    let from = Direct::checked(mfn, offset, buf.len())?;
     // SAFETY: the source lies in one mapped frame of RAM that no Rust reference covers; a guest writing it at the same
     // time can only make the bytes copied arbitrary, which callers assume anyway.
     unsafe {
@@ -179,7 +107,7 @@ pub fn read(mfn: Mfn, offset: usize, buf: &mut [u8]) -> Result<(), Fault> {
 /// Copies into a frame; the counterpart of [`read`].
 #[inline(always)]
 pub fn write(mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault> {
-    let to = checked(mfn, offset, buf.len())?;
+    let to = Direct::checked(mfn, offset, buf.len())?;
     // SAFETY: the target lies in one mapped frame of RAM that no Rust reference covers.
     unsafe {
         if let Ok(word) = <[u8; 4]>::try_from(buf) {
@@ -195,8 +123,8 @@ pub fn write(mfn: Mfn, offset: usize, buf: &[u8]) -> Result<(), Fault> {
 
 /// Copies between frames.
 pub fn copy(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Fault> {
-    let target = checked(to.0, to.1, len)?;
-    let source = checked(from.0, from.1, len)?;
+    let target = Direct::checked(to.0, to.1, len)?;
+    let source = Direct::checked(from.0, from.1, len)?;
     if to.0 == from.0 {
         // SAFETY: both ranges lie in a mapped frame of RAM that no Rust reference covers; they may overlap.
         unsafe { core::ptr::copy(source, target, len) }
@@ -207,26 +135,24 @@ pub fn copy(to: (Mfn, usize), from: (Mfn, usize), len: usize) -> Result<(), Faul
     Ok(())
 }
 
-/// Zeroes `1 << order` frames by cache blocks (`dc zva`).
-pub fn zero(first: Mfn, order: Order) {
-    let last = first.plus((1 << order) - 1);
-    if !is_ram(first) || !is_ram(last) {
-        return;
-    }
+/// Fills memory with zeroes by cache blocks (`dc zva`).
+///
+/// # Safety
+/// Both say whole frames of mapped RAM that no Rust reference covers.
+pub unsafe fn zero(start: u64, len: usize) {
     let dczid = crate::cpu::regs::read!("dczid_el0");
-    let start = address(first.base());
-    let end = start + ((PAGE_SIZE as u64) << order);
+    let end = start + len as u64;
     if dczid & 0x10 != 0 {
-        // SAFETY: the frames are mapped RAM that no Rust reference covers.
-        unsafe { core::ptr::write_bytes(start as *mut u8, 0, (end - start) as usize) }
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::write_bytes(start as *mut u8, 0, len) }
         return;
     }
     let step = 4u64 << (dczid & 0xf);
     let mut at = start;
     while at < end {
-        // SAFETY: zeroes one block inside the frames, which are mapped RAM that no Rust reference covers; the block
-        // size divides the frame size and `at` is aligned to it.
-        unsafe { core::arch::asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) }
+        // SAFETY: zeroes one block inside the frames that the caller means; the block size divides the frame size and `at`
+        // is aligned to it.
+        unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) }
         at += step;
     }
 }
@@ -234,12 +160,12 @@ pub fn zero(first: Mfn, order: Order) {
 /// Cleans the data cache to the point of coherency over a range of RAM, for a reader that does not use caches yet.
 pub fn clean_to_memory(start: HostPhys, len: u64) {
     let line = 4u64 << (crate::cpu::regs::read!("ctr_el0") >> 16 & 0xf);
-    let from = address(start) & !(line - 1);
-    let to = address(start) + len;
+    let from = Direct::address(start) & !(line - 1);
+    let to = Direct::address(start) + len;
     let mut at = from;
     while at < to {
         // SAFETY: cache maintenance by address on mapped RAM does not change what it holds.
-        unsafe { core::arch::asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
         at += line;
     }
     crate::cpu::regs::dsb_sy();
@@ -247,7 +173,7 @@ pub fn clean_to_memory(start: HostPhys, len: u64) {
 
 /// Cache maintenance on a range inside one frame, to the point of coherency.
 pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
-    let Ok(start) = checked(mfn, offset, len) else {
+    let Ok(start) = Direct::checked(mfn, offset, len) else {
         return;
     };
     let line = 4u64 << (crate::cpu::regs::read!("ctr_el0") >> 16 & 0xf);
@@ -273,60 +199,3 @@ pub fn cache_maintenance(mfn: Mfn, offset: usize, len: usize, op: CacheOp) {
     }
     crate::cpu::regs::dsb_sy();
 }
-
-/// Does an operation on an atomic word.
-macro_rules! operate {
-    ($word:expr, $op:expr) => {{
-        let word: &_ = $word;
-        match $op {
-            AtomicOp::Load => word.load(SeqCst),
-            AtomicOp::Swap(value) => word.swap(value, SeqCst),
-            AtomicOp::Or(value) => word.fetch_or(value, SeqCst),
-            AtomicOp::And(value) => word.fetch_and(value, SeqCst),
-            AtomicOp::Cas { old, new } => match word.compare_exchange(old, new, SeqCst, SeqCst) {
-                Ok(seen) | Err(seen) => seen,
-            },
-        }
-    }};
-}
-
-macro_rules! atomic {
-    ($name:ident, $word:ty, $atomic:ty) => {
-        /// One atomic operation on a word of a frame.
-        #[inline(always)]
-        pub fn $name(mfn: Mfn, offset: usize, op: AtomicOp<$word>) -> Result<$word, Fault> {
-            let at = checked(mfn, offset, size_of::<$word>())?.cast::<$word>();
-            if !at.is_aligned() {
-                return Err(Fault);
-            }
-            // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
-            let word = unsafe { <$atomic>::from_ptr(at) };
-            Ok(operate!(word, op))
-        }
-    };
-}
-
-macro_rules! word {
-    ($name:ident, $word:ty, $atomic:ty) => {
-        /// One atomic operation on the aligned word around an offset in a frame.
-        #[inline(always)]
-        pub fn $name(RamFrame(frame): RamFrame, offset: usize, op: AtomicOp<$word>) -> $word {
-            let offset = offset & (PAGE_SIZE - size_of::<$word>());
-            let at = (frame.get() + offset as u64) as *mut $word;
-            // SAFETY: aligned, inside a mapped frame of RAM, and only ever accessed atomically or by byte copies.
-            let word = unsafe { <$atomic>::from_ptr(at) };
-            operate!(word, op)
-        }
-    };
-}
-
-atomic!(atomic64, u64, AtomicU64);
-atomic!(atomic32, u32, AtomicU32);
-atomic!(atomic16, u16, AtomicU16);
-atomic!(atomic8, u8, AtomicU8);
-word!(word32, u32, AtomicU32);
-word!(word16, u16, AtomicU16);
-word!(word64, u64, AtomicU64);
-word!(word8, u8, AtomicU8);
-
-const _: () = assert!(1 << PAGE_SHIFT == PAGE_SIZE);

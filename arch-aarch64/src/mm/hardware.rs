@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use xenolith_hal::{Gfn, Mfn};
 
-use super::{direct, stage2};
+use super::{direct::Direct, stage2};
 use crate::cpu::regs::{dsb_ish, dsb_ishst, isb, read, write};
 
 /// The machine's own memory and TLBs.
@@ -18,7 +18,7 @@ pub type Stage2 = stage2::Stage2<Hardware>;
 const FLUSH_ALL_ABOVE: u64 = 32;
 
 fn word(table: Mfn, index: usize) -> &'static AtomicU64 {
-    let va = direct::address(table.base()) + (index as u64 & 511) * 8;
+    let va = Direct::address(table.base()) + (index as u64 & 511) * 8;
     // SAFETY: stage 2 tables are frames of the direct map that the core gave for this use; accesses are atomic.
     unsafe { &*(va as *const AtomicU64) }
 }

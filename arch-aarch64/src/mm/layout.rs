@@ -26,7 +26,3 @@ pub const DIRECT_VA: u64 = 256 << 39;
 pub const DIRECT_LIMIT: u64 = 1 << 47;
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
-/// Bytes of a CPU's stack.
-pub const STACK_SIZE: u64 = 32 * 1024;
-/// Distance between the stacks of two CPUs.
-pub const STACK_STRIDE: u64 = 64 * 1024;

@@ -11,6 +11,7 @@ use super::{Fate, HostTree, visible};
 use xenolith_core::boot::{
     PhysRange, RangeSet,
     fdt::{Node, Tree},
+    memory::BootMemory,
 };
 
 /// What comes with the devices that dom0 sees.
@@ -75,6 +76,13 @@ impl<I> Devices<I> {
         devices.interrupts = interrupts.into_values().collect();
         devices.leave_out(tree, host, ram);
         devices
+    }
+
+    /// Whatever a tree says is reserved there: what was loaded at boot is the hypervisor's, or a module.
+    pub fn leave_to_hypervisor(&mut self, memory: &BootMemory) {
+        for range in memory.taken() {
+            self.reserved.remove(range.page_outer().unwrap_or(range));
+        }
     }
 
     /// Takes out what is never dom0's: RAM, and the registers that the hypervisor keeps.

@@ -2,11 +2,14 @@
 
 use alloc::{format, string::String};
 
+use crate::boot_memory::release;
 use xenolith_core::{
     DomainRef, Hypervisor,
     boot::{
         PhysRange, RangeSet,
         cmdline::Dom0Memory,
+        memory::BootMemory,
+        modules::Dom0,
         placement::{DomainPlan, dom0_memory},
     },
 };
@@ -42,6 +45,29 @@ pub fn ram_of(free: &RangeSet, plan: &DomainPlan) -> RangeSet {
         ram.insert(bank.guest);
     }
     ram
+}
+
+/// What of RAM may become dom0's: all that is free, and modules of which it can have every frame, which need not be copied then.
+#[must_use]
+pub fn modules_in_place(memory: &BootMemory, dom0: &Dom0<'_>) -> RangeSet {
+    let mut usable = memory.free();
+    for module in dom0.modules() {
+        let frames = memory.freed_by(module.range);
+        frames.iter().for_each(|range| usable.insert(range));
+    }
+    usable
+}
+
+/// Gives the frames of those modules to the allocator that are `chosen`.
+pub fn release_modules<H: Hal>(
+    hv: &Hypervisor<H>,
+    memory: &mut BootMemory,
+    dom0: &Dom0<'_>,
+    chosen: impl Fn(&PhysRange) -> bool,
+) {
+    for module in dom0.modules().filter(|module| chosen(&module.range)) {
+        release(hv, &memory.done_with(module.range));
+    }
 }
 
 /// Gives a domain the memory of its plan, frame by frame where the plan says.

@@ -2,10 +2,10 @@
 
 use alloc::{format, string::String, vec::Vec};
 
+use xenolith_arch_common::boot_memory::bytes;
 use xenolith_core::{
     DomId, DomainRef, Hypervisor, VcpuId, VcpuRef,
     boot::{
-        PhysRange,
         gzip::SinkFull,
         image::{Format, Kernel},
         initrd,
@@ -25,36 +25,10 @@ use crate::{
     mm::{
         fences::{self, GStage, Tables},
         gstage::{Mode, vmid},
-        hyp::Direct,
+        hyp::{Direct, Own},
     },
     plic, timer,
 };
-
-/// The bytes of a module.
-///
-/// # Safety
-/// The range is RAM, and nobody writes it while the bytes are in use.
-pub(super) unsafe fn bytes(range: PhysRange) -> &'static [u8] {
-    let at = Direct::address(range.base()) as *const u8;
-    // SAFETY: the caller's promise; RAM is mapped for ever.
-    unsafe { core::slice::from_raw_parts(at, range.size() as usize) }
-}
-
-/// The first four bytes of something in RAM.
-pub(super) fn first_word(range: PhysRange) -> Option<u32> {
-    let mut word = [0; 4];
-    let offset = range.start() as usize % PAGE_SIZE;
-    // A module may be said to be where no RAM is.
-    Direct::read(Mfn(range.start() >> PAGE_SHIFT), offset, &mut word).ok()?;
-    Some(u32::from_le_bytes(word))
-}
-
-/// Gives whole frames of a range to the allocator.
-pub(super) fn release(hv: &Hypervisor<Riscv64>, range: PhysRange) {
-    let inner = range.aligned_inner(PAGE_SIZE as u64);
-    hv.memory
-        .release_at_boot(Mfn(inner.start() >> PAGE_SHIFT), inner.size() >> PAGE_SHIFT);
-}
 
 /// Makes one domain.
 pub(super) fn build(
@@ -71,12 +45,12 @@ pub(super) fn build(
         ));
     }
     // SAFETY: nobody writes the module before its domain runs.
-    let file = unsafe { bytes(spec.kernel.range) };
+    let file = unsafe { bytes::<Own>(spec.kernel.range) };
     let kernel = Kernel::parse(file, Format::Riscv64)
         .map_err(|e| format!("{name}'s kernel {}: {e}", spec.kernel.path))?;
     if let Some(ramdisk) = &spec.ramdisk {
         // SAFETY: as above.
-        let file = (ramdisk.range, unsafe { bytes(ramdisk.range) });
+        let file = (ramdisk.range, unsafe { bytes::<Own>(ramdisk.range) });
         if let Some(warning) = initrd::warning(name, Some(file), spec.bootargs) {
             log::warn!("{warning}");
         }
@@ -127,10 +101,7 @@ pub(super) fn build(
     let domain = create(hv, machine.mode, &shape, &plan)?;
     let made = give_ram(hv, &domain, name, &plan)
         .and_then(|()| fill(hv, &domain, name, &kernel, &plan, &tree))
-        .and_then(|()| {
-            release_modules(hv, spec);
-            give_devices(hv, &domain, devices)
-        });
+        .and_then(|()| give_devices(hv, &domain, devices));
     if let Err(error) = made {
         // Nothing of it ran: it goes in one piece unless interrupts come in between.
         while hv.destroy(&domain) == Destroyed::NotYet {}
@@ -263,7 +234,7 @@ pub(super) fn fill(
         && let Source::Copy(from) | Source::Unpack(from) = placed.source
     {
         // SAFETY: the module lies untouched until it is released, after this copy.
-        let bytes = unsafe { bytes(from) };
+        let bytes = unsafe { bytes::<Own>(from) };
         write_guest(domain, placed.at.start(), bytes)
             .map_err(|_| format!("{name}'s ramdisk does not fit its place"))?;
     }
@@ -271,16 +242,6 @@ pub(super) fn fill(
         .map_err(|_| format!("{name}'s device tree does not fit its place"))?;
     hv.console.offer_focus(domain.id());
     Ok(())
-}
-
-/// Gives back the modules of a domain that has copies of them.
-fn release_modules(hv: &Hypervisor<Riscv64>, spec: &DomainSpec<'_>) {
-    for module in [Some(&spec.kernel), spec.ramdisk.as_ref()]
-        .into_iter()
-        .flatten()
-    {
-        release(hv, module.range.page_outer().unwrap_or(module.range));
-    }
 }
 
 /// Lets a domain have devices of the machine: their registers where they are, their interrupts by its own controller.

@@ -4,8 +4,8 @@ use alloc::{format, string::String};
 use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_arch_common::{
-    boot_memory,
-    dom0::{Devices, give_memory, map, report},
+    boot_memory::{self, release},
+    dom0::{Devices, give_memory, map, modules_in_place, release_modules, report},
 };
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
@@ -14,7 +14,7 @@ use xenolith_core::{
         initrd,
         memory::BootMemory,
         modules::Dom0,
-        placement::{Load, Source, plan_dom0},
+        placement::{Load, plan_dom0},
     },
 };
 use xenolith_hal::P2mType;
@@ -35,18 +35,20 @@ pub(super) fn build(
     hv: &'static Hypervisor<Riscv64>,
     machine: &Machine<'_>,
     dom0: &Dom0<'_>,
-    ram: &BootMemory,
+    ram: &mut BootMemory,
 ) -> Result<(), String> {
     let free = ram.free();
     let others = machine.boot.domains.iter();
     let others = others.fold(0u64, |sum, spec| sum.saturating_add(spec.memory));
     // SAFETY: nobody writes the module before its domain runs.
-    let file = unsafe { build::bytes(dom0.kernel.range) };
+    let file = unsafe { boot_memory::bytes::<Own>(dom0.kernel.range) };
     let kernel = Kernel::parse(file, Format::Riscv64)
         .map_err(|e| format!("dom0's kernel {}: {e}", dom0.kernel.path))?;
     if let Some(ramdisk) = &dom0.ramdisk {
         // SAFETY: as above.
-        let file = (ramdisk.range, unsafe { build::bytes(ramdisk.range) });
+        let file = (ramdisk.range, unsafe {
+            boot_memory::bytes::<Own>(ramdisk.range)
+        });
         if let Some(warning) = initrd::warning("dom0", Some(file), dom0.bootargs) {
             log::warn!("{warning}");
         }
@@ -66,16 +68,16 @@ pub(super) fn build(
         ramdisk_at: dom0.ramdisk.as_ref().map(|m| m.range),
         device_tree_size: dom0_tree_room(machine.tree, vcpus, dom0.bootargs, &isa),
     };
-    let plan = plan_dom0(&free, &machine.options.dom0_mem, others, &load)
-        .map_err(|e| format!("dom0: {e}"))?;
+    let plan = plan_dom0(
+        &modules_in_place(ram, dom0),
+        &machine.options.dom0_mem,
+        others,
+        &load,
+    )
+    .map_err(|e| format!("dom0: {e}"))?;
     report(&plan, vcpus, &machine.options.dom0_mem, &free, others);
     let mut devices = dom0_devices(machine.tree, &host, &ram.ram);
-    for range in &ram.loaded {
-        // Whatever a tree says is reserved there: it is the hypervisor's, or a module.
-        devices
-            .reserved
-            .remove(range.page_outer().unwrap_or(*range));
-    }
+    devices.leave_to_hypervisor(ram);
     let request = Dom0Request {
         plan: &plan,
         bootargs: dom0.bootargs,
@@ -101,28 +103,12 @@ pub(super) fn build(
     // It maps devices and other domains' frames, as many as there are; the machine bounds what that costs.
     domain.memory.hypervisor_max.store(u64::MAX, Relaxed);
     // From here on the allocator has all of RAM, and at once dom0 takes what is planned for it.
-    for range in free.iter() {
-        build::release(hv, range);
-    }
-    let modules = [
-        (Some(&dom0.kernel), Some(plan.kernel)),
-        (dom0.ramdisk.as_ref(), plan.ramdisk),
-    ];
-    let release_modules = |in_place: bool| {
-        for (module, placed) in modules {
-            if let Some((module, placed)) = module.zip(placed)
-                && (placed.source == Source::InPlace) == in_place
-            {
-                let range = module.range;
-                build::release(hv, range.page_outer().unwrap_or(range));
-            }
-        }
-    };
-    release_modules(true);
+    release(hv, &free);
+    release_modules(hv, ram, dom0, |module| plan.owns(module));
     give_memory(hv, &domain, "dom0", &plan)?;
     give_devices(hv, &domain, &host, &devices);
     build::fill(hv, &domain, "dom0", &kernel, &plan, &tree)?;
-    release_modules(false);
+    release_modules(hv, ram, dom0, |module| !plan.owns(module));
     build::start(hv, &domain, &plan)
 }
 

@@ -2,10 +2,8 @@
 
 use alloc::string::String;
 
-use xenolith_core::{
-    DomId, Hypervisor,
-    boot::{PhysRange, memory::BootMemory},
-};
+use xenolith_arch_common::boot_memory::release;
+use xenolith_core::{DomId, Hypervisor, boot::memory::BootMemory};
 
 use super::{Machine, build, dom0};
 use crate::{Riscv64, guest::uart};
@@ -14,16 +12,13 @@ use crate::{Riscv64, guest::uart};
 pub(super) fn build_all(
     hv: &'static Hypervisor<Riscv64>,
     machine: &Machine<'_>,
-    ram: &BootMemory,
-    blob: PhysRange,
+    ram: &mut BootMemory,
 ) -> Result<(), String> {
     hv.console.set_device_input(uart::typed);
     if let Some(dom0) = &machine.boot.dom0 {
         dom0::build(hv, machine, dom0, ram)?;
     } else {
-        for range in ram.free().iter() {
-            build::release(hv, range);
-        }
+        release(hv, &ram.free());
     }
     let mut last = Ok(());
     let mut made = u16::from(machine.boot.dom0.is_some());
@@ -42,10 +37,10 @@ pub(super) fn build_all(
                 last = Err(error);
             }
         }
+        for module in spec.modules() {
+            release(hv, &ram.done_with(module.range));
+        }
     }
-    build::release(hv, blob);
-    for module in &machine.boot.unused {
-        build::release(hv, module.range);
-    }
+    release(hv, &ram.done_with_all());
     if made == 0 { last } else { Ok(()) }
 }

@@ -16,7 +16,7 @@ use xenolith_core::{
         cmdline::{self, LogLevel, Options},
         fdt::{NodeId, Tree},
         memory::BootMemory,
-        modules::BootInfo,
+        modules::{self, BootInfo},
     },
     memory::Place,
 };
@@ -83,7 +83,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             "device tree: /cpus has no timebase-frequency: add the rate of the time counter"
         ))
     }
-    timer::init(u64::from(harts.hz), harts.timers_alike);
+    timer::init(harts.hz, harts.timers_alike);
     log::info!(
         "Xenolith {} on RISC-V, timer {} kHz, {}",
         env!("CARGO_PKG_VERSION"),
@@ -107,12 +107,9 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     }
     let blob = blob.unwrap_or_default();
     ram.occupy(image);
-    ram.occupy(blob);
-    // Modules are read only after RAM is mapped; where they are can be known now.
-    if let Ok(info) = BootInfo::from_tree(tree, &|_| None) {
-        for module in info.modules().into_iter().chain(&info.unused) {
-            ram.occupy(module.range);
-        }
+    ram.hold(blob);
+    for place in modules::places(tree) {
+        ram.hold(place);
     }
     boot_memory::report(&ram);
     let own =
@@ -129,7 +126,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     });
     set_source(|order| HV.get()?.memory.allocate(order, Place::ANY));
 
-    let boot = BootInfo::from_tree(tree, &build::first_word)
+    let boot = BootInfo::from_tree(tree, &boot_memory::first_word::<Own>)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let (options, warnings) = cmdline::parse(boot.command_line);
     apply(hv, &options, boot.command_line);
@@ -144,6 +141,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
         refuse(format_args!("{error}"));
     }
+    boot_memory::warn_of_unused(&boot, &ram, image, blob);
     let boot_cpu = smp::join(hv, CpuId(0), hart);
     interrupts::start(tree, hart, console).unwrap_or_else(|e| log::warn!("{e}"));
     smp::start_others(hv, &harts.numbers, hart, options.max_cpus);
@@ -166,7 +164,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         boot,
         mode,
     };
-    domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    domains::build_all(hv, &machine, &mut ram).unwrap_or_else(|e| refuse(format_args!("{e}")));
     let stack = boot_memory::stack::<Own>(&hv.memory, 0)
         .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)

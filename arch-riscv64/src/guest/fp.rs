@@ -15,6 +15,17 @@ pub struct FpContext {
     fcsr: u64,
 }
 
+/// One instruction for each register and its place.
+macro_rules! each {
+    ($instruction:literal) => {
+        concat!(
+            ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31\n",
+            $instruction,
+            " f\\i, 8*\\i({b})\n.endr"
+        )
+    };
+}
+
 impl FpContext {
     /// Stores this CPU's registers.
     pub fn save(&mut self) {
@@ -25,14 +36,7 @@ impl FpContext {
             asm!(
                 ".option push", ".option arch, +d",
                 "csrs sstatus, {fs}",
-                "fsd f0, 0({b})", "fsd f1, 8({b})", "fsd f2, 16({b})", "fsd f3, 24({b})",
-                "fsd f4, 32({b})", "fsd f5, 40({b})", "fsd f6, 48({b})", "fsd f7, 56({b})",
-                "fsd f8, 64({b})", "fsd f9, 72({b})", "fsd f10, 80({b})", "fsd f11, 88({b})",
-                "fsd f12, 96({b})", "fsd f13, 104({b})", "fsd f14, 112({b})", "fsd f15, 120({b})",
-                "fsd f16, 128({b})", "fsd f17, 136({b})", "fsd f18, 144({b})", "fsd f19, 152({b})",
-                "fsd f20, 160({b})", "fsd f21, 168({b})", "fsd f22, 176({b})", "fsd f23, 184({b})",
-                "fsd f24, 192({b})", "fsd f25, 200({b})", "fsd f26, 208({b})", "fsd f27, 216({b})",
-                "fsd f28, 224({b})", "fsd f29, 232({b})", "fsd f30, 240({b})", "fsd f31, 248({b})",
+                each!("fsd"),
                 "frcsr {w}", "sd {w}, 256({b})",
                 "csrc sstatus, {fs}",
                 ".option pop",
@@ -50,14 +54,7 @@ impl FpContext {
             asm!(
                 ".option push", ".option arch, +d",
                 "csrs sstatus, {fs}",
-                "fld f0, 0({b})", "fld f1, 8({b})", "fld f2, 16({b})", "fld f3, 24({b})",
-                "fld f4, 32({b})", "fld f5, 40({b})", "fld f6, 48({b})", "fld f7, 56({b})",
-                "fld f8, 64({b})", "fld f9, 72({b})", "fld f10, 80({b})", "fld f11, 88({b})",
-                "fld f12, 96({b})", "fld f13, 104({b})", "fld f14, 112({b})", "fld f15, 120({b})",
-                "fld f16, 128({b})", "fld f17, 136({b})", "fld f18, 144({b})", "fld f19, 152({b})",
-                "fld f20, 160({b})", "fld f21, 168({b})", "fld f22, 176({b})", "fld f23, 184({b})",
-                "fld f24, 192({b})", "fld f25, 200({b})", "fld f26, 208({b})", "fld f27, 216({b})",
-                "fld f28, 224({b})", "fld f29, 232({b})", "fld f30, 240({b})", "fld f31, 248({b})",
+                each!("fld"),
                 "ld {w}, 256({b})", "fscsr {w}",
                 "csrc sstatus, {fs}",
                 ".option pop",

@@ -1,10 +1,13 @@
 //! The machine's memory as the device tree tells it: banks of RAM, and what of them is spoken for.
 //!
 //! [`BootMemory::free`] never holds a byte that is not RAM, that firmware reserved, or that something loaded at boot
-//! still occupies.
+//! still occupies. It only grows ([`BootMemory::done_with`]), so no page is given away twice, and none that anything else is in,
+//! whatever the tree says of its modules.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
+
+use xenolith_hal::PAGE_SIZE;
 
 use super::{
     fdt::Tree,
@@ -32,8 +35,10 @@ pub struct BootMemory {
     pub reserved: Vec<Reserved>,
     /// `/memreserve/` entries.
     pub kept: Vec<PhysRange>,
-    /// What was loaded at boot: the hypervisor, the device tree, modules.
+    /// What stays: the hypervisor and what it took for itself.
     pub loaded: Vec<PhysRange>,
+    /// What was loaded for start-up alone: modules, the device tree. One entry for each that is still of use.
+    held: Vec<PhysRange>,
 }
 
 /// Why the memory of the machine cannot be used as described.
@@ -101,9 +106,47 @@ impl BootMemory {
         Ok(memory)
     }
 
-    /// Marks what was loaded: it is not free until the caller says so.
+    /// Marks what is never free.
     pub fn occupy(&mut self, range: PhysRange) {
         self.loaded.push(range);
+    }
+
+    /// Marks what is free when it is done with. It may lie anywhere, and where other things are.
+    pub fn hold(&mut self, range: PhysRange) {
+        self.held.push(range);
+    }
+
+    /// Something that was held is of no use any more: the whole frames of RAM that are free now and were not before.
+    #[inline(never)]
+    pub fn done_with(&mut self, range: PhysRange) -> RangeSet {
+        let Some(index) = self.held.iter().position(|held| *held == range) else {
+            return RangeSet::new();
+        };
+        let before = self.free();
+        self.held.swap_remove(index);
+        // A loader may reserve what it loads.
+        let frames = range.page_outer();
+        self.kept
+            .retain(|kept| kept.start() != range.start() || kept.page_outer() != frames);
+        let mut freed = self.free();
+        before.iter().for_each(|range| freed.remove(range));
+        freed
+    }
+
+    /// Nothing that was held is of use any more: the whole frames of RAM that are free now and were not before.
+    pub fn done_with_all(&mut self) -> RangeSet {
+        let mut freed = RangeSet::new();
+        while let Some(range) = self.held.last().copied() {
+            let more = self.done_with(range);
+            more.iter().for_each(|range| freed.insert(range));
+        }
+        freed
+    }
+
+    /// The frames that [`BootMemory::done_with`] would give: those of the range in which nothing else is.
+    #[must_use]
+    pub fn freed_by(&self, range: PhysRange) -> RangeSet {
+        self.clone().done_with(range)
     }
 
     /// Checks every module: not empty, inside RAM, and apart from each other, from the hypervisor, from the device tree
@@ -142,17 +185,22 @@ impl BootMemory {
         Ok(())
     }
 
+    /// What was loaded: what stays, and what is still of use.
+    pub fn taken(&self) -> impl Iterator<Item = PhysRange> {
+        self.loaded.iter().chain(&self.held).copied()
+    }
+
     /// Whole frames of RAM that nothing has spoken for.
     #[must_use]
     pub fn free(&self) -> RangeSet {
         let mut free = RangeSet::new();
         for bank in self.ram.iter() {
-            free.insert(bank.aligned_inner(xenolith_hal::PAGE_SIZE as u64));
+            free.insert(bank.aligned_inner(PAGE_SIZE as u64));
         }
         let reserved = self.reserved.iter().map(|r| r.range);
         for taken in reserved
             .chain(self.kept.iter().copied())
-            .chain(self.loaded.iter().copied())
+            .chain(self.taken())
         {
             free.remove(taken.page_outer().unwrap_or(taken));
         }

@@ -55,6 +55,13 @@ pub struct Dom0<'a> {
     pub bootargs: &'a str,
 }
 
+impl<'a> Dom0<'a> {
+    /// The modules that it uses.
+    pub fn modules(&self) -> impl Iterator<Item = &Module<'a>> {
+        core::iter::once(&self.kernel).chain(&self.ramdisk)
+    }
+}
+
 /// Which of Xen's interfaces a domain is told of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Enhanced {
@@ -96,6 +103,19 @@ pub struct DomainSpec<'a> {
     pub mode: Option<DomainMode>,
     /// What it may do beyond itself, where the architecture lets others than dom0.
     pub capabilities: Capabilities,
+}
+
+impl<'a> DomainSpec<'a> {
+    /// The modules that it uses.
+    pub fn modules(&self) -> impl Iterator<Item = &Module<'a>> {
+        [
+            Some(&self.kernel),
+            self.ramdisk.as_ref(),
+            self.device_tree.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+    }
 }
 
 /// What a domain may do, as its node says (`capabilities` of Xen's booting document, from 4.20 on).
@@ -274,6 +294,30 @@ impl<'a> BootInfo<'a> {
     }
 }
 
+/// Where the modules lie that the tree names, whatever they are: each is to be left alone before anything of it is read.
+#[must_use]
+pub fn places(tree: &Tree<'_>) -> Vec<PhysRange> {
+    let Some(chosen) = tree.node("/chosen") else {
+        return Vec::new();
+    };
+    let domains = chosen
+        .children()
+        .filter(|n| n.is_compatible(&["xen,domain"]));
+    let parents = core::iter::once(chosen).chain(domains);
+    let modules = parents.flat_map(|parent| parent.children().filter(is_module).filter_map(at));
+    let mut places: Vec<PhysRange> = modules.collect();
+    let initrd = linux_initrd(chosen).map(|module| module.range);
+    // Boot loaders name it both ways.
+    places.extend(initrd.filter(|range| !places.contains(range)));
+    places
+}
+
+/// Where a node says that a file lies.
+fn at(node: Node<'_, '_>) -> Option<PhysRange> {
+    let (start, size) = node.reg()?.first().copied()?;
+    PhysRange::new(start, size)
+}
+
 /// Stands for the path of a ramdisk that `/chosen` gives as Linux would read it.
 const LINUX_INITRD: &str = "/chosen (linux,initrd-start)";
 
@@ -397,10 +441,7 @@ impl Loaded<'_> {
                 .copied()
                 .ok_or_else(|| ModuleError::NoModule(node.path(), index, self.modules.len()));
         }
-        let first = node.reg().and_then(|reg| reg.first().copied());
-        first
-            .and_then(|(start, size)| PhysRange::new(start, size))
-            .ok_or_else(|| ModuleError::BadReg(node.path()))
+        at(node).ok_or_else(|| ModuleError::BadReg(node.path()))
     }
 }
 

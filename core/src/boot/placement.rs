@@ -85,6 +85,12 @@ impl DomainPlan {
             .iter()
             .fold(0, |sum, bank| sum.saturating_add(bank.guest.size()))
     }
+
+    /// Whether some of its memory is at these addresses.
+    #[must_use]
+    pub fn owns(&self, range: &PhysRange) -> bool {
+        self.banks.iter().any(|bank| bank.guest.overlaps(range))
+    }
 }
 
 /// Why a domain cannot be placed.
@@ -211,9 +217,9 @@ pub fn dom0_memory(options: &Dom0Memory, free: u64, others: u64) -> u64 {
 
 /// Plans dom0, 1:1.
 ///
-/// `free` is the RAM that may become dom0's, modules left out; `others` is what the other domains will need of it. The
-/// modules in `load` must lie in RAM and apart from `free`. Their frames are in the plan's banks where they are used in
-/// place; elsewhere they are the caller's to free after copying.
+/// `free` is the RAM that may become dom0's; `others` is what the other domains will need of it. Of a module in `load` it holds
+/// all frames if the module may be used where it lies, which it may not if anything else lies in them. Such a module's frames
+/// are in the plan's banks where it is used in place, else in none: then they are the caller's to free after copying.
 pub fn plan_dom0(
     free: &RangeSet,
     options: &Dom0Memory,
@@ -256,9 +262,17 @@ fn try_dom0(
         return Err(fragmented);
     }
     let mut usable = free.clone();
-    let in_place = [kernel.map(|_| load.kernel_at), ramdisk];
-    for module in in_place.into_iter().flatten() {
-        usable.insert(module.page_outer().ok_or(fragmented)?);
+    let modules = [
+        (Some(load.kernel_at), kernel.is_some()),
+        (load.ramdisk_at, ramdisk.is_some()),
+    ];
+    for (module, in_place) in modules {
+        let frames = module.unwrap_or_default().page_outer().ok_or(fragmented)?;
+        if !in_place {
+            usable.remove(frames);
+        } else if !usable.contains(&frames) {
+            return Err(fragmented);
+        }
     }
     let candidates: Vec<PhysRange> = usable
         .iter()

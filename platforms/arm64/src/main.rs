@@ -10,10 +10,11 @@ mod boards;
 
 use core::fmt::Write;
 
-use xenolith_arch_aarch64::{console, cpu, heap::Heap};
+use xenolith_arch_aarch64::{console, cpu, mm::hyp::El2};
+use xenolith_arch_common::Heap;
 
 #[global_allocator]
-static HEAP: Heap = Heap::new();
+static HEAP: Heap<El2> = Heap::new();
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {

@@ -44,7 +44,7 @@ impl Case {
         let ramdisk_at = range(ramdisk_at, 10 * MIB + 100);
         let hypervisor = range(0x4020_0000, 4 * MIB);
         Self {
-            free: ram_without(&[hypervisor, range(kernel_at, MIB), ramdisk_at]),
+            free: ram_without(&[hypervisor]),
             kernel,
             kernel_at,
             ramdisk_at: Some(ramdisk_at),
@@ -83,19 +83,18 @@ impl Case {
                 "{plan:?}"
             );
         }
-        // Frames come from what is free or from a module that is used in place.
-        let mut allowed = self.free.clone();
-        if plan.kernel.source == Source::InPlace {
-            allowed.insert(load.kernel_at.page_outer().unwrap());
-        }
-        if let (Some(at), Some(Source::InPlace)) = (load.ramdisk_at, plan.ramdisk.map(|r| r.source))
-        {
-            allowed.insert(at.page_outer().unwrap());
-        }
+        // Frames come from what is free, those of a module only if it is used in place.
         assert!(
-            banks.iter().all(|b| allowed.contains(&b)),
-            "{plan:?} {allowed:?}"
+            banks.iter().all(|b| self.free.contains(&b)),
+            "{plan:?} {:?}",
+            self.free
         );
+        if plan.kernel.source != Source::InPlace {
+            assert!(!banks.overlaps(&load.kernel_at), "{plan:?}");
+        }
+        if plan.ramdisk.is_some_and(|r| r.source != Source::InPlace) {
+            assert!(!banks.overlaps(&load.ramdisk_at.unwrap()), "{plan:?}");
+        }
         assert_eq!(plan.kernel.at.start() % (2 * MIB), load.kernel.offset());
         assert!(plan.kernel.at.size() >= load.kernel.memory_size());
         assert_eq!(plan.entry, plan.kernel.at.start());
@@ -203,6 +202,24 @@ fn the_default_leaves_a_reserve() {
     assert_eq!(dom0_memory(&none, 600 * MIB, 256 * MIB), 344 * MIB);
     let plan = Case::new(0x4900_0000, 0x5500_0000, "").plan().unwrap();
     assert!(plan.memory() > 1800 * MIB, "{plan:?}");
+}
+
+#[test]
+fn a_module_is_not_used_in_place_where_a_frame_of_it_is_somebody_elses() {
+    let in_place = |case: &Case| {
+        let plan = case.plan().unwrap();
+        (
+            plan.kernel.source == Source::InPlace,
+            plan.ramdisk.unwrap().source == Source::InPlace,
+        )
+    };
+    let mut case = Case::new(0x4800_0000, 0x5000_0000, "dom0_mem=512M");
+    assert_eq!(in_place(&case), (true, true));
+    // Its last frame, of which it has 100 bytes.
+    case.free.remove(range(0x50a0_0000, 0x1000));
+    assert_eq!(in_place(&case), (true, false));
+    case.free.remove(range(0x4800_0000, 0x1000));
+    assert_eq!(in_place(&case), (false, false));
 }
 
 const GUEST: [PhysRange; 2] = [

@@ -46,6 +46,9 @@ enum Spoil {
     Tree(&'static str),
     /// The initrd's node tells this place; given are the kernel's and its own.
     Initrd(fn(Place, Place) -> Place),
+    /// There is a third module, which nobody uses; given is the kernel's place. What the modules are is not told, so the
+    /// hypervisor looks into them.
+    ThirdModule(fn(Place) -> Place),
     /// dom0's initrd becomes these bytes, given what it was; or there is none.
     InitrdFile(fn(&[u8]) -> Result<Option<Vec<u8>>>),
     /// There are no modules at all.
@@ -151,6 +154,22 @@ const ROWS: &[Row] = &[
         name: "empty-module",
         spoil: Spoil::Initrd(|_, initrd| Place { size: 0, ..initrd }),
         says: &["size is 0"],
+    },
+    Row {
+        name: "unused-module-outside-memory",
+        spoil: Spoil::ThirdModule(|_| Place {
+            address: 0x10_0000_0000,
+            size: 0x1000,
+        }),
+        says: &["lies outside ram", "no domain uses it"],
+    },
+    Row {
+        name: "unused-module-over-kernel",
+        spoil: Spoil::ThirdModule(|kernel| Place {
+            address: kernel.address + 0x1000,
+            size: 0x1000,
+        }),
+        says: &["overlaps", "no domain uses it"],
     },
 ];
 
@@ -276,6 +295,7 @@ fn spoilt(board: &'static Board, row: &Row, name: &str) -> Result<Machine> {
         }
         Spoil::Tree(text) => tree = Some((*text, String::new())),
         Spoil::Initrd(moved) => tree = Some(("", initrd_elsewhere(board, &files, *moved)?)),
+        Spoil::ThirdModule(place) => tree = Some(("", third_module(board, &files, *place)?)),
         Spoil::NoModules => files.dom0 = None,
     }
     let mut machine = Machine::new(board, Boot::Direct(files));
@@ -295,6 +315,30 @@ fn initrd_elsewhere(
     files: &Files,
     moved: fn(Place, Place) -> Place,
 ) -> Result<String> {
+    let (kernel, initrd) = modules(board, files)?;
+    Ok(format!(
+        "/ {{ chosen {{ module@{:x} {{ {} }}; }}; }};\n",
+        initrd.address,
+        reg(moved(kernel, initrd))
+    ))
+}
+
+/// A tree with three modules in their order, of which only the order tells what they are.
+fn third_module(board: &'static Board, files: &Files, place: fn(Place) -> Place) -> Result<String> {
+    let (kernel, initrd) = modules(board, files)?;
+    let mut text = String::new();
+    for old in [kernel, initrd] {
+        text += &format!("/delete-node/ module@{:x}; ", old.address);
+    }
+    for (number, at) in [kernel, initrd, place(kernel)].into_iter().enumerate() {
+        let reg = reg(at);
+        text += &format!("file@{number} {{ compatible = \"multiboot,module\"; {reg} }}; ");
+    }
+    Ok(format!("/ {{ chosen {{ {text} }}; }};\n"))
+}
+
+/// Where the kernel and the initrd are loaded.
+fn modules(board: &'static Board, files: &Files) -> Result<(Place, Place)> {
     let machine = Machine::new(board, Boot::Direct(files.clone()));
     let Some(layout) = machine.layout()? else {
         bail!("there are no modules")
@@ -302,12 +346,12 @@ fn initrd_elsewhere(
     let Some(initrd) = layout.initrd else {
         bail!("there is no initrd")
     };
-    let Place { address, size } = moved(layout.kernel, initrd);
+    Ok((layout.kernel, initrd))
+}
+
+fn reg(Place { address, size }: Place) -> String {
     let (high, low) = (address >> 32, address & 0xffff_ffff);
-    Ok(format!(
-        "/ {{ chosen {{ module@{:x} {{ reg = <{high:#x} {low:#x} 0x0 {size:#x}>; }}; }}; }};\n",
-        initrd.address
-    ))
+    format!("reg = <{high:#x} {low:#x} 0x0 {size:#x}>;")
 }
 
 /// 64 KiB that are nothing at all, the same each time.

@@ -51,8 +51,6 @@ enum Where {
     OnVmx,
     /// It needs a CPU model of QEMU's.
     InQemu,
-    /// Only there a guest is a domain with control otherwise.
-    OnRiscv,
 }
 
 impl Where {
@@ -62,7 +60,6 @@ impl Where {
             Self::OnX86 => arch == Arch::X86_64,
             Self::OnRiscv => arch == Arch::Riscv64,
             Self::OnVmx => emulator == Emulator::Bochs,
-            Self::OnRiscv => arch == Arch::Riscv64,
             Self::InQemu => arch == Arch::X86_64 && emulator == Emulator::Qemu,
         }
     }
