@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod console;
 pub mod count;
 pub mod cpus;
+mod landing;
 pub mod report;
 pub mod xen;
 

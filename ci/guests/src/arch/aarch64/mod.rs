@@ -16,8 +16,9 @@ use fdt::node::FdtNode;
 pub use cpu::*;
 pub use mmu::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
 pub use timer::{now, on_timer, ticks_per_second, timer_at, timer_line, timer_off, turns};
-pub use trap::{Fault, attempt, class, escape, fault_of};
+pub use trap::{Fault, attempt, class, fault_of};
 
+pub use crate::landing::escape;
 pub use crate::xen::translated::{console_ring, frame_of, map_grant_frame, shared_info};
 
 /// Name of this architecture and guest type, for the result lines.

@@ -2,7 +2,7 @@
 //! notes the syndrome and skips the instruction. Any other fault ends the guest with a result line.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::cpu::this_cpu;
 use super::entry::Frame;
@@ -88,26 +88,12 @@ extern "C" fn guest_exception(frame: &mut Frame, kind: u64) {
     );
 }
 
-/// What `attempt` must restore: x19 to x30, and the stack pointer; valid while `ARMED`.
-#[repr(C)]
-struct Landing([u64; 13]);
-
-#[unsafe(no_mangle)]
-static mut GUEST_LANDING: Landing = Landing([0; 13]);
-static ARMED: AtomicU32 = AtomicU32::new(0);
-
-unsafe extern "C" {
-    fn guest_attempt(
-        landing: *mut Landing,
-        run: extern "C" fn(*mut Run),
-        argument: *mut Run,
-    ) -> u64;
-    fn guest_escape(landing: *mut Landing) -> !;
-}
-
 global_asm!(
     r#"
-    // Calls x1(x2) and returns 1; returns 0 instead when guest_escape is called meanwhile.
+    .global guest_attempt
+    .global guest_escape
+    // Calls x1(x2) and returns 1; returns 0 instead when guest_escape is called meanwhile. x0: the landing, for x19
+    // to x30 and sp.
 guest_attempt:
     stp     x19, x20, [x0, #0]
     stp     x21, x22, [x0, #16]
@@ -138,35 +124,13 @@ guest_escape:
 "#
 );
 
-struct Run<'a>(&'a mut dyn FnMut());
-
-extern "C" fn run(argument: *mut Run) {
-    // SAFETY: `attempt` passes its own, which outlives the call.
-    unsafe { ((*argument).0)() }
-}
-
-/// Runs `f` on CPU 0; false if it was left by `escape`. Not nested. Interrupts are on or off afterwards as
-/// they were before.
+/// As [`crate::landing::attempt`]; whatever was masked within, the masks are afterwards as they were before.
 pub fn attempt(f: &mut dyn FnMut()) -> bool {
     let masks: u64;
     // SAFETY: reads the interrupt masks.
     unsafe { core::arch::asm!("mrs {}, daif", out(reg) masks, options(nomem, nostack)) };
-    let mut argument = Run(f);
-    ARMED.store(1, Ordering::Relaxed);
-    // SAFETY: the landing is used by CPU 0 only, between here and the store below.
-    let ended = unsafe { guest_attempt(&raw mut GUEST_LANDING, run, &raw mut argument) };
-    ARMED.store(0, Ordering::Relaxed);
+    let ended = crate::landing::attempt(f);
     // SAFETY: puts the interrupt masks back as they were before.
     unsafe { core::arch::asm!("msr daif, {}", in(reg) masks, options(nomem, nostack)) };
-    ended != 0
-}
-
-/// Goes back to the `attempt` that runs, with interrupts off; returns if none does, or on another CPU.
-pub fn escape() {
-    if ARMED.load(Ordering::Relaxed) != 0 && super::cpu_index() == 0 {
-        this_cpu().expecting.store(0, Ordering::Relaxed);
-        super::irq_off();
-        // SAFETY: `attempt` filled the landing, and its frame is still on the stack.
-        unsafe { guest_escape(&raw mut GUEST_LANDING) }
-    }
+    ended
 }

@@ -23,7 +23,6 @@ use fdt::node::FdtNode;
 
 pub use code::{CODE_SLOT, fault_of_code, user_code, user_code_until};
 pub use cpu::*;
-pub use landing::{attempt, escape};
 pub use mmu::{
     Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, entry_for, map_page, map_page_here,
     set_table, unmap_page,
@@ -38,6 +37,7 @@ pub use trap::{
 };
 pub use user::{A0, User};
 
+pub use crate::landing::{attempt, escape};
 pub use crate::xen::translated::{console_ring, frame_of, map_grant_frame, shared_info};
 
 /// Name of this architecture and guest type, for the result lines.

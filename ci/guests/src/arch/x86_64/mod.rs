@@ -19,12 +19,13 @@ use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+pub use crate::landing::{attempt, escape};
 pub use access::*;
 pub use cpu::*;
 pub use gate::{
     hypercall, hypercall_by_page, hypercall_from_32_bit_code, hypercall_page, is_amd, leaves,
 };
-pub use landing::{attempt, escape, fault_of};
+pub use landing::fault_of;
 pub use paging::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
 pub use start_info::command_line;
 pub use timer::{

@@ -26,10 +26,11 @@ use core::arch::asm;
 use core::arch::x86_64::CpuidResult;
 use core::ops::Range;
 
+pub use crate::landing::{attempt, escape};
 pub use access::*;
 pub use cpu::*;
 pub use gate::{hypercall, hypercall_by_page, hypercall_page, leaves};
-pub use landing::{attempt, escape, fault_of};
+pub use landing::fault_of;
 pub use memory::frame_of;
 pub use start_info::command_line;
 pub use tables::{Access, NON_CANONICAL, UNMAPPED, UPPER_HALF, WINDOW, map_page, unmap_page};
