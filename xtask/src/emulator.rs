@@ -47,7 +47,7 @@ pub(crate) struct Machine {
     pub(crate) record: Option<PathBuf>,
     /// What starts it.
     pub(crate) boot: Boot,
-    /// Where the board's kernel is a domain with control otherwise: it is dom0 here.
+    /// On boards with `Modules::Plain`: the kernel is dom0, and not the first domain of the tree, with control.
     pub(crate) has_dom0: bool,
     /// A device tree in place of the machine's own.
     pub(crate) tree: Option<Tree>,
@@ -289,7 +289,7 @@ impl Machine {
             return Ok(());
         }
         let layout = self.place(files, dom0)?;
-        if matches!(self.board.modules, Modules::Domain) && !self.has_dom0 {
+        if matches!(self.board.modules, Modules::Plain) && !self.has_dom0 {
             return self.first_domain(qemu, dom0, &layout, name);
         }
         if let Some(tree) = &self.tree {
@@ -297,7 +297,7 @@ impl Machine {
         }
         match &self.board.modules {
             Modules::GuestLoader => guest_loader(qemu, dom0, &layout),
-            Modules::DeviceTree { .. } | Modules::Domain => {
+            Modules::DeviceTree { .. } | Modules::Plain => {
                 loaded(qemu, &self.own_tree(name)?, dom0, &layout, name)?;
             }
             Modules::Multiboot => {}

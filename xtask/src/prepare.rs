@@ -42,6 +42,9 @@ pub(crate) struct MachineArgs {
     /// How dom0 runs, on x86_64 [default: pvh where the processor can, else pv]
     #[arg(long, value_name = "KIND")]
     pub(crate) dom0: Option<Dom0Kind>,
+    /// Start the kernel as the first `xen,domain` of the device tree, with control, instead of as dom0; on riscv64
+    #[arg(long)]
+    pub(crate) domain: bool,
     /// Kernel for dom0 instead of Debian's (which Bochs gets unpacked, because unpacking takes it minutes)
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
@@ -93,6 +96,12 @@ impl MachineArgs {
                 board.name
             );
         }
+        if self.domain && !matches!(board.modules, Modules::Plain) {
+            bail!(
+                "--domain is for riscv64; on {} the kernel is dom0: leave it out",
+                board.name
+            );
+        }
         match self.emulator {
             Emulator::Qemu => self.machine_of(board),
             Emulator::Bochs => bochs::options(self, board)?.machine_of(board),
@@ -109,6 +118,7 @@ impl MachineArgs {
         };
         let mut machine = Machine::new(board, boot);
         machine.on = self.emulator;
+        machine.has_dom0 = !self.domain;
         machine.cpus = self.smp.unwrap_or(board.cpus);
         machine.memory = self.memory.unwrap_or(board.memory);
         machine.cpu = self.cpu.clone();
@@ -169,8 +179,7 @@ impl MachineArgs {
     fn words(&self, board: &Board, dom0: bool) -> String {
         let given = self.xen_append.as_deref().unwrap_or("");
         let share = (self.memory.unwrap_or(board.memory) / 2).min(1024);
-        let told = given.contains("dom0_mem=") || matches!(board.modules, Modules::Domain);
-        let memory = if !dom0 || told {
+        let memory = if !dom0 || self.domain || given.contains("dom0_mem=") {
             String::new()
         } else {
             format!("dom0_mem={share}M")

@@ -71,9 +71,8 @@ pub(crate) enum Modules {
     },
     /// As modules of a Multiboot loader, which QEMU is.
     Multiboot,
-    /// Plain loading, and the machine's own device tree with a `xen,domain` for the kernel, unless the machine says that it is
-    /// to be dom0.
-    Domain,
+    /// Plain loading, and the machine's own device tree, completed with modules of dom0 or a `xen,domain` for the kernel.
+    Plain,
 }
 
 /// How far a port has come, which decides what `smoke` asks of it.
@@ -81,7 +80,7 @@ pub(crate) enum Modules {
 pub(crate) enum Stage {
     /// Debian Linux runs as dom0.
     Dom0,
-    /// Debian Linux runs as the first domain and knows of no Xen: no kernel for this architecture does.
+    /// Debian Linux runs as dom0 or as the first domain and knows of no Xen: no kernel for this architecture does.
     Domain,
 }
 

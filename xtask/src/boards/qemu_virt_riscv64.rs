@@ -15,7 +15,7 @@ pub(super) const BOARD: Board = Board {
     memory: 2048,
     memory_start: 0x8000_0000,
     words: "",
-    modules: Modules::Domain,
+    modules: Modules::Plain,
     stage: Stage::Domain,
     uboot: Some(UBoot {
         interface: "virtio",

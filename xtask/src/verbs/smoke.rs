@@ -1,7 +1,7 @@
 //! `cargo xtask smoke`: does Debian's kernel come up as dom0, see its hypervisor, and go down again?
 //!
-//! The commands are typed at dom0's prompt and what they say is printed. On a port whose kernels know of no Xen, the first
-//! domain is asked for what it sees of its machine.
+//! The commands are typed at dom0's prompt and what they say is printed. On a port whose kernels know of no Xen, dom0
+//! is asked for what it sees of its machine.
 
 use std::time::Duration;
 
@@ -47,12 +47,13 @@ pub(crate) fn log_name(args: &SmokeArgs, board: &str) -> String {
         Emulator::Qemu => "",
         Emulator::Bochs => "-bochs",
     };
+    let first = if args.machine.domain { "-domain" } else { "" };
     let kind = match args.machine.dom0 {
         Some(Dom0Kind::Pv) => "-pv",
         Some(Dom0Kind::Pvh) => "-pvh",
         None => "",
     };
-    format!("smoke-{board}{kind}{on}{by}{emulator}")
+    format!("smoke-{board}{first}{kind}{on}{by}{emulator}")
 }
 
 /// Boots the machine and asks of it what its port has reached; where `kind` says how dom0 is to run, also that it does.
@@ -184,14 +185,14 @@ fn check_source(table: &str, source: &str) -> Result<()> {
     Ok(())
 }
 
-/// Types the commands into a first domain that knows of no Xen.
+/// Types the commands into a dom0 or first domain that knows of no Xen.
 fn domain(console: &mut Console, cpus: u32, echo: Echo) -> Result<()> {
     // The SBI's number of the Xen Project.
     console.wait_for("SBI implementation ID=0x7")?;
     console.wait_for(rootfs::PROMPT)?;
     if echo == Echo::Stdout {
         println!(
-            "the first domain reached user space after {:.1} s",
+            "Linux reached user space after {:.1} s",
             console.elapsed().as_secs_f32()
         );
     }

@@ -122,7 +122,16 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             ..MachineArgs::default()
         },
     ));
-    cases.push(large_memory(boards::find(None, Some(Arch::Riscv64))?));
+    let riscv = boards::find(None, Some(Arch::Riscv64))?;
+    cases.push(smoke(
+        riscv,
+        "/domain",
+        MachineArgs {
+            domain: true,
+            ..MachineArgs::default()
+        },
+    ));
+    cases.push(large_memory(riscv));
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
@@ -137,7 +146,6 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     cases.extend(bad_cpu::cases(boards::find(Some("qemu-q35"), None)?));
     cases.extend(devices::cases()?);
     cases.extend(neighbours::x86_cases(boards::find(Some("qemu-q35"), None)?));
-    let riscv = boards::find(None, Some(Arch::Riscv64))?;
     cases.extend(neighbours::riscv_cases(riscv));
     cases.extend(pair::cases()?);
     cases.extend(ports::cases()?);

@@ -296,13 +296,9 @@ fn machine(
         dom0,
         cpu: matches!(dom0, Some(Dom0Kind::Pv)).then(|| "qemu64".to_string()),
         append: Some(words.to_string()),
-        // Half of the memory, on each board.
-        xen_append: Some("dom0_mem=512M".into()),
         ..MachineArgs::default()
     };
-    let mut machine = args.machine(None)?;
-    machine.has_dom0 = true;
-    Ok(machine)
+    args.machine(None)
 }
 
 /// QEMU's words: two disks with the same content, two network cards, each in a network of its own.

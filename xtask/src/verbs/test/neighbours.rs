@@ -180,13 +180,12 @@ fn check(board: &'static Board, plan: &Plan, reference: bool) -> Result<()> {
     let args = MachineArgs {
         board: Some(board.name.to_string()),
         // What a domain without a console of its own prints is a guest's message, which Xen keeps to itself otherwise.
-        xen_append: Some("guest_loglvl=all dom0_mem=1024M".into()),
+        xen_append: Some("guest_loglvl=all".into()),
         reference,
         dom0: plan.dom0,
         ..MachineArgs::default()
     };
     let mut machine = args.machine(None)?;
-    machine.has_dom0 = true;
     let domain = Domain {
         kernel: guest.bin.clone(),
         words: plan.words.to_string(),
