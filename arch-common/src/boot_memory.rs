@@ -35,6 +35,14 @@ fn mappable(memory: &BootMemory, image: PhysRange) -> RangeSet {
     ram
 }
 
+/// Leaves out RAM that has no place in the direct map; what it was.
+pub fn leave_out_unreachable<P: Paging>(memory: &mut BootMemory) -> PhysRange {
+    let end = memory.ram.iter().map(|bank| bank.end()).max().unwrap_or(0);
+    let beyond = PhysRange::between(P::direct_end().min(end), end);
+    memory.ram.remove(beyond);
+    beyond
+}
+
 fn banks(memory: &BootMemory) -> Vec<(Mfn, u64)> {
     let whole = memory
         .ram
@@ -67,7 +75,7 @@ pub fn map_ram<P: Paging>(memory: &BootMemory, image: PhysRange) -> Result<Own, 
 }
 
 fn map_bank<P: Paging>(bank: PhysRange) -> Result<(), NoMemory> {
-    if bank.is_empty() || bank.end() > P::DIRECT_LIMIT {
+    if bank.is_empty() || bank.end() > P::direct_end() {
         return Ok(());
     }
     Tables::<P>::map(

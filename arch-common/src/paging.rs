@@ -40,21 +40,25 @@ pub enum Entry {
 
 /// An architecture's address space and page-table entries.
 pub trait Paging: Sized + Send + Sync + 'static {
-    /// Table levels; the last one holds 4 KiB pages.
-    const LEVELS: u32;
     /// log2 bytes of the largest block that one entry maps.
     const LARGEST_SHIFT: u32;
     /// Where the image is linked.
     const IMAGE_VA: u64;
     /// Address of physical address 0 in the direct map.
     const DIRECT_VA: u64;
-    /// Physical addresses at or above this (a power of two) have no place in the direct map.
+    /// Physical addresses at or above this (a power of two) never have a place in the direct map.
     const DIRECT_LIMIT: u64;
     /// First address of the device window.
     const DEVICE_VA: u64;
     /// First address of the CPU stacks.
     const STACK_VA: u64;
 
+    /// Table levels; the last one holds 4 KiB pages.
+    fn levels() -> u32;
+    /// Where the direct map ends with as many levels, as a physical address.
+    fn direct_end() -> u64 {
+        Self::DIRECT_LIMIT
+    }
     /// The entry that points to a table.
     fn table(table: u64) -> u64;
     /// The entry that maps `pa` at a level (0 is the root).
@@ -195,8 +199,8 @@ impl<P: Paging> Tables<P> {
         access: Access,
     ) -> Result<u64, NoMemory> {
         let mut table = Self::root().0;
-        for level in 0..P::LEVELS {
-            let shift = 12 + 9 * (P::LEVELS - 1 - level);
+        for level in 0..P::levels() {
+            let shift = 12 + 9 * (P::levels() - 1 - level);
             let size = 1u64 << shift;
             let slot = &Self::entries(table)[(va >> shift) as usize & 511];
             let fits = shift <= P::LARGEST_SHIFT && (va | pa) & (size - 1) == 0 && left >= size;
@@ -236,12 +240,12 @@ impl<P: Paging> Tables<P> {
     /// address meanwhile, and who does afterwards first drops what its CPU cached of it.
     pub fn redirect(va: u64, pa: HostPhys) -> bool {
         let mut table = Self::root().0;
-        for level in 0..P::LEVELS {
-            let shift = 12 + 9 * (P::LEVELS - 1 - level);
+        for level in 0..P::levels() {
+            let shift = 12 + 9 * (P::levels() - 1 - level);
             let slot = &Self::entries(table)[(va >> shift) as usize & 511];
             match P::decode(slot.load(Ordering::Relaxed), level) {
                 Entry::Table(next) => table = next,
-                Entry::Leaf if level + 1 == P::LEVELS => {
+                Entry::Leaf if level + 1 == P::levels() => {
                     slot.store(P::leaf(pa.0, level, Access::Device), Ordering::Release);
                     return true;
                 }
@@ -255,9 +259,9 @@ impl<P: Paging> Tables<P> {
     pub fn page_slots(va: u64, count: usize) -> Result<&'static [AtomicU64], NoMemory> {
         let mut state = STATE.lock();
         let mut table = Self::root().0;
-        for level in 0..P::LEVELS - 1 {
+        for level in 0..P::levels() - 1 {
             let slot =
-                &Self::entries(table)[(va >> (12 + 9 * (P::LEVELS - 1 - level))) as usize & 511];
+                &Self::entries(table)[(va >> (12 + 9 * (P::levels() - 1 - level))) as usize & 511];
             table = match P::decode(slot.load(Ordering::Relaxed), level) {
                 Entry::Table(next) => next,
                 Entry::Leaf => return Err(NoMemory),
@@ -278,8 +282,8 @@ impl<P: Paging> Tables<P> {
     #[must_use]
     pub fn last_table(va: u64) -> Option<HostPhys> {
         let mut table = Self::root().0;
-        for level in 0..P::LEVELS - 1 {
-            let shift = 12 + 9 * (P::LEVELS - 1 - level);
+        for level in 0..P::levels() - 1 {
+            let shift = 12 + 9 * (P::levels() - 1 - level);
             let slot = Self::entries(table).get((va >> shift) as usize & 511)?;
             match P::decode(slot.load(Ordering::Relaxed), level) {
                 Entry::Table(next) => table = next,

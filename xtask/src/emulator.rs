@@ -23,6 +23,9 @@ pub(crate) enum Emulator {
     Bochs,
 }
 
+/// A machine's memory of so many MiB is the host's own from the start.
+const MOST_RESERVED: u64 = 64 << 10;
+
 /// A machine to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -175,6 +178,15 @@ impl Machine {
             .arg(self.cpus.to_string())
             .arg("-m")
             .arg(self.memory.to_string());
+        if self.memory > MOST_RESERVED {
+            // More than the host may have: it gives what is touched.
+            qemu.args(["-machine", "memory-backend=memory"])
+                .arg("-object")
+                .arg(format!(
+                    "memory-backend-ram,id=memory,size={}M,reserve=off",
+                    self.memory
+                ));
+        }
         qemu.args(["-display", "none", "-nic", "none"]);
         if self.icount {
             let record = self

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Riscv64,
     domain_build::{Dom0Request, Host, dom0_devices, dom0_tree, dom0_tree_room, guest_isa},
-    mm::hyp::Sv39,
+    mm::hyp::Own,
     plic, timer,
 };
 
@@ -83,7 +83,7 @@ pub(super) fn build(
         isa: &isa,
         mmu: machine.harts.mmu,
         // The hypervisor's own place is the one range that surely is neither a device nor dom0's memory.
-        grant_region: boot_memory::image::<Sv39>(),
+        grant_region: boot_memory::image::<Own>(),
         reserved: &devices.reserved,
     };
     let tree = dom0_tree(machine.tree, &host, &request).map_err(|e| format!("dom0: {e}"))?;

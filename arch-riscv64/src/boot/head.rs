@@ -10,7 +10,7 @@
 
 use core::arch::global_asm;
 
-use crate::mm::pte;
+use crate::mm::{hyp::SATP_SV39, pte};
 
 /// What another hart needs for its first steps; read by assembly.
 #[repr(C)]
@@ -20,9 +20,6 @@ pub(super) struct SecondaryStart {
     /// Its number.
     pub(super) cpu: u64,
 }
-
-/// satp.MODE of Sv39.
-const SATP_SV39: u64 = 8 << 60;
 
 global_asm!(
     r#"
@@ -86,6 +83,12 @@ primary_start:
     add     t0, t0, t6
     bltu    t0, t5, 1b
 
+    lla     t0, boot_root
+    srli    t0, t0, 12
+    li      t1, {satp_mode}
+    or      t0, t0, t1
+    sd      t0, boot_satp, t1
+
     lla     s2, _start                  // where the image really is
     jal     translation_on
     // From here on at virtual addresses.
@@ -106,15 +109,16 @@ translation_on:
     lla     t2, 3f
     add     t2, t2, t1
     csrw    stvec, t2
-    lla     t0, boot_root
-    srli    t0, t0, 12
-    li      t1, {satp_mode}
-    or      t0, t0, t1
+    ld      t0, boot_satp
     sfence.vma
     csrw    satp, t0
     .balign 4
 3:  sfence.vma
+    csrr    t1, satp
+    bne     t0, t1, 4f
     ret
+4:  wfi                                 // a hart without the mode that the first one has
+    j       4b
 
     .balign 8
 image_va:
@@ -130,6 +134,12 @@ _secondary_start:
     mv      tp, zero
     mv      ra, zero
     tail    {secondary}
+
+    .section .data.boot_satp, "aw"
+    .balign 8
+    .global boot_satp
+boot_satp:
+    .quad   0
 
     .section .bss.boot_tables, "aw", %nobits
     .balign 4096

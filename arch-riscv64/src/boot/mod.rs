@@ -8,7 +8,7 @@ mod head;
 mod interrupts;
 mod smp;
 
-use xenolith_arch_common::{boot_memory, console::hand_over, set_source};
+use xenolith_arch_common::{Paging as _, boot_memory, console::hand_over, set_source};
 use xenolith_core::{
     Hypervisor,
     boot::{
@@ -28,7 +28,7 @@ use crate::{
     mm::{
         fences,
         gstage::Mode,
-        hyp::{self, Sv39},
+        hyp::{self, Own},
     },
     sbi, timer,
 };
@@ -95,13 +95,16 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
             "this firmware makes no fences on other harts (the SBI's RFENCE extension), which Xenolith needs"
         ))
     }
-    let Some(mode) = fences::probe() else {
-        refuse(format_args!(
-            "this CPU has neither Sv39x4 nor Sv48x4 for guests, which Xenolith needs"
-        ))
-    };
-    let image = boot_memory::image::<Sv39>();
+    let image = boot_memory::image::<Own>();
     let mut ram = BootMemory::from_tree(tree).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let top = ram.ram.iter().map(|bank| bank.end()).max().unwrap_or(0);
+    if top > Own::direct_end() && hyp::widen() {
+        log::info!("own page tables: Sv48");
+    }
+    let beyond = boot_memory::leave_out_unreachable::<Own>(&mut ram);
+    if !beyond.is_empty() {
+        log::warn!("RAM {beyond} is left alone: the tables of this CPU do not reach it");
+    }
     let blob = blob.unwrap_or_default();
     ram.occupy(image);
     ram.occupy(blob);
@@ -113,9 +116,9 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     }
     boot_memory::report(&ram);
     let own =
-        boot_memory::map_ram::<Sv39>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
+        boot_memory::map_ram::<Own>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
-    let allocator = boot_memory::start_allocator::<Sv39>(&ram, &own)
+    let allocator = boot_memory::start_allocator::<Own>(&ram, &own)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     let hv = boot_memory::leak(Hypervisor::new(Riscv64, allocator));
     HV.call_once(|| hv);
@@ -133,6 +136,11 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     for warning in warnings {
         log::warn!("{warning}");
     }
+    let Some(mode) = fences::choose(options.sv48x4 || top > Mode::Sv39x4.end()) else {
+        refuse(format_args!(
+            "this CPU has neither Sv39x4 nor Sv48x4 for guests, which Xenolith needs"
+        ))
+    };
     if let Err(error) = ram.check_modules(&boot.modules(), image, blob) {
         refuse(format_args!("{error}"));
     }
@@ -156,7 +164,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         mode,
     };
     domains::build_all(hv, &machine, &ram, blob).unwrap_or_else(|e| refuse(format_args!("{e}")));
-    let stack = boot_memory::stack::<Sv39>(&hv.memory, 0)
+    let stack = boot_memory::stack::<Own>(&hv.memory, 0)
         .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
 }

@@ -14,7 +14,7 @@ use crate::{
     guest::interrupts::DEVICES_GO_TO,
     mm::{
         fences,
-        hyp::{Hyp, Sv39},
+        hyp::{Hyp, Own},
     },
     sbi, timer,
 };
@@ -59,7 +59,7 @@ pub(super) fn start_others(
         if usize::from(next) >= most {
             break;
         }
-        let Some(stack_top) = boot_memory::stack::<Sv39>(&hv.memory, u64::from(next)) else {
+        let Some(stack_top) = boot_memory::stack::<Own>(&hv.memory, u64::from(next)) else {
             log::warn!("no memory for the stack of hart {hart}");
             break;
         };
@@ -93,7 +93,7 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
     let Some(hv) = HV.get() else {
         cpu::fault::halt()
     };
-    if !cpu::has_hypervisor_extension() || fences::probe().is_none() {
+    if !cpu::has_hypervisor_extension() || !fences::can_join() {
         log::warn!("hart {} cannot run guests and stays off", sbi::hart(id));
         cpu::fault::halt()
     }

@@ -28,6 +28,8 @@ pub struct Tables {
     mode: Mode,
 }
 
+/// The mode of all domains.
+static MODE: spin::Once<Mode> = spin::Once::new();
 /// How many bits of VMIDs every CPU has.
 static VMID_BITS: AtomicU32 = AtomicU32::new(u32::MAX);
 
@@ -65,20 +67,36 @@ impl TableMemory for Tables {
     }
 }
 
-/// Looks which modes and how many VMIDs this CPU has. `None` when it has neither Sv39x4 nor Sv48x4.
-pub fn probe() -> Option<Mode> {
-    let has = |mode: Mode| {
-        write!("hgatp", hgatp(mode, u16::MAX, Mfn(0)));
-        read!("hgatp") >> 60 == mode.number()
-    };
-    let mode = [Mode::Sv39x4, Mode::Sv48x4].into_iter().find(|m| has(*m));
-    if mode.is_some() {
-        let bits = (read!("hgatp") >> 44 & 0x3fff).count_ones();
-        VMID_BITS.fetch_min(bits, Relaxed);
-    }
+/// Chooses the mode of all domains, the larger one if that is `wanted` and there. `None` when this CPU, the first one, has
+/// neither.
+pub fn choose(wanted: bool) -> Option<Mode> {
+    let modes = [Mode::Sv48x4, Mode::Sv39x4];
+    let first = if wanted { 0 } else { 1 };
+    let mode = *modes
+        .iter()
+        .cycle()
+        .skip(first)
+        .take(2)
+        .find(|m| has(**m))?;
+    Some(*MODE.call_once(|| mode))
+}
+
+/// Whether this CPU has the mode that was chosen.
+pub fn can_join() -> bool {
+    MODE.get().is_some_and(|mode| has(*mode))
+}
+
+/// Whether this CPU has a mode. If so, notes how many VMIDs it has.
+fn has(mode: Mode) -> bool {
+    write!("hgatp", hgatp(mode, u16::MAX, Mfn(0)));
+    let now = read!("hgatp");
     write!("hgatp", 0);
     forget_guests();
-    mode
+    let there = now >> 60 == mode.number();
+    if there {
+        VMID_BITS.fetch_min((now >> 44 & 0x3fff).count_ones(), Relaxed);
+    }
+    there
 }
 
 /// Numbers of domains that the TLBs of all CPUs tell apart are below this.

@@ -98,6 +98,12 @@ impl Mode {
         }
     }
 
+    /// Guest-physical addresses are below this.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        1 << self.shape().bits
+    }
+
     /// The shape of its tables.
     #[must_use]
     pub const fn shape(self) -> Shape {

@@ -1,4 +1,4 @@
-//! Memory: the hypervisor's own Sv39 tables, the direct map, the guests' G-stage tables.
+//! Memory: the hypervisor's own tables, the direct map, the guests' G-stage tables.
 
 #[cfg(target_arch = "riscv64")]
 pub mod fences;

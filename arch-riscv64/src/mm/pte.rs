@@ -1,9 +1,8 @@
-//! Sv39 page-table entries (RISC-V Privileged Architecture, "Sv39: Page-Based 39-bit Virtual-Memory System").
+//! Page-table entries of Sv39 and Sv48, which are the same (RISC-V Privileged Architecture, "Sv39: Page-Based 39-bit
+//! Virtual-Memory System" and "Sv48").
 
 use xenolith_arch_common::{Access, Entry};
 
-/// Table levels.
-pub const LEVELS: u32 = 3;
 /// log2 bytes of the largest block: 1 GiB.
 pub const LARGEST_SHIFT: u32 = 30;
 

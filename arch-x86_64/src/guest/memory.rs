@@ -30,24 +30,30 @@ pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault, deliverin
         // Else another CPU has mapped it since.
         return;
     }
-    match fault.address & !PAGE {
+    let mut memory;
+    // Only what is asked often has the emulator's code to itself.
+    let device: &mut dyn mmio::Device<H> = match fault.address & !PAGE {
         DEFAULT_ADDRESS if cx.vcpu.arch.lapic.mode() == Mode::XApic => {
-            emulate(cx, fault, delivering, &mut LapicPage);
+            return emulate(cx, fault, delivering, &mut LapicPage);
         }
-        ioapic::ADDRESS => emulate(cx, fault, delivering, &mut ioapic::Page),
+        ioapic::ADDRESS => &mut ioapic::Page,
         _ => match pci::find(cx, gpa) {
-            Found::Mapped => {}
-            Found::Emulated(mut memory) => emulate(cx, fault, delivering, &mut memory),
-            Found::Nothing => emulate(cx, fault, delivering, &mut mmio::Nothing),
+            Found::Mapped => return,
+            Found::Emulated(found) => {
+                memory = found;
+                &mut memory
+            }
+            Found::Nothing => &mut mmio::Nothing,
         },
-    }
+    };
+    emulate(cx, fault, delivering, device);
 }
 
 fn emulate<H: Hardware>(
     cx: &mut Context<'_, H>,
     fault: MemoryFault,
     delivering: bool,
-    device: &mut impl mmio::Device<H>,
+    device: &mut (impl mmio::Device<H> + ?Sized),
 ) {
     if delivering {
         return undeliverable(cx, fault);

@@ -78,7 +78,7 @@ pub fn emulate<H: Hardware>(
     cx: &mut Context<'_, H>,
     instruction: &Instruction,
     fault: MemoryFault,
-    device: &mut impl Device<H>,
+    device: &mut (impl Device<H> + ?Sized),
 ) -> Done {
     let Some(mask) = width(instruction) else {
         return Done::Other;
@@ -198,7 +198,11 @@ impl Run<'_> {
         self.instruction.has_rep_prefix() || self.instruction.has_repne_prefix()
     }
 
-    fn all<H: Hardware>(&mut self, cx: &mut Context<'_, H>, device: &mut impl Device<H>) -> Done {
+    fn all<H: Hardware>(
+        &mut self,
+        cx: &mut Context<'_, H>,
+        device: &mut (impl Device<H> + ?Sized),
+    ) -> Done {
         for _ in 0..MOST {
             if self.repeats() && cx.regs.rcx & self.mask == 0 {
                 return Done::Finished;
@@ -225,7 +229,11 @@ impl Run<'_> {
     }
 
     /// One element, with the registers after it.
-    fn one<H: Hardware>(&self, cx: &mut Context<'_, H>, device: &mut impl Device<H>) -> Step {
+    fn one<H: Hardware>(
+        &self,
+        cx: &mut Context<'_, H>,
+        device: &mut (impl Device<H> + ?Sized),
+    ) -> Step {
         let mut stop = false;
         match self.kind {
             Kind::Move if self.is_target => {
@@ -274,7 +282,7 @@ impl Run<'_> {
     fn compare<H: Hardware>(
         &self,
         cx: &mut Context<'_, H>,
-        device: &mut impl Device<H>,
+        device: &mut (impl Device<H> + ?Sized),
     ) -> Option<bool> {
         let (a, b) = match (self.kind, self.is_target) {
             (Kind::Scan, _) => {

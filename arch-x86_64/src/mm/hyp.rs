@@ -30,13 +30,16 @@ pub fn init(image: HostPhys) {
 }
 
 impl Paging for FourLevels {
-    const LEVELS: u32 = pte::LEVELS;
     const LARGEST_SHIFT: u32 = pte::LARGEST_SHIFT;
     const IMAGE_VA: u64 = layout::IMAGE_VA;
     const DIRECT_VA: u64 = layout::DIRECT_VA;
     const DIRECT_LIMIT: u64 = layout::DIRECT_LIMIT;
     const DEVICE_VA: u64 = layout::DEVICE_VA;
     const STACK_VA: u64 = layout::STACK_VA;
+
+    fn levels() -> u32 {
+        pte::LEVELS
+    }
 
     fn table(table: u64) -> u64 {
         table | pte::POINTER

@@ -51,6 +51,8 @@ pub struct Options {
     pub x2apic: bool,
     /// `apicv`: whether CPUs may keep guests' local APICs where they can (x86).
     pub apicv: bool,
+    /// `sv48x4`: whether guests' addresses have four levels of tables where three would do (RISC-V).
+    pub sv48x4: bool,
     /// `nmi`: what a non-maskable interrupt of the machine comes to (x86).
     pub nmi: Nmi,
     /// `gnttab_max_frames`.
@@ -83,6 +85,7 @@ impl Default for Options {
             smap: None,
             x2apic: true,
             apicv: true,
+            sv48x4: false,
             nmi: Nmi::Dom0,
             grant_frames: None,
             maptrack_frames: None,
@@ -402,6 +405,7 @@ fn apply(o: &mut Options, name: &str, value: &str, has_value: bool) -> Outcome {
         "x2apic" => set(&mut o.x2apic, boolean(value)),
         "apicv" => set(&mut o.apicv, boolean(value)),
         "nmi" => set(&mut o.nmi, nmi(value)),
+        "sv48x4" => set(&mut o.sv48x4, boolean(value)),
         _ if WITHOUT_EFFECT.contains(&name) => Outcome::Done,
         _ => match name.strip_prefix("no-") {
             Some(_) if has_value => Outcome::Unknown,
@@ -706,6 +710,7 @@ mod tests {
         assert!(options("").apicv && options("apicv").apicv);
         assert!(!options("apicv=0").apicv && !options("no-apicv").apicv);
         assert_eq!(parse("apicv=some").1.len(), 1);
+        assert!(options("sv48x4").sv48x4 && !options("").sv48x4);
         assert_eq!(options("").nmi, Nmi::Dom0);
         assert_eq!(options("nmi=fatal").nmi, Nmi::Fatal);
         assert_eq!(options("nmi=ignore").nmi, Nmi::Ignore);

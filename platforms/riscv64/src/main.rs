@@ -9,10 +9,10 @@
 use core::fmt::Write;
 
 use xenolith_arch_common::Heap;
-use xenolith_arch_riscv64::{console, cpu, mm::hyp::Sv39};
+use xenolith_arch_riscv64::{console, cpu, mm::hyp::Own};
 
 #[global_allocator]
-static HEAP: Heap<Sv39> = Heap::new();
+static HEAP: Heap<Own> = Heap::new();
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::arch::Arch;
 use crate::boards::{self, Board, Stage};
-use crate::console::Echo;
+use crate::console::{self, Echo};
 use crate::emulator::Emulator;
 use crate::fetch::Debian;
 use crate::prepare::{Dom0Kind, MachineArgs};
@@ -123,6 +123,7 @@ pub(crate) fn all() -> Result<Vec<Case>> {
             ..MachineArgs::default()
         },
     ));
+    cases.push(large_memory(riscv));
     cases.push(zstd_kernel(pc));
     cases.push(in_bochs(pc));
     cases.extend(guests::cases()?);
@@ -168,6 +169,33 @@ fn smoke_as(
     let log = format!("smoke-{}{}", board.name, variant.replace('/', "-"));
     let run = move || smoke::check(&args.machine(None)?, kind, &log, LIMIT, Echo::Log);
     Case::machine(board.arch, format!("smoke/{}{variant}", board.name), run)
+}
+
+/// More memory than Sv39 holds, so the hypervisor's own tables are Sv48; and the guest's have four levels too.
+fn large_memory(board: &'static Board) -> Case {
+    let args = MachineArgs {
+        memory: Some(160 << 10),
+        xen_append: Some("sv48x4".into()),
+        ..MachineArgs::default()
+    };
+    let log = "smoke-qemu-virt-riscv64-large-memory";
+    let run = move || {
+        let machine = args.machine(Some(board.arch))?;
+        smoke::check(&machine, None, log, LIMIT, Echo::Log)?;
+        let said = std::fs::read_to_string(console::log_path(log))?;
+        for line in [
+            "own page tables: Sv48",
+            "163840 MiB of RAM, 50-bit guest addresses",
+        ] {
+            ensure!(said.contains(line), "it did not say \"{line}\"");
+        }
+        Ok(())
+    };
+    Case::machine(
+        board.arch,
+        format!("smoke/{}/large-memory", board.name),
+        run,
+    )
 }
 
 /// dom0's kernel packed as many distributions have it, and Debian has not.

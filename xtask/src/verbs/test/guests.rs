@@ -45,12 +45,12 @@ enum Where {
     Everywhere,
     /// Only x86-64 has it so, with each vendor's extensions.
     OnX86,
+    /// Only RISC-V has it so.
+    OnRiscv,
     /// Only Intel's extensions, in Bochs, have it so.
     OnVmx,
     /// It needs a CPU model of QEMU's.
     InQemu,
-    /// Only there a guest is a domain with control otherwise.
-    OnRiscv,
 }
 
 impl Where {
@@ -58,8 +58,8 @@ impl Where {
         match self {
             Self::Everywhere => true,
             Self::OnX86 => arch == Arch::X86_64,
-            Self::OnVmx => emulator == Emulator::Bochs,
             Self::OnRiscv => arch == Arch::Riscv64,
+            Self::OnVmx => emulator == Emulator::Bochs,
             Self::InQemu => arch == Arch::X86_64 && emulator == Emulator::Qemu,
         }
     }
@@ -75,6 +75,18 @@ const PLANS: &[Plan] = &[
         words: "",
         both_words: "",
         xen_words: "",
+        cpu: None,
+        limit: 120,
+    },
+    // Four levels of second-stage tables.
+    Plan {
+        guest: "guest-abi",
+        variant: "/sv48x4",
+        on: Where::OnRiscv,
+        cpus: 1,
+        words: "",
+        both_words: "",
+        xen_words: "sv48x4",
         cpu: None,
         limit: 120,
     },
