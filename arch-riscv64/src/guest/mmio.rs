@@ -1,6 +1,5 @@
 //! Guest page faults: the domain's interrupt controller, and addresses with nothing behind them.
 
-use xenolith_core::boot::PhysRange;
 use xenolith_hal::{GuestPhys, P2m, P2mType};
 
 use super::{
@@ -18,16 +17,16 @@ use crate::{
 /// The G-stage had no translation, or not with that right, when the guest tried.
 pub fn fault(mut cx: Context<'_>, tried: Tried, at: GuestPhys) {
     let address = read!("stval");
-    let places = cx.vcpu.domain().arch.places;
-    let inside = |range: &PhysRange| range.contains_address(at.0);
-    let emulated: Option<(PhysRange, Device)> = if inside(&places.plic) {
-        Some((places.plic, controller))
-    } else {
-        let uart = places.uart.map(|(range, _)| range).filter(inside);
-        uart.map(|range| (range, uart::access as Device))
-    };
-    if let Some((range, device)) = emulated {
-        return emulate(cx, tried, at.0 - range.start(), address, device);
+    let vcpu = cx.vcpu;
+    let places = &vcpu.domain().arch.places;
+    if places.plic.contains_address(at.0) {
+        let register = Register::Plic(at.0 - places.plic.start());
+        return emulate(cx, tried, address, register);
+    }
+    if let Some((uart, _)) = &places.uart
+        && uart.contains_address(at.0)
+    {
+        return emulate(cx, tried, address, Register::Uart(at.0 - uart.start()));
     }
     // A walk that would have noted something in the guest's own table stores, whatever the instruction does.
     let tried = match read!("htinst") {
@@ -48,11 +47,27 @@ pub fn fault(mut cx: Context<'_>, tried: Tried, at: GuestPhys) {
     inject::access_fault(&mut cx, tried, address);
 }
 
-/// A load or store of an emulated device's register, by its offset.
-type Device = fn(&mut Context<'_>, u64, Access) -> bool;
+/// A register of an emulated device, by its offset.
+#[derive(Clone, Copy)]
+enum Register {
+    Plic(u64),
+    Uart(u64),
+}
+
+impl Register {
+    /// Serves a load or store; false if the device has none such.
+    #[inline(always)]
+    fn access(self, cx: &mut Context<'_>, access: Access) -> bool {
+        match self {
+            Self::Plic(offset) => controller(cx, offset, access),
+            Self::Uart(offset) => uart::access(cx, offset, access),
+        }
+    }
+}
 
 /// Has a device serve an access. What is no load or store that is known, or not one that the device has, faults.
-fn emulate(mut cx: Context<'_>, tried: Tried, offset: u64, address: u64, device: Device) {
+#[inline(never)]
+fn emulate(mut cx: Context<'_>, tried: Tried, address: u64, register: Register) {
     let htinst = read!("htinst");
     // What another vCPU may have written there meanwhile is not what was tried.
     if tried == Tried::Fetch || decode::is_walk(htinst) {
@@ -63,7 +78,7 @@ fn emulate(mut cx: Context<'_>, tried: Tried, offset: u64, address: u64, device:
         decode::instruction(word)
     });
     match access {
-        Some(access) if device(&mut cx, offset, access) => {
+        Some(access) if register.access(&mut cx, access) => {
             cx.regs.pc = cx.regs.pc.wrapping_add(access.length.into());
         }
         _ => inject::access_fault(&mut cx, tried, address),
@@ -71,6 +86,7 @@ fn emulate(mut cx: Context<'_>, tried: Tried, offset: u64, address: u64, device:
 }
 
 /// The interrupt controller, whose registers are words.
+#[inline(always)]
 fn controller(cx: &mut Context<'_>, offset: u64, access: Access) -> bool {
     const WORD: u8 = 2;
     if access.size != WORD || !offset.is_multiple_of(4) {

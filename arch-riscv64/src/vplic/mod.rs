@@ -137,6 +137,7 @@ impl VPlic {
     }
 
     /// A read of four bytes.
+    #[inline(always)]
     pub fn read(&mut self, offset: u64) -> (u32, Touched) {
         let value = match self.register(offset) {
             Some(Register::Priority(source)) => {
@@ -160,6 +161,7 @@ impl VPlic {
     }
 
     /// A write of four bytes. The source that it completed, if any.
+    #[inline(always)]
     pub fn write(&mut self, offset: u64, value: u32) -> (Option<u32>, Touched) {
         match self.register(offset) {
             Some(Register::Priority(source)) => {
