@@ -55,8 +55,9 @@ fn banks(memory: &BootMemory) -> Vec<(Mfn, u64)> {
         .collect()
 }
 
-/// Chooses the hypervisor's own range, as high as possible so that dom0's banks stay whole, and maps RAM.
-pub fn map_ram<P: Paging>(memory: &BootMemory, image: PhysRange) -> Result<Own, Error> {
+/// Chooses the hypervisor's own range, as high as possible so that dom0's banks stay whole, and maps RAM. What of it cannot be
+/// used is RAM no more.
+pub fn map_ram<P: Paging>(memory: &mut BootMemory, image: PhysRange) -> Result<Own, Error> {
     let frames: u64 = banks(memory).iter().map(|bank| bank.1).sum();
     let records = (frames * size_of::<FrameRecord>() as u64).next_multiple_of(PAGE_SIZE as u64);
     let size = (records + OWN).next_multiple_of(BLOCK);
@@ -67,15 +68,15 @@ pub fn map_ram<P: Paging>(memory: &BootMemory, image: PhysRange) -> Result<Own, 
 
     // First the range that further page tables come from, then everything.
     let fail = |_: NoMemory| "out of page tables for the direct map";
-    map_bank::<P>(range).map_err(fail)?;
+    map_bank::<P>(memory, range).map_err(fail)?;
     Tables::<P>::set_table_ram(HostPhys(range.start() + records)..HostPhys(range.end()));
     for bank in mappable(memory, image).iter() {
-        map_bank::<P>(bank.aligned_inner(PAGE_SIZE as u64)).map_err(fail)?;
+        map_bank::<P>(memory, bank.aligned_inner(PAGE_SIZE as u64)).map_err(fail)?;
     }
     Ok(own)
 }
 
-fn map_bank<P: Paging>(bank: PhysRange) -> Result<(), NoMemory> {
+fn map_bank<P: Paging>(memory: &mut BootMemory, bank: PhysRange) -> Result<(), NoMemory> {
     if bank.is_empty() || bank.end() > P::direct_end() {
         return Ok(());
     }
@@ -85,11 +86,13 @@ fn map_bank<P: Paging>(bank: PhysRange) -> Result<(), NoMemory> {
         bank.size(),
         Access::Ram,
     )?;
-    if !add_bank(
+    if let Some(frames) = add_bank(
         Mfn(bank.start() >> PAGE_SHIFT),
         Mfn(bank.end() >> PAGE_SHIFT),
     ) {
-        log::warn!("too many pieces of RAM: {bank} is not used");
+        let left_out = PhysRange::between(frames.start.base().0, frames.end.base().0);
+        memory.ram.remove(left_out);
+        log::warn!("too many pieces of RAM: {left_out} is not used");
     }
     Ok(())
 }
@@ -190,10 +193,9 @@ pub fn release<H: Hal>(hv: &Hypervisor<H>, memory: &RangeSet) {
 
 /// Says which modules that no domain uses are not where a module can be.
 pub fn warn_of_unused(boot: &BootInfo<'_>, memory: &BootMemory, image: PhysRange, tree: PhysRange) {
+    let used = boot.modules();
     for module in &boot.unused {
-        let mut all = boot.modules();
-        all.push(module);
-        if let Err(error) = memory.check_modules(&all, image, tree) {
+        if let Err(error) = memory.check_module(module, &used, image, tree) {
             log::warn!("{error} (no domain uses it)");
         }
     }

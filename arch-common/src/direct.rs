@@ -6,6 +6,7 @@
 use core::{
     marker::PhantomData,
     num::NonZeroU64,
+    ops::Range,
     sync::atomic::{
         AtomicU8, AtomicU16, AtomicU32, AtomicU64,
         Ordering::{Relaxed, SeqCst},
@@ -22,11 +23,11 @@ const MAX_BANKS: usize = 16;
 static BANKS: [(AtomicU64, AtomicU64); MAX_BANKS] =
     [const { (AtomicU64::new(0), AtomicU64::new(0)) }; MAX_BANKS];
 
-/// Records that frames are mapped. False when there are too many pieces of RAM; the rest is then not used.
-pub fn add_bank(start: Mfn, end: Mfn) -> bool {
+/// Records that frames are mapped. Where that makes too many pieces of RAM, the smallest falls out: it is given, and is not RAM.
+pub fn add_bank(start: Mfn, end: Mfn) -> Option<Range<Mfn>> {
     let (mut start, mut end) = (start.0, end.0);
     if start >= end {
-        return true;
+        return None;
     }
     // Pieces that touch are one.
     for (from, length) in &BANKS {
@@ -47,10 +48,10 @@ pub fn add_bank(start: Mfn, end: Mfn) -> bool {
             (start, end) = (first, first + frames);
         }
         if end == start {
-            return true;
+            return None;
         }
     }
-    false
+    Some(Mfn(start)..Mfn(end))
 }
 
 /// Whether the frame is RAM in the direct map.

@@ -67,7 +67,7 @@ pub(crate) fn place(start: u64, memory: u64, sizes: Sizes) -> Result<Layout> {
 pub(crate) struct DiskLayout {
     /// The hypervisor.
     pub(crate) hypervisor: u64,
-    /// The device tree, where the image carries one.
+    /// The device tree.
     pub(crate) tree: u64,
     /// The domains' files.
     pub(crate) modules: Layout,

@@ -96,6 +96,9 @@ impl MachineArgs {
                 board.name
             );
         }
+        if self.domain && self.uboot {
+            bail!("--uboot starts the kernel as dom0: leave --domain out");
+        }
         if self.domain && !matches!(board.modules, Modules::Plain) {
             bail!(
                 "--domain is for riscv64; on {} the kernel is dom0: leave it out",

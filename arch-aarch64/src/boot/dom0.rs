@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use xenolith_arch_common::{
     boot_memory::{self, release},
-    dom0::{give_memory, map, modules_in_place, ram_of, release_modules, report},
+    dom0::{give_memory, map, modules_in_place, release_modules, report},
 };
 use xenolith_core::{
     DomId, DomainRef, Hypervisor,
@@ -68,13 +68,9 @@ pub(super) fn build(
     )
     .map_err(|e| format!("dom0: {e}"))?;
     report(&plan, vcpus, &machine.options.dom0_mem, free, others);
-    let mut devices = devices(
-        machine.tree,
-        &machine.host,
-        machine.console,
-        &ram_of(free, &plan),
-    );
-    devices.leave_to_hypervisor(ram);
+    let mut devices = devices(machine.tree, &machine.host, machine.console, &ram.ram);
+    // The one kind of mapping that would do for it is that of memory which dom0 owns, and this is none.
+    devices.reserved = RangeSet::new();
     let event_ppi = machine.host.event_ppi(machine.tree);
     let request = Dom0Request {
         plan: &plan,
@@ -130,9 +126,6 @@ fn map_devices(
     let map = |guest: PhysRange, host: u64, kind| map(hv, domain, guest, host, kind);
     for range in devices.mmio.iter().chain(devices.pci_windows.iter()) {
         map(range, range.start(), P2mType::MmioDirect);
-    }
-    for range in devices.reserved.iter() {
-        map(range, range.start(), P2mType::RamRw);
     }
     // GICv2: the guest's CPU interface is the hardware's virtual one.
     if machine.host.gic.version == GicVersion::V2

@@ -16,7 +16,8 @@ pub(super) fn build_all(
     ram: &mut BootMemory,
 ) -> Result<(), String> {
     hv.console.set_device_input(mmio::console_input);
-    let others = machine.boot.domains.iter().map(domu::memory_needed).sum();
+    let others = machine.boot.domains.iter().map(domu::memory_needed);
+    let others = others.fold(0, u64::saturating_add);
     if let Some(dom0) = &machine.boot.dom0 {
         dom0::build(hv, machine, dom0, ram, others)?;
     } else {

@@ -96,8 +96,8 @@ fn start(tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     for place in modules::places(tree) {
         ram.hold(place);
     }
-    let own =
-        boot_memory::map_ram::<El2>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let own = boot_memory::map_ram::<El2>(&mut ram, image)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
     let allocator = boot_memory::start_allocator::<El2>(&ram, &own)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));

@@ -37,16 +37,6 @@ pub fn report(plan: &DomainPlan, vcpus: u32, memory: &Dom0Memory, free: &RangeSe
     }
 }
 
-/// All RAM that dom0's devices must not overlap.
-#[must_use]
-pub fn ram_of(free: &RangeSet, plan: &DomainPlan) -> RangeSet {
-    let mut ram = free.clone();
-    for bank in &plan.banks {
-        ram.insert(bank.guest);
-    }
-    ram
-}
-
 /// What of RAM may become dom0's: all that is free, and modules of which it can have every frame, which need not be copied then.
 #[must_use]
 pub fn modules_in_place(memory: &BootMemory, dom0: &Dom0<'_>) -> RangeSet {

@@ -10,7 +10,7 @@ mod tree;
 use xenolith_core::boot::fdt::{Node, NodeId, Tree, Writer};
 
 pub use assign::Devices;
-pub use memory::{give_memory, map, modules_in_place, ram_of, release_modules, report};
+pub use memory::{give_memory, map, modules_in_place, release_modules, report};
 pub use tree::{Request, TreeTooLarge, fitting, hypervisor, tree, tree_room};
 
 /// What is done with a node of the host's tree.

@@ -112,8 +112,8 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         ram.hold(place);
     }
     boot_memory::report(&ram);
-    let own =
-        boot_memory::map_ram::<Own>(&ram, image).unwrap_or_else(|e| refuse(format_args!("{e}")));
+    let own = boot_memory::map_ram::<Own>(&mut ram, image)
+        .unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
     let allocator = boot_memory::start_allocator::<Own>(&ram, &own)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));

@@ -69,7 +69,7 @@ fn start(protocol: Protocol, boot: &BootInfo<'_>) -> ! {
     });
     ram.occupy(LOW);
     boot_memory::report(&ram);
-    let own = boot_memory::map_ram::<FourLevels>(&ram, image)
+    let own = boot_memory::map_ram::<FourLevels>(&mut ram, image)
         .unwrap_or_else(|e| refuse(format_args!("{e}")));
     ram.occupy(own.range);
     let allocator = boot_memory::start_allocator::<FourLevels>(&ram, &own)

@@ -30,30 +30,25 @@ pub fn fault<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault, deliverin
         // Else another CPU has mapped it since.
         return;
     }
-    let mut memory;
-    // Only what is asked often has the emulator's code to itself.
-    let device: &mut dyn mmio::Device<H> = match fault.address & !PAGE {
+    let mut device = match fault.address & !PAGE {
         DEFAULT_ADDRESS if cx.vcpu.arch.lapic.mode() == Mode::XApic => {
             return emulate(cx, fault, delivering, &mut LapicPage);
         }
-        ioapic::ADDRESS => &mut ioapic::Page,
+        ioapic::ADDRESS => Seldom::IoApic,
         _ => match pci::find(cx, gpa) {
             Found::Mapped => return,
-            Found::Emulated(found) => {
-                memory = found;
-                &mut memory
-            }
-            Found::Nothing => &mut mmio::Nothing,
+            Found::Emulated(memory) => Seldom::Pci(memory),
+            Found::Nothing => Seldom::Nothing,
         },
     };
-    emulate(cx, fault, delivering, device);
+    emulate(cx, fault, delivering, &mut device);
 }
 
 fn emulate<H: Hardware>(
     cx: &mut Context<'_, H>,
     fault: MemoryFault,
     delivering: bool,
-    device: &mut (impl mmio::Device<H> + ?Sized),
+    device: &mut impl mmio::Device<H>,
 ) {
     if delivering {
         return undeliverable(cx, fault);
@@ -69,6 +64,31 @@ fn undeliverable<H: Hardware>(cx: &mut Context<'_, H>, fault: MemoryFault) {
         "delivery of an event to memory that is not there, at {:#x}",
         fault.address
     ));
+}
+
+/// What is not accessed often shares one copy of the emulator's code.
+enum Seldom {
+    IoApic,
+    Pci(pci::Memory),
+    Nothing,
+}
+
+impl<H: Hardware> mmio::Device<H> for Seldom {
+    fn read(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize) -> u64 {
+        match self {
+            Self::IoApic => ioapic::Page.read(cx, address, size),
+            Self::Pci(memory) => memory.read(cx, address, size),
+            Self::Nothing => mmio::Nothing.read(cx, address, size),
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_, H>, address: u64, size: usize, value: u64) {
+        match self {
+            Self::IoApic => ioapic::Page.write(cx, address, size, value),
+            Self::Pci(memory) => memory.write(cx, address, size, value),
+            Self::Nothing => mmio::Nothing.write(cx, address, size, value),
+        }
+    }
 }
 
 /// The local APIC's registers.

@@ -41,7 +41,7 @@ pub(super) const fn mask(size: usize) -> u64 {
 pub fn emulate<H: Hardware>(
     cx: &mut Context<'_, H>,
     fault: MemoryFault,
-    device: &mut (impl Device<H> + ?Sized),
+    device: &mut impl Device<H>,
 ) {
     let Some(instruction) = instruction::decode(cx, Event::PROTECTION) else {
         return;
@@ -74,7 +74,7 @@ fn access<H: Hardware>(
     cx: &mut Context<'_, H>,
     instruction: &Instruction,
     address: u64,
-    device: &mut (impl Device<H> + ?Sized),
+    device: &mut impl Device<H>,
 ) -> bool {
     let Some((kind, size)) = kind(instruction.code()) else {
         return false;

@@ -78,7 +78,7 @@ pub fn emulate<H: Hardware>(
     cx: &mut Context<'_, H>,
     instruction: &Instruction,
     fault: MemoryFault,
-    device: &mut (impl Device<H> + ?Sized),
+    device: &mut impl Device<H>,
 ) -> Done {
     let Some(mask) = width(instruction) else {
         return Done::Other;
@@ -198,11 +198,7 @@ impl Run<'_> {
         self.instruction.has_rep_prefix() || self.instruction.has_repne_prefix()
     }
 
-    fn all<H: Hardware>(
-        &mut self,
-        cx: &mut Context<'_, H>,
-        device: &mut (impl Device<H> + ?Sized),
-    ) -> Done {
+    fn all<H: Hardware>(&mut self, cx: &mut Context<'_, H>, device: &mut impl Device<H>) -> Done {
         for _ in 0..MOST {
             if self.repeats() && cx.regs.rcx & self.mask == 0 {
                 return Done::Finished;
@@ -229,11 +225,7 @@ impl Run<'_> {
     }
 
     /// One element, with the registers after it.
-    fn one<H: Hardware>(
-        &self,
-        cx: &mut Context<'_, H>,
-        device: &mut (impl Device<H> + ?Sized),
-    ) -> Step {
+    fn one<H: Hardware>(&self, cx: &mut Context<'_, H>, device: &mut impl Device<H>) -> Step {
         let mut stop = false;
         match self.kind {
             Kind::Move if self.is_target => {
@@ -282,7 +274,7 @@ impl Run<'_> {
     fn compare<H: Hardware>(
         &self,
         cx: &mut Context<'_, H>,
-        device: &mut (impl Device<H> + ?Sized),
+        device: &mut impl Device<H>,
     ) -> Option<bool> {
         let (a, b) = match (self.kind, self.is_target) {
             (Kind::Scan, _) => {

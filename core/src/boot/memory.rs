@@ -159,27 +159,39 @@ impl BootMemory {
         hypervisor: PhysRange,
         device_tree: PhysRange,
     ) -> Result<(), MemoryError> {
-        let others = [
-            (hypervisor, String::from("the hypervisor")),
-            (device_tree, String::from("the device tree")),
-        ];
+        let mut earlier: &[&Module<'_>] = &[];
         for (index, module) in modules.iter().enumerate() {
-            let name = || module.path.clone();
-            if module.range.is_empty() {
-                return Err(MemoryError::EmptyModule(name()));
-            }
-            if !self.ram.contains(&module.range) {
-                return Err(MemoryError::OutsideRam(name(), module.range));
-            }
-            let earlier = modules
-                .iter()
-                .take(index)
-                .map(|m| (m.range, m.path.clone()));
-            let reserved = self.reserved.iter().map(|r| (r.range, r.path.clone()));
-            for (range, what) in others.iter().cloned().chain(reserved).chain(earlier) {
-                if module.range.overlaps(&range) {
-                    return Err(MemoryError::Overlap(name(), module.range, what, range));
-                }
+            self.check_module(module, earlier, hypervisor, device_tree)?;
+            earlier = modules.get(..=index).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The same for one module beside others.
+    pub fn check_module(
+        &self,
+        module: &Module<'_>,
+        beside: &[&Module<'_>],
+        hypervisor: PhysRange,
+        device_tree: PhysRange,
+    ) -> Result<(), MemoryError> {
+        let name = || module.path.clone();
+        if module.range.is_empty() {
+            return Err(MemoryError::EmptyModule(name()));
+        }
+        if !self.ram.contains(&module.range) {
+            return Err(MemoryError::OutsideRam(name(), module.range));
+        }
+        let ours = [
+            (hypervisor, "the hypervisor"),
+            (device_tree, "the device tree"),
+        ];
+        let reserved = self.reserved.iter().map(|r| (r.range, r.path.as_str()));
+        let beside = beside.iter().map(|m| (m.range, m.path.as_str()));
+        for (range, what) in ours.into_iter().chain(reserved).chain(beside) {
+            if module.range.overlaps(&range) {
+                let what = String::from(what);
+                return Err(MemoryError::Overlap(name(), module.range, what, range));
             }
         }
         Ok(())

@@ -303,12 +303,18 @@ pub fn places(tree: &Tree<'_>) -> Vec<PhysRange> {
     let domains = chosen
         .children()
         .filter(|n| n.is_compatible(&["xen,domain"]));
-    let parents = core::iter::once(chosen).chain(domains);
-    let modules = parents.flat_map(|parent| parent.children().filter(is_module).filter_map(at));
-    let mut places: Vec<PhysRange> = modules.collect();
-    let initrd = linux_initrd(chosen).map(|module| module.range);
-    // Boot loaders name it both ways.
-    places.extend(initrd.filter(|range| !places.contains(range)));
+    let dom0s = || chosen.children().filter(is_module);
+    let modules = domains.flat_map(|parent| parent.children().filter(is_module));
+    let mut places: Vec<PhysRange> = dom0s().chain(modules).filter_map(at).collect();
+    // It counts for a dom0 without another ramdisk. Boot loaders name one both ways.
+    let has_ramdisk = dom0s().any(|node| named_kind(node) == Some(ModuleKind::Ramdisk));
+    if dom0s().next().is_some()
+        && !has_ramdisk
+        && let Some(initrd) = linux_initrd(chosen)
+        && !places.iter().any(|place| place.overlaps(&initrd.range))
+    {
+        places.push(initrd.range);
+    }
     places
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: images that a machine boots by itself. On ARM a disk image with a U-Boot script; on x86-64 a CD and
+//! `cargo xtask image`: images that a machine boots by itself. On ARM and RISC-V a disk image with a U-Boot script; on x86-64 a CD and
 //! a disk image with GRUB.
 
 mod uboot;

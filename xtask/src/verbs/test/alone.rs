@@ -13,7 +13,7 @@ use crate::prepare::MachineArgs;
 use crate::verbs::build;
 use crate::verbs::test::Case;
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Domains in most of the machines.
 const COUNT: usize = 2;
 

@@ -243,8 +243,8 @@ fn off(console: &mut Console) -> Result<()> {
 
 fn check(board: &'static Board, row: &Row) -> Result<()> {
     let name = format!("devices-{}", row.name.replace('/', "-"));
-    let known = known_file()?;
-    let image = paths::work().join("devices.img");
+    let known = known_file(&name)?;
+    let image = paths::work().join(format!("{name}.img"));
     disk::write(&image, &[(KNOWN, known.clone())])?;
     let mut machine = machine(board, row.words, row.dom0)?;
     machine.extra = hardware(row, &image, &known);
@@ -329,8 +329,8 @@ fn hardware(row: &Row, image: &Path, known: &Path) -> Vec<String> {
 }
 
 /// A file of 300,000 bytes, the same each time, in a folder of its own.
-fn known_file() -> Result<PathBuf> {
-    let file = paths::work().join("served").join(KNOWN);
+fn known_file(test: &str) -> Result<PathBuf> {
+    let file = paths::work().join(format!("{test}-served")).join(KNOWN);
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let bytes: Vec<u8> = std::iter::repeat_with(|| {
         state ^= state << 13;
