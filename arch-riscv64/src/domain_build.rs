@@ -17,8 +17,8 @@ pub mod isa;
 
 pub use devices::{Device, devices};
 pub use dom0::{Dom0Request, dom0_devices, dom0_tree, dom0_tree_room, fuzz_device_tree};
-pub use host::{Host, HostError, UartOfHost};
-pub use isa::guest_isa;
+pub use host::{Host, HostError, UartOfHost, plics, source_of};
+pub use isa::{Gives, guest_isa};
 
 /// Where a domain's memory may be.
 pub const GUEST_BANKS: [PhysRange; 1] = [PhysRange::between(0x8000_0000, 0x80_0000_0000)];

@@ -107,9 +107,9 @@ impl Plic {
 }
 
 /// Makes the controller known; once. Nothing is enabled yet.
-pub fn init(plic: Plic, sources: u32) {
+pub fn init(plic: Plic) {
     let words = ENABLE + plic.context * ENABLE_STRIDE;
-    for word in 0..=sources as usize / 32 {
+    for word in 0..MOST_SOURCES as usize / 32 {
         plic.write(words + word * 4, 0);
     }
     plic.write(plic.claim() - 4, 0);

@@ -56,6 +56,8 @@ pub fn init_cpu() {
     if is_guests_own() {
         give_compare();
         write!("vstimecmp", u64::MAX);
+    } else if exists!("henvcfg") {
+        write!("henvcfg", 0);
     }
 }
 

@@ -57,7 +57,7 @@ fn dom0_is_planned_on_qemus_machine() {
     let kernel_at = PhysRange::new(0x8a00_0000, 1 << 20).unwrap();
     let hypervisor = PhysRange::between(0x8020_0000, 0x8060_0000);
     memory.occupy(hypervisor);
-    memory.occupy(kernel_at);
+    memory.hold(kernel_at);
     let file = image();
     let kernel = Kernel::parse(&file, Format::Riscv64).unwrap();
     let isa = "rv64imafdc_sstc";
@@ -68,7 +68,10 @@ fn dom0_is_planned_on_qemus_machine() {
         device_tree_size: dom0_tree_room(&tree, 4, "console=ttyS0", isa),
     };
     let (options, _) = cmdline::parse("dom0_mem=256M");
-    let plan = plan_dom0(&memory.free(), &options.dom0_mem, 0, &load).unwrap();
+    let mut usable = memory.free();
+    let frames = memory.freed_by(kernel_at);
+    frames.iter().for_each(|range| usable.insert(range));
+    let plan = plan_dom0(&usable, &options.dom0_mem, 0, &load).unwrap();
     assert_eq!(
         (plan.memory(), plan.kernel.source),
         (256 << 20, Source::InPlace)

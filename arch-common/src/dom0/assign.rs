@@ -78,9 +78,10 @@ impl<I> Devices<I> {
         devices
     }
 
-    /// Whatever a tree says is reserved there: what was loaded at boot is the hypervisor's, or a module.
+    /// Whatever a tree says is reserved: what was loaded at boot is the hypervisor's, or a module, and what it says twice in
+    /// different ways is free memory.
     pub fn leave_to_hypervisor(&mut self, memory: &BootMemory) {
-        for range in memory.taken() {
+        for range in memory.taken().chain(memory.free().iter()) {
             self.reserved.remove(range.page_outer().unwrap_or(range));
         }
     }

@@ -55,7 +55,7 @@ pub(super) fn build(
             log::warn!("{warning}");
         }
     }
-    let isa = guest_isa(&machine.harts.isa, timer::is_guests_own());
+    let isa = guest_isa(&machine.harts.isa, super::given());
     // Only one domain can have them.
     let devices = match id {
         DomId(0) if spec.capabilities.has_hardware() => machine.devices.as_slice(),
@@ -259,7 +259,9 @@ fn give_devices(
             .map(gfn, mfn, count, P2mType::MmioDirect, &hv.tables(domain))
             .map_err(|e| format!("{} cannot be mapped: {e:?}", device.name))?;
     }
-    plic::give_to(domain.id());
+    if !devices.is_empty() {
+        plic::give_to(domain.id());
+    }
     for source in devices.iter().flat_map(|device| &device.sources) {
         plic::open(*source);
     }

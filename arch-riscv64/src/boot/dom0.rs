@@ -27,7 +27,7 @@ use crate::{
     Riscv64,
     domain_build::{Dom0Request, Host, dom0_devices, dom0_tree, dom0_tree_room, guest_isa},
     mm::hyp::Own,
-    plic, timer,
+    plic,
 };
 
 /// Makes dom0. Afterwards the allocator has all free RAM.
@@ -61,7 +61,7 @@ pub(super) fn build(
     if vcpus < wanted {
         log::warn!("dom0: {wanted} vCPUs were wanted; the PLIC has room for {vcpus}");
     }
-    let isa = guest_isa(&machine.harts.isa, timer::is_guests_own());
+    let isa = guest_isa(&machine.harts.isa, super::given());
     let load = Load {
         kernel: &kernel,
         kernel_at: dom0.kernel.range,

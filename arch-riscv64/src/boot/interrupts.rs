@@ -4,6 +4,7 @@ use xenolith_core::boot::fdt::{Node, NodeId, Tree};
 
 use crate::{
     console,
+    domain_build::{plics, source_of},
     guest::interrupts::DEVICES_GO_TO,
     mm::hyp::Hyp,
     plic::{self, Plic},
@@ -32,9 +33,8 @@ pub(super) fn start(
     hart: u64,
     console: Option<NodeId>,
 ) -> Result<(), &'static str> {
-    let plic = tree
-        .nodes()
-        .find(|node| node.is_compatible(&["sifive,plic-1.0.0", "riscv,plic0"]))
+    let plic = plics(tree)
+        .next()
         .ok_or("device tree: no PLIC: there is no console input, and no device interrupts")?;
     let context = context_of(tree, &plic, hart)
         .ok_or("device tree: the PLIC's interrupts-extended does not name the boot hart")?;
@@ -48,11 +48,11 @@ pub(super) fn start(
     // SAFETY: the registers were just mapped as device memory with the length that the device tree gives; no domain gets
     // these pages, and this is the only driver.
     let controller = unsafe { Plic::new(base, range.size() as usize, context, DEVICES_GO_TO) };
-    plic::init(controller, sources);
+    plic::init(controller);
     let source = console
         .and_then(|id| tree.by_id(id))
-        .and_then(|node| node.u32("interrupts"))
-        .filter(|source| *source != 0 && *source <= sources);
+        .and_then(|node| source_of(&node, plic.id()))
+        .filter(|source| *source <= sources);
     match source {
         Some(source) => console::enable_interrupt(source),
         None => log::warn!("the console's UART names no interrupt: there is no console input"),

@@ -24,7 +24,8 @@ use xenolith_hal::{CpuId, HostPhys};
 
 use crate::{
     Riscv64, console, cpu,
-    domain_build::{Device, devices},
+    domain_build::{Device, Gives, devices},
+    guest::fp,
     mm::{
         fences,
         gstage::Mode,
@@ -84,6 +85,7 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
         ))
     }
     timer::init(harts.hz, harts.timers_alike);
+    fp::init();
     log::info!(
         "Xenolith {} on RISC-V, timer {} kHz, {}",
         env!("CARGO_PKG_VERSION"),
@@ -168,6 +170,14 @@ fn start(hart: u64, tree: &Tree<'static>, blob: Option<PhysRange>) -> ! {
     let stack = boot_memory::stack::<Own>(&hv.memory, 0)
         .unwrap_or_else(|| refuse(format_args!("no memory for a stack")));
     cpu::run::run_on(stack, boot_cpu)
+}
+
+/// What guests can have of the CPUs beside plain instructions.
+fn given() -> Gives {
+    Gives {
+        sstc: timer::is_guests_own(),
+        fp: fp::is_given(),
+    }
 }
 
 /// Options that take effect at once.

@@ -11,7 +11,7 @@ use super::head;
 use crate::{
     Riscv64,
     cpu::{self, percpu::PerCpu},
-    guest::interrupts::DEVICES_GO_TO,
+    guest::{fp, interrupts::DEVICES_GO_TO},
     mm::{
         fences,
         hyp::{Hyp, Own},
@@ -23,6 +23,9 @@ use crate::{
 const PATIENCE: Nanos = Nanos::from_millis(1000);
 
 static ONLINE: AtomicU32 = AtomicU32::new(0);
+/// The CPU that may join now. One that comes too late stays off: domains may have been made without it.
+static AWAITED: AtomicU32 = AtomicU32::new(NONE);
+const NONE: u32 = u32::MAX;
 static HV: spin::Once<&'static Hypervisor<Riscv64>> = spin::Once::new();
 
 /// Makes the executing hart part of the machine: its data, interrupts, scheduling.
@@ -71,13 +74,14 @@ pub(super) fn start_others(
         });
         let entry = Hyp::image_phys(head::secondary_entry());
         let seen = ONLINE.load(SeqCst);
+        AWAITED.store(u32::from(next), SeqCst);
         if let Err(error) = sbi::hart_start(hart, entry, core::ptr::from_ref(start) as u64) {
             log::warn!("hart {hart} does not start: the SBI firmware says {error:?}");
             continue;
         }
         let deadline = timer::now().plus(PATIENCE);
         while ONLINE.load(SeqCst) == seen {
-            if timer::now() > deadline {
+            if timer::now() > deadline && is_awaited(u64::from(next)) {
                 log::warn!("hart {hart} was started and does not answer");
                 break;
             }
@@ -85,6 +89,12 @@ pub(super) fn start_others(
         }
         next += 1;
     }
+}
+
+/// Whether a CPU comes in time; once for each.
+fn is_awaited(cpu: u64) -> bool {
+    let cpu = cpu as u32;
+    AWAITED.compare_exchange(cpu, NONE, SeqCst, SeqCst).is_ok()
 }
 
 /// Every other hart comes here, on its own stack.
@@ -95,7 +105,7 @@ pub(super) extern "C" fn secondary(cpu: u64) -> ! {
         cpu::fault::halt()
     };
     let runs_guests = cpu::has_hypervisor_extension() && fences::can_join();
-    if !runs_guests || !timer::suits() {
+    if !runs_guests || !timer::suits() || !fp::suits() || !is_awaited(cpu) {
         log::warn!("hart {} cannot run guests and stays off", sbi::hart(id));
         cpu::fault::halt()
     }

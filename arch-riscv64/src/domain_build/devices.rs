@@ -8,7 +8,7 @@ use xenolith_core::boot::{
     fdt::{Node, NodeId, Tree},
 };
 
-use super::{EVENT_SOURCE, GRANT_REGION, GUEST_BANKS, PLIC, UART, UART_SOURCE};
+use super::{EVENT_SOURCE, GRANT_REGION, GUEST_BANKS, PLIC, UART, UART_SOURCE, plics};
 
 /// Devices of that kind.
 const WITHOUT_DMA: &[&str] = &["google,goldfish-rtc"];
@@ -62,8 +62,7 @@ impl Device {
 /// The devices that the first domain gets, but for the hypervisor's console.
 #[must_use]
 pub fn devices(tree: &Tree<'_>, console: Option<NodeId>) -> Vec<Device> {
-    let plics = ["sifive,plic-1.0.0", "riscv,plic0"];
-    let Some(plic) = tree.nodes().find(|node| node.is_compatible(&plics)) else {
+    let Some(plic) = plics(tree).next() else {
         return Vec::new();
     };
     let free = tree.nodes().filter(|node| Some(node.id()) != console);

@@ -142,7 +142,7 @@ impl HostTree for View<'_> {
     }
 }
 
-/// Reserved memory that no device refers to, and that is no device itself, is the firmware's own.
+/// Reserved memory that no device can refer to, as it has no phandle, and that is no device itself, is the firmware's own.
 fn is_firmwares(node: &Node<'_, '_>) -> bool {
     let is_reserved = node
         .parent()

@@ -82,9 +82,7 @@ impl Host {
         console: Option<NodeId>,
         vcpus: u32,
     ) -> Result<Self, HostError> {
-        let mut plics = tree
-            .nodes()
-            .filter(|node| node.is_enabled() && node.is_compatible(PLICS));
+        let mut plics = plics(tree);
         let plic = plics.next().ok_or(HostError::NoPlic)?;
         let plic_at = *plic.physical_ranges().first().ok_or(HostError::PlicReg)?;
         let most = vplic::contexts(plic_at.size());
@@ -131,13 +129,27 @@ impl Host {
     }
 }
 
+/// The machine's interrupt controllers of the kind that is known. The first one is driven.
+pub fn plics<'t, 'a>(tree: &'t Tree<'a>) -> impl Iterator<Item = Node<'t, 'a>> {
+    tree.nodes()
+        .filter(|node| node.is_enabled() && node.is_compatible(PLICS))
+}
+
+/// The first source of a device, if it is one of this controller.
+#[must_use]
+pub fn source_of(node: &Node<'_, '_>, plic: NodeId) -> Option<u32> {
+    let interrupts = node.interrupts();
+    let first = interrupts.first().filter(|it| it.controller == plic)?;
+    match first.cells() {
+        [source @ 1..MOST_SOURCES, ..] => Some(*source),
+        _ => None,
+    }
+}
+
 /// The emulated UART in the place of a node. Without a source of its own it gets one that is `free`, or the next.
 fn uart(node: &Node<'_, '_>, plic: NodeId, free: u32, used: &Used) -> UartOfHost {
-    let own = node.interrupts().first().and_then(|it| match it.cells() {
-        [source @ 1..MOST_SOURCES, ..] if it.controller == plic => Some(*source),
-        _ => None,
-    });
-    let source = own.or_else(|| (free..MOST_SOURCES).find(|source| !used.has(*source)));
+    let source =
+        source_of(node, plic).or_else(|| (free..MOST_SOURCES).find(|source| !used.has(*source)));
     UartOfHost {
         node: node.id(),
         path: node.path(),

@@ -1,7 +1,7 @@
 //! What guests are told of the machine's instruction set and address translation: what each hart has, as a vCPU may run on any.
 //! The names are those of the properties `riscv,isa` and `mmu-type` of a device tree.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
 /// Extensions that need nothing of an environment but what guests have, and no register that is not switched.
 const KNOWN: &[&str] = &[
@@ -68,7 +68,8 @@ fn extensions(isa: &str) -> Vec<&str> {
     found.extend(parts);
     // Those of one letter stand first.
     found.sort_by_key(|name| name.len() > 1);
-    found.dedup();
+    let mut seen = BTreeSet::new();
+    found.retain(|name| seen.insert(*name));
     found
 }
 
@@ -89,20 +90,32 @@ pub fn least_translation<'a>(one: &'a str, other: &'a str) -> &'a str {
     }
 }
 
-/// What guests are told of the instruction set: what is known here, and their own timer register where the machine can give it.
+/// What the machine can give a guest beside plain instructions.
+#[derive(Clone, Copy, Debug)]
+pub struct Gives {
+    /// Its own timer register.
+    pub sstc: bool,
+    /// Floating point.
+    pub fp: bool,
+}
+
+/// What guests are told of the instruction set: what is known here, and what the machine can give.
 #[must_use]
-pub fn guest_isa(machine: &str, sstc: bool) -> String {
-    let mut parts = machine.split('_');
-    let base: String = parts
-        .next()
-        .unwrap_or("rv64imac")
-        .chars()
-        .enumerate()
-        .filter(|(at, letter)| *at < BASE || !matches!(letter, 'h' | 'v'))
-        .map(|(_, letter)| letter)
-        .collect();
-    let kept = parts.filter(|part| KNOWN.contains(part) || *part == SSTC && sstc);
-    kept.fold(base, |isa, part| isa + "_" + part)
+pub fn guest_isa(machine: &str, gives: Gives) -> String {
+    const LETTERS: &[&str] = &["i", "m", "a", "f", "d", "c", "b"];
+    let is_known = |name: &&str| {
+        let needs_fp = matches!(*name, "f" | "d" | "zcd") || name.starts_with("zf");
+        (LETTERS.contains(name) || KNOWN.contains(name) || *name == SSTC && gives.sstc)
+            && (gives.fp || !needs_fp)
+    };
+    let mut isa = String::from("rv64");
+    for name in extensions(machine).into_iter().filter(is_known) {
+        if name.len() > 1 {
+            isa.push('_');
+        }
+        isa.push_str(name);
+    }
+    isa
 }
 
 #[cfg(test)]
@@ -123,6 +136,12 @@ mod tests {
         for odd in ["", "rv", "\u{e9}\u{e9}\u{e9}", "____"] {
             assert_eq!(common(odd, "rv64gc"), "rv64", "{odd}");
         }
+    }
+
+    #[test]
+    fn each_name_is_told_once() {
+        let isa = "rv64gc_zicsr_zifencei_zba_zba";
+        assert_eq!(common(isa, isa), "rv64imafdc_zicsr_zifencei_zba");
     }
 
     #[test]

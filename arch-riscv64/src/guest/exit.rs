@@ -15,7 +15,7 @@ use xenolith_core::{
 use super::{
     cause::Exit,
     decode::{self, Wait},
-    inject, interrupts, mmio,
+    fp, inject, interrupts, mmio,
     regs::{FS, FS_CLEAN, GuestRegs, SIE, number, print},
     sbi,
     vcpu::ArchVcpu,
@@ -142,7 +142,7 @@ fn trapped_instruction(pc: u64) -> u64 {
 fn illegal(mut cx: Context<'_>) {
     let word = trapped_instruction(cx.regs.pc);
     let is_first = cx.regs.sstatus & FS == 0 && read!("vsstatus") & FS != 0;
-    if !is_first || !u32::try_from(word).is_ok_and(decode::is_floating_point) {
+    if !is_first || !fp::is_given() || !u32::try_from(word).is_ok_and(decode::is_floating_point) {
         return inject::illegal(&mut cx, word);
     }
     // SAFETY: the vCPU is loaded on this CPU, so its cells are this CPU's to use.

@@ -3,9 +3,58 @@
 //! The hypervisor is built without them, so they keep a guest's values across any number of exits. While a vCPU that has not
 //! used them is loaded, `sstatus.FS` of HS-mode is off and the first use traps (Privileged Architecture, "Hypervisor Status").
 
-use core::arch::asm;
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use super::regs::FS;
+
+/// Guests have floating point: this and every CPU that joined has registers of 64 bits.
+static GIVEN: AtomicBool = AtomicBool::new(false);
+
+/// On the boot CPU: guests have what it has.
+pub fn init() {
+    GIVEN.store(is_there(), Relaxed);
+}
+
+/// Whether guests have floating point.
+pub fn is_given() -> bool {
+    GIVEN.load(Relaxed)
+}
+
+/// Whether this CPU has what guests were given.
+pub fn suits() -> bool {
+    !is_given() || is_there()
+}
+
+/// Whether this CPU has extension D: looks whether one of its registers can be read.
+fn is_there() -> bool {
+    let missing: u64;
+    // SAFETY: the trap vector points behind the read while it is tried, and is put back; a trap in between changes only the
+    // trap registers, which nobody reads here.
+    unsafe {
+        asm!(
+            ".option push", ".option arch, +d",
+            "csrs  sstatus, {fs}",
+            "lla   {next}, 2f",
+            "csrrw {old}, stvec, {next}",
+            "li    {missing}, 1",
+            "fmv.x.d {next}, f0",
+            "li    {missing}, 0",
+            ".balign 4",
+            "2: csrw stvec, {old}",
+            "csrc  sstatus, {fs}",
+            ".option pop",
+            fs = in(reg) FS,
+            next = out(reg) _,
+            old = out(reg) _,
+            missing = out(reg) missing,
+            options(nostack),
+        );
+    }
+    missing == 0
+}
 
 /// f0 to f31, and fcsr.
 #[repr(C)]

@@ -104,7 +104,7 @@ fn controller(cx: &mut Context<'_>, offset: u64, access: Access) -> bool {
             let value = cx.regs.get(register.into()) as u32;
             let (completed, touched) = domain.arch.plic.lock().write(offset, value);
             match completed {
-                Some(source) if uart::has(domain, source) => uart::completed(domain),
+                Some(source) if uart::has(domain, source) => uart::completed(cx.hv(), domain),
                 Some(source) if domain.arch.has_devices => plic::complete(source),
                 _ => {}
             }

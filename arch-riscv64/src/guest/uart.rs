@@ -69,13 +69,11 @@ pub fn has(domain: &DomainRef<Riscv64>, source: u32) -> bool {
     uart.is_some_and(|(_, own)| own == source)
 }
 
-/// The guest has completed the UART's interrupt: it comes again if its line is still up. The caller looks at the lines.
-pub fn completed(domain: &DomainRef<Riscv64>) {
+/// The guest has completed the UART's interrupt: it comes again if its line is still up.
+pub fn completed(hv: &Hypervisor<Riscv64>, domain: &DomainRef<Riscv64>) {
     let uart = domain.arch.uart.as_ref();
-    if uart.is_some_and(|uart| uart.lock().line())
-        && let Some((_, source)) = domain.arch.places.uart
-    {
-        domain.arch.plic.lock().raise(source);
+    if uart.is_some_and(|uart| uart.lock().line()) {
+        raise(hv, domain);
     }
 }
 

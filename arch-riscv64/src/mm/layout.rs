@@ -5,7 +5,7 @@
 //!
 //! | from | to | what |
 //! |---|---|---|
-//! | 128 GiB | 256 GiB, or 128 TiB with Sv48 | the direct map: RAM but the image, at its physical address |
+//! | 128 GiB | 256 GiB, or 64 TiB more with Sv48 | the direct map: RAM but the image, at its physical address |
 //! | -4 GiB | -3 GiB | CPU stacks, each with an unmapped page below |
 //! | -3 GiB | -2 GiB | the host's device tree, read-only |
 //! | -2 GiB | -1 GiB | device registers, mapped as drivers ask |

@@ -59,6 +59,16 @@ const ROWS: &[Row] = &[
         amendments: "",
         says: &["[guest] ok timer.on_every_cpu"],
     },
+    // Floating point of 32 bits alone, which guests do not get.
+    Row {
+        name: "guest-traps/without-doubles",
+        guest: "guest-traps",
+        cpus: 1,
+        words: "only=fp.is_there,registers,instructions",
+        cpu: Some("rv64,d=false"),
+        amendments: "",
+        says: &["[guest] value fp.is_told 0"],
+    },
     // No PLIC for the hypervisor; the guest's own one is emulated.
     Row {
         name: "guest-smp/without-plic",

@@ -10,6 +10,7 @@ use xenolith_guests::{cpus, ensure, expect};
 use super::{Case, Outcome, illegal_here};
 
 pub(crate) const CASES: &[Case] = &[
+    ("fp.is_there_if_told", told),
     ("fp.off_is_illegal", off),
     ("fp.use_makes_it_dirty", dirty),
     ("fp.registers_last", last),
@@ -74,6 +75,47 @@ fn contents() -> ([u64; 32], u64) {
 fn holds(first: u64) -> bool {
     let (numbers, mode) = contents();
     mode == MODE && numbers == core::array::from_fn(|index| first + index as u64)
+}
+
+/// Where the guest is told of no such registers, there are none.
+fn told() -> Outcome {
+    let tree = arch::device_tree();
+    let isa = tree
+        .cpus()
+        .find_map(|cpu| cpu.property("riscv,isa")?.as_str());
+    let letters = isa.and_then(|isa| isa.split('_').next()).unwrap_or("");
+    value("fp.is_told", i64::from(letters.contains('d')));
+    if letters.contains('d') {
+        return Ok(());
+    }
+    for state in [INITIAL, DIRTY] {
+        set_state(state);
+        let word = 0u64;
+        let load = fault_of(|| {
+            // SAFETY: an instruction that faults, or loads a register that nobody uses.
+            unsafe {
+                asm!(".option push", ".option norvc", ".option arch, +d", "flw f1, 0({})", ".option pop",
+                     in(reg) &raw const word, options(nostack))
+            }
+        });
+        illegal_here("a load", load)?;
+        let change = fault_of(|| {
+            // SAFETY: an instruction that faults, or writes a register that nobody uses.
+            unsafe {
+                asm!(
+                    ".option push",
+                    ".option norvc",
+                    ".option arch, +d",
+                    "fmv.d.x f1, zero",
+                    ".option pop",
+                    options(nostack)
+                )
+            }
+        });
+        illegal_here("a move", change)?;
+    }
+    set_state(OFF);
+    Ok(())
 }
 
 fn off() -> Outcome {
