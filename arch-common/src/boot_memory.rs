@@ -9,7 +9,7 @@ use xenolith_core::{
 };
 use xenolith_hal::{Hal, HostPhys, Mfn, NoMemory, PAGE_SHIFT, PAGE_SIZE};
 
-use crate::{Access, Direct, Paging, Tables, add_bank};
+use crate::{Access, Direct, Paging, Tables, add_bank, is_ram};
 
 /// RAM that the hypervisor takes beside the frame records: page tables of the direct map, the heap's first pieces, CPU
 /// stacks.
@@ -89,7 +89,10 @@ fn map_bank<P: Paging>(memory: &mut BootMemory, bank: PhysRange) -> Result<(), N
     if let Some(frames) = add_bank(
         Mfn(bank.start() >> PAGE_SHIFT),
         Mfn(bank.end() >> PAGE_SHIFT),
-    ) {
+    )
+        // The hypervisor's own range lies in a larger piece.
+        && !is_ram(frames.start)
+    {
         let left_out = PhysRange::between(frames.start.base().0, frames.end.base().0);
         memory.ram.remove(left_out);
         log::warn!("too many pieces of RAM: {left_out} is not used");

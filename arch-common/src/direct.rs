@@ -229,3 +229,25 @@ impl<P: Paging> Direct<P> {
     word!(word64, u64, AtomicU64);
     word!(word8, u8, AtomicU8);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_pieces_the_smallest_falls_out() {
+        let piece = |size: u64| (Mfn(size * 1000), Mfn(size * 1000 + size));
+        let sizes = [9u64, 3, 12, 5, 7, 1, 16, 2, 11, 4, 13, 6, 15, 8, 14, 10];
+        for (start, end) in sizes.map(piece) {
+            assert_eq!(add_bank(start, end), None);
+        }
+        let (start, end) = piece(17);
+        assert_eq!(add_bank(start, end), Some(Mfn(1000)..Mfn(1001)));
+        assert!(!is_ram(Mfn(1000)) && is_ram(Mfn(17_000)) && is_ram(Mfn(2001)));
+        // What touches another one needs no place of its own.
+        assert_eq!(add_bank(Mfn(2002), Mfn(2010)), None);
+        assert!(is_ram(Mfn(2009)) && !is_ram(Mfn(2010)));
+        let (start, end) = (Mfn(500), Mfn(501));
+        assert_eq!(add_bank(start, end), Some(start..end));
+    }
+}

@@ -271,16 +271,34 @@ fn every_module_of_the_tree_has_its_place_whatever_it_is() {
     });
     let tree = Tree::parse(&blob).unwrap();
     let starts: Vec<u64> = places(&tree).iter().map(PhysRange::start).collect();
-    assert_eq!(
-        starts,
-        [
-            0x4900_0000,
-            0x4910_0000,
-            0x4920_0000,
-            0x4940_0000,
-            0x4a00_0000
-        ]
-    );
+    assert_eq!(starts, [0x4900_0000, 0x4910_0000, 0x4920_0000, 0x4940_0000]);
+}
+
+#[test]
+fn a_ramdisk_in_linuxs_words_has_its_place_where_it_is_read() {
+    let place = |initrd: [u32; 2], modules: &[(&[&str], u32)]| {
+        let blob = machine(1 << 30, |w| {
+            w.cells("linux,initrd-start", &initrd[..1]);
+            w.cells("linux,initrd-end", &initrd[1..]);
+            for (compatible, at) in modules {
+                module(w, compatible, *at, 0x1000, None);
+            }
+        });
+        let places = places(&Tree::parse(&blob).unwrap());
+        places.iter().any(|place| place.start() == initrd[0].into())
+    };
+    let kernel = (&["multiboot,module"][..], 0x4900_0000);
+    let ramdisk = (&["multiboot,module", "multiboot,ramdisk"][..], 0x4910_0000);
+    let initrd = [0x4a00_0000, 0x4a10_0000];
+    assert!(place(initrd, &[kernel]));
+    // Nobody would read it.
+    assert!(!place(initrd, &[]));
+    assert!(!place(initrd, &[kernel, ramdisk]));
+    // The same file with another end.
+    assert!(!place(
+        [0x4910_0800, 0x4910_1000],
+        &[kernel, (&["multiboot,module"], 0x4910_0000)]
+    ));
 }
 
 #[test]
