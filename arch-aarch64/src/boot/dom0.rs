@@ -31,6 +31,16 @@ use crate::{
     mm::hyp::El2,
 };
 
+/// RAM that no device's registers are in. What is reserved may be a device's: it is nobody's memory, dom0's neither.
+fn kept_from_devices(memory: &BootMemory) -> RangeSet {
+    let mut kept = memory.ram.clone();
+    for reserved in &memory.reserved {
+        kept.remove(reserved.range);
+    }
+    memory.taken().for_each(|range| kept.insert(range));
+    kept
+}
+
 /// Makes dom0. `others` is how many bytes other domains will need; afterwards the allocator has all free RAM.
 pub(super) fn build(
     hv: &'static Hypervisor<Aarch64>,
@@ -68,9 +78,12 @@ pub(super) fn build(
     )
     .map_err(|e| format!("dom0: {e}"))?;
     report(&plan, vcpus, &machine.options.dom0_mem, free, others);
-    let mut devices = devices(machine.tree, &machine.host, machine.console, &ram.ram);
-    // The one kind of mapping that would do for it is that of memory which dom0 owns, and this is none.
-    devices.reserved = RangeSet::new();
+    let devices = devices(
+        machine.tree,
+        &machine.host,
+        machine.console,
+        &kept_from_devices(ram),
+    );
     let event_ppi = machine.host.event_ppi(machine.tree);
     let request = Dom0Request {
         plan: &plan,
@@ -81,7 +94,7 @@ pub(super) fn build(
         // The hypervisor's own place is the one range that surely is neither a device nor dom0's memory.
         grant_region: boot_memory::image::<El2>(),
         extended_regions: &[],
-        reserved: &devices.reserved,
+        reserved: &RangeSet::new(),
     };
     let tree =
         dom0_tree(machine.tree, &machine.host, &request).map_err(|e| format!("dom0: {e}"))?;
