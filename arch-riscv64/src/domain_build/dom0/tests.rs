@@ -4,7 +4,7 @@
 use alloc::{format, string::ToString, vec::Vec};
 
 use super::*;
-use crate::domain_build::{HostError, fuzz_device_tree};
+use crate::domain_build::{HostError, fuzz_device_tree, plics, source_of};
 use proptest::prelude::*;
 use xenolith_core::boot::{
     memory::BootMemory,
@@ -403,6 +403,61 @@ fn pages_that_the_hypervisor_keeps_and_ram_are_no_devices() {
     // Only harts that kernels get lend their phandles.
     let phandles: Vec<_> = host.cpus.iter().map(|cpu| cpu.phandle).collect();
     assert_eq!(phandles, [Some(18), Some(19)]);
+}
+
+/// Two controllers of which the first is switched off, and two UARTs, each at one of them.
+fn two_plics() -> Vec<u8> {
+    let mut w = Writer::new();
+    w.begin("");
+    cells(&mut w, 1, 1);
+    for (number, status) in [(0, "disabled"), (1, "okay")] {
+        node(&mut w, &format!("plic@{number}"), |w| {
+            w.text("compatible", "riscv,plic0");
+            w.text("status", status);
+            w.cells("reg", &[0xc00_0000 + number * 0x100_0000, 0x60_0000]);
+            w.u32("#interrupt-cells", 2);
+            w.flag("interrupt-controller");
+            w.u32("phandle", PLIC + number);
+        });
+        node(&mut w, &format!("serial@{number}"), |w| {
+            w.u32("interrupt-parent", PLIC + number);
+            w.cells("interrupts", &[5, 4, 6, 4]);
+        });
+    }
+    w.finish()
+}
+
+#[test]
+fn the_controller_that_is_on_is_driven_and_another_ones_sources_are_none_of_it() {
+    let blob = two_plics();
+    let tree = Tree::parse(&blob).unwrap();
+    let driven: Vec<_> = plics(&tree).map(|plic| plic.path()).collect();
+    assert_eq!(driven, ["/plic@1"]);
+    let host = Host::from_tree(&tree, None, 1).unwrap();
+    assert_eq!(Some(host.plic), plics(&tree).next().map(|plic| plic.id()));
+    let source = |path| source_of(&tree.node(path).unwrap(), host.plic);
+    // The first of several, whatever else the specifier says.
+    assert_eq!((source("/serial@0"), source("/serial@1")), (None, Some(5)));
+}
+
+#[test]
+fn what_is_reserved_in_one_way_and_free_in_another_is_not_dom0s() {
+    let blob = virt();
+    let tree = Tree::parse(&blob).unwrap();
+    let host = Host::from_tree(&tree, None, 1).unwrap();
+    let mut memory = BootMemory::from_tree(&tree).unwrap();
+    let camera = (0x9000_0000, 0x9010_0000);
+    let given = |memory: &BootMemory| {
+        let mut devices = dom0_devices(&tree, &host, &memory.ram);
+        devices.leave_to_hypervisor(memory);
+        ranges(&devices.reserved)
+    };
+    assert_eq!(given(&memory), [camera]);
+    let image = PhysRange::between(0x9000_0000, 0x9000_4000);
+    memory.occupy(image);
+    assert_eq!(given(&memory), [(image.end(), camera.1)]);
+    memory.reserved.clear();
+    assert_eq!(given(&memory), []);
 }
 
 #[test]
